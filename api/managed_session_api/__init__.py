@@ -1,0 +1,1 @@
+"""The ManagedSession resource: names, typed spec and status, conditions. No I/O."""

@@ -1,0 +1,216 @@
+"""Conditions of a ManagedSession and the reasons they give, each with what it means and its remedy.
+
+The reasons are the vocabulary of `kubectl get`, of Events and of the documentation
+(`docs/conditions.md` is generated from here).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class ConditionType(StrEnum):
+    """The types in `status.conditions`."""
+
+    READY = "Ready"
+    """The session's next message would be served: True while running and while idle."""
+    SANDBOX_READY = "SandboxReady"
+    """The sandbox exists and answers, or is paused and can be resumed."""
+    WORKER_RUNNING = "WorkerRunning"
+    """A worker that has heartbeated acts for the session at this moment."""
+    WORKSPACE_LOST = "WorkspaceLost"
+    """The files of earlier turns are gone: True since the sandbox that held them vanished."""
+
+
+class ConditionStatus(StrEnum):
+    """The values of a condition's `status`."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class Phase(StrEnum):
+    """`status.phase`: one word for people. Derived; nothing decides on it."""
+
+    PENDING = "Pending"
+    PROVISIONING = "Provisioning"
+    RUNNING = "Running"
+    IDLE = "Idle"
+    SUSPENDED = "Suspended"
+    TERMINATING = "Terminating"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True)
+class ReasonDoc:
+    """What a reason means and what a person has to do about it."""
+
+    meaning: str
+    remedy: str
+
+
+class Reason(StrEnum):
+    """`reason` of a condition or an Event."""
+
+    IDLE = "Idle"
+    RUNNING = "Running"
+    PROVISIONING = "Provisioning"
+    AWAITING_CLAIM = "AwaitingClaim"
+    AWAITING_MESSAGE = "AwaitingMessage"
+    AWAITING_LEASE = "AwaitingLease"
+    AWAITING_CAPACITY = "AwaitingCapacity"
+    STARTING_WORKER = "StartingWorker"
+    SUSPENDED = "Suspended"
+    NO_SANDBOX = "NoSandbox"
+    SANDBOX_RUNNING = "SandboxRunning"
+    SANDBOX_PAUSED = "SandboxPaused"
+    SANDBOX_VANISHED = "SandboxVanished"
+    SANDBOX_CREATE_FAILED = "SandboxCreateFailed"
+    SANDBOX_UNREACHABLE = "SandboxUnreachable"
+    PAUSE_FAILED = "PauseFailed"
+    TEMPLATE_NOT_FOUND = "TemplateNotFound"
+    SANDBOX_CREDENTIAL_REJECTED = "SandboxCredentialRejected"
+    SANDBOX_REQUEST_REJECTED = "SandboxRequestRejected"
+    SANDBOX_QUOTA_EXCEEDED = "SandboxQuotaExceeded"
+    ENVIRONMENT_CREDENTIAL_REJECTED = "EnvironmentCredentialRejected"
+    ENVIRONMENT_UNREACHABLE = "EnvironmentUnreachable"
+    CREDENTIAL_MISSING = "CredentialMissing"
+    NO_SESSION_TOKEN = "NoSessionToken"  # noqa: S105 - a reason, not a secret
+    WORKER_START_FAILED = "WorkerStartFailed"
+    WORKER_FAILED = "WorkerFailed"
+    WORK_LOST = "WorkLost"
+    SESSION_ENDED = "SessionEnded"
+    SESSION_STUCK = "SessionStuck"
+    DUPLICATE_SESSION = "DuplicateSession"
+    ENVIRONMENT_MISMATCH = "EnvironmentMismatch"
+    TERMINATING = "Terminating"
+    CLEANUP_BLOCKED = "CleanupBlocked"
+    KUBERNETES_REFUSED = "KubernetesRefused"
+    CLAIMED = "Claimed"
+    SANDBOX_CREATED = "SandboxCreated"
+    SANDBOX_RESUMED = "SandboxResumed"
+    SANDBOX_KILLED = "SandboxKilled"
+    WORKER_STARTED = "WorkerStarted"
+    WORKER_FINISHED = "WorkerFinished"
+
+
+_WAIT = "Nothing: it passes by itself."
+
+REASONS: dict[Reason, ReasonDoc] = {
+    Reason.IDLE: ReasonDoc("No work is queued; the next message will be served.", _WAIT),
+    Reason.RUNNING: ReasonDoc("A worker acts for the session.", _WAIT),
+    Reason.PROVISIONING: ReasonDoc("The sandbox is being created or resumed.", _WAIT),
+    Reason.AWAITING_CLAIM: ReasonDoc(
+        "A message was announced; its work has not been offered by the queue yet.",
+        "If it stays: is another worker or installation polling the same environment?",
+    ),
+    Reason.AWAITING_MESSAGE: ReasonDoc("The session was created and has had no message yet.", _WAIT),
+    Reason.AWAITING_LEASE: ReasonDoc(
+        "The worker ended without giving its lease back; the queue offers the work again when the lease "
+        "lapses (at most five minutes).",
+        "Wait; `worker.log` in the sandbox says why the worker ended.",
+    ),
+    Reason.AWAITING_CAPACITY: ReasonDoc(
+        "All places for running sandboxes are taken, or E2B's creation rate is reached.",
+        "Raise MANAGED_SESSIONS_MAX_ACTIVE_SANDBOXES (and the E2B plan) if this is common.",
+    ),
+    Reason.STARTING_WORKER: ReasonDoc("The work is acknowledged and its worker is starting.", _WAIT),
+    Reason.SUSPENDED: ReasonDoc(
+        "`spec.lifecycle.suspend` is true: the sandbox is paused and nothing is served.",
+        "Set it to false to serve the session again.",
+    ),
+    Reason.NO_SANDBOX: ReasonDoc("The session has no sandbox yet.", _WAIT),
+    Reason.SANDBOX_RUNNING: ReasonDoc("The sandbox is running (and billed).", _WAIT),
+    Reason.SANDBOX_PAUSED: ReasonDoc("The sandbox is paused; its files and memory are kept.", _WAIT),
+    Reason.SANDBOX_VANISHED: ReasonDoc(
+        "E2B no longer knows the sandbox that held the session's files.",
+        "Files of earlier turns are lost. With `onSandboxLost: Recreate` the next turn starts empty; with "
+        "`Fail` delete the resource when you have seen it.",
+    ),
+    Reason.SANDBOX_CREATE_FAILED: ReasonDoc(
+        "E2B could not create or resume the sandbox; it is tried again.",
+        "If it stays: see E2B's status page and the message.",
+    ),
+    Reason.SANDBOX_UNREACHABLE: ReasonDoc(
+        "The sandbox exists and its commands cannot be reached; it is tried again.",
+        "If it stays: see the message; deleting the resource starts afresh.",
+    ),
+    Reason.PAUSE_FAILED: ReasonDoc(
+        "The sandbox could not be paused; it is tried again, and E2B's own timeout bounds the cost.", _WAIT
+    ),
+    Reason.TEMPLATE_NOT_FOUND: ReasonDoc(
+        "The E2B team of the API key has no such template.",
+        "Run `managed-sessions template build` with that key, or correct `spec.sandbox.template` or "
+        "MANAGED_SESSIONS_TEMPLATE.",
+    ),
+    Reason.SANDBOX_CREDENTIAL_REJECTED: ReasonDoc(
+        "E2B refused the API key.", "Put a valid key into the operator's credential `e2b-api-key`."
+    ),
+    Reason.SANDBOX_REQUEST_REJECTED: ReasonDoc(
+        "E2B refused the request as invalid.", "Correct the field of `spec.sandbox` that the message names."
+    ),
+    Reason.SANDBOX_QUOTA_EXCEEDED: ReasonDoc(
+        "E2B's limit of running sandboxes or of its creation rate is reached.",
+        "Nothing at first: it is tried again. Lower MANAGED_SESSIONS_MAX_ACTIVE_SANDBOXES below the plan's "
+        "limit, or raise the plan.",
+    ),
+    Reason.ENVIRONMENT_CREDENTIAL_REJECTED: ReasonDoc(
+        "Anthropic refused the environment key.",
+        "Generate a new key for the environment in the Claude Console and put it into "
+        "`anthropic-environment-key`.",
+    ),
+    Reason.ENVIRONMENT_UNREACHABLE: ReasonDoc(
+        "Anthropic's API did not answer; it is tried again.", "If it stays: egress from the operator's pod."
+    ),
+    Reason.CREDENTIAL_MISSING: ReasonDoc(
+        "A credential that the operator needs is not there.", "Add the file that the message names."
+    ),
+    Reason.NO_SESSION_TOKEN: ReasonDoc(
+        "The environment issues no session token with its work.",
+        "The environment key is never put into a sandbox by default; see docs/security.md for the opt-in.",
+    ),
+    Reason.WORKER_START_FAILED: ReasonDoc(
+        "The worker could not be started in the sandbox; it is tried again.",
+        "See the message and `worker.log` in the sandbox.",
+    ),
+    Reason.WORKER_FAILED: ReasonDoc(
+        "The worker ended in an error.", "See the message and `worker.log` in the sandbox."
+    ),
+    Reason.WORK_LOST: ReasonDoc(
+        "The work was stopped or taken by someone else before its worker had started.",
+        "Send the session another message, or `user.interrupt` if it does not accept one.",
+    ),
+    Reason.SESSION_ENDED: ReasonDoc(
+        "The session was terminated, archived or deleted.",
+        "Nothing: the resource is removed after `ttlSecondsAfterEnd`.",
+    ),
+    Reason.SESSION_STUCK: ReasonDoc(
+        "The session waits for tool results and no work is queued for it.",
+        "Send `user.interrupt` to the session (done for you where `anthropic-api-key` is configured).",
+    ),
+    Reason.DUPLICATE_SESSION: ReasonDoc(
+        "An older resource serves the same session.", "Delete this one, or the older one."
+    ),
+    Reason.ENVIRONMENT_MISMATCH: ReasonDoc(
+        "The resource names another environment than the installation serves.",
+        "Delete it, or create it where that environment is served.",
+    ),
+    Reason.TERMINATING: ReasonDoc("The resource is being deleted and its sandbox killed.", _WAIT),
+    Reason.CLEANUP_BLOCKED: ReasonDoc(
+        "The sandbox could not be killed, so the resource is kept; it is tried again.",
+        "See the message. To give up, remove the finalizer managedagents.dev/sandbox by hand and kill the "
+        "sandbox in E2B's dashboard.",
+    ),
+    Reason.KUBERNETES_REFUSED: ReasonDoc(
+        "The API server refused or did not answer a call of the operator; it is tried again.",
+        "If it stays: compare the operator's Roles with deploy/, and see the operator's log.",
+    ),
+    Reason.CLAIMED: ReasonDoc("Work of the session was claimed from the queue.", _WAIT),
+    Reason.SANDBOX_CREATED: ReasonDoc("The session's sandbox was created.", _WAIT),
+    Reason.SANDBOX_RESUMED: ReasonDoc("The session's sandbox was resumed.", _WAIT),
+    Reason.SANDBOX_KILLED: ReasonDoc("The session's sandbox was killed.", _WAIT),
+    Reason.WORKER_STARTED: ReasonDoc("A worker started and heartbeated.", _WAIT),
+    Reason.WORKER_FINISHED: ReasonDoc("The worker ended; the message gives its reason.", _WAIT),
+}

@@ -1,0 +1,1 @@
+"""The local side of the command line: the whole system on one machine, without accounts."""

@@ -1,0 +1,49 @@
+"""Kubeconfig files for one control plane."""
+
+import base64
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from managed_session_local.control_plane.certificates import CertificateFiles
+
+
+def write_admin_kubeconfig(path: Path, url: str, certificates: CertificateFiles) -> None:
+    """Write a kubeconfig that signs in with the admin's client certificate."""
+    user = {
+        "client-certificate-data": _base64(certificates.admin_certificate),
+        "client-key-data": _base64(certificates.admin_key),
+    }
+    _write(path, url, certificates.ca, "admin", user, "default")
+
+
+def write_token_kubeconfig(
+    path: Path, url: str, ca: Path, user_name: str, token: str, namespace: str
+) -> None:
+    """Write a kubeconfig that signs in with a bearer token and whose default namespace is `namespace`."""
+    _write(path, url, ca, user_name, {"token": token}, namespace)
+
+
+def _base64(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def _write(path: Path, url: str, ca: Path, user_name: str, user: dict[str, str], namespace: str) -> None:
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [
+            {"name": "local", "cluster": {"server": url, "certificate-authority-data": _base64(ca)}},
+        ],
+        "users": [{"name": user_name, "user": user}],
+        "contexts": [
+            {"name": "local", "context": {"cluster": "local", "user": user_name, "namespace": namespace}},
+        ],
+        "current-context": "local",
+    }
+    # A reader sees the old file or the new one; mkstemp makes it readable by the owner only. JSON is YAML.
+    descriptor, part = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(config, file, indent=2)
+    Path(part).replace(path)

@@ -1,0 +1,79 @@
+"""The command lines of etcd and kube-apiserver."""
+
+import json
+from pathlib import Path
+
+from managed_session_local.control_plane.binaries import ControlPlaneBinaries
+from managed_session_local.control_plane.certificates import CertificateFiles
+
+ETCD_SOCKET = "etcd-client:0"
+"""File name of etcd's client socket in its working directory; etcd wants host:port for sockets too."""
+
+_ETCD_PEER_SOCKET = "etcd-peer:0"
+
+
+def etcd_command(binaries: ControlPlaneBinaries, folder: Path) -> list[str]:
+    """Etcd with one member, on Unix sockets in its working directory, so that only this user can reach it."""
+    client, peer = f"unix://{ETCD_SOCKET}", f"unix://{_ETCD_PEER_SOCKET}"
+    return [
+        str(binaries.etcd),
+        "--name=local",
+        f"--data-dir={folder / 'etcd'}",
+        f"--listen-client-urls={client}",
+        f"--advertise-client-urls={client}",
+        f"--listen-peer-urls={peer}",
+        f"--initial-advertise-peer-urls={peer}",
+        f"--initial-cluster=local={peer}",
+        # The data outlives a process but need not outlive a power cut.
+        "--unsafe-no-fsync",
+        "--log-level=warn",
+    ]
+
+
+def kube_apiserver_command(
+    binaries: ControlPlaneBinaries,
+    folder: Path,
+    certificates: CertificateFiles,
+    port: int,
+    audit_log: Path | None,
+) -> list[str]:
+    """kube-apiserver on 127.0.0.1 with TLS, RBAC and service account tokens, and otherwise its defaults.
+
+    With `audit_log` it writes one line of JSON per request there: who, what and the answer's code, no bodies.
+    """
+    return [
+        str(binaries.kube_apiserver),
+        f"--etcd-servers=unix://{folder / ETCD_SOCKET}",
+        "--bind-address=127.0.0.1",
+        f"--secure-port={port}",
+        # The port stays reserved by this program, also while the server is stopped.
+        "--permit-port-sharing=true",
+        # Found from the default route otherwise, which a machine without a network does not have.
+        "--advertise-address=127.0.0.1",
+        "--endpoint-reconciler-type=none",
+        f"--tls-cert-file={certificates.server_certificate}",
+        f"--tls-private-key-file={certificates.server_key}",
+        f"--client-ca-file={certificates.ca}",
+        "--authorization-mode=RBAC",
+        "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+        f"--service-account-key-file={certificates.service_account_public_key}",
+        f"--service-account-signing-key-file={certificates.service_account_key}",
+        "--service-cluster-ip-range=10.0.0.0/24",
+        "--profiling=false",
+        *(_audit_flags(folder, audit_log) if audit_log is not None else []),
+    ]
+
+
+def _audit_flags(folder: Path, audit_log: Path) -> list[str]:
+    policy = folder / "audit-policy.json"
+    policy.write_text(
+        json.dumps(
+            {
+                "apiVersion": "audit.k8s.io/v1",
+                "kind": "Policy",
+                "omitStages": ["RequestReceived"],
+                "rules": [{"level": "Metadata"}],
+            }
+        )
+    )
+    return [f"--audit-policy-file={policy}", f"--audit-log-path={audit_log}"]

@@ -1,0 +1,88 @@
+"""Settings of the local control plane, read from the environment."""
+
+import platform
+import sys
+from pathlib import Path
+
+import platformdirs
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from managed_session_local.control_plane.errors import BinariesUnavailableError
+
+PINNED_KUBERNETES_VERSION = "v1.37.2"
+"""The version that the Go modules beside this file pin, and the default."""
+
+ETCD_VERSION = "v3.6.16"
+
+_ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+
+
+class ControlPlaneSettings(BaseSettings):
+    """Where the control plane's binaries come from: `MANAGED_SESSIONS_<FIELD>` in the environment."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MANAGED_SESSIONS_", env_ignore_empty=True, populate_by_name=True
+    )
+
+    kubernetes_version: str = Field(
+        default=PINNED_KUBERNETES_VERSION,
+        pattern=r"^v\d+\.\d+\.\d+$",
+        description="Kubernetes release of kube-apiserver and kubectl, such as v1.37.2.",
+    )
+    kubernetes_download_url: str = Field(
+        default="https://dl.k8s.io",
+        description="Base address of Kubernetes release files: <base>/<version>/bin/linux/<arch>/<binary>.",
+    )
+    etcd_download_url: str = Field(
+        default="https://github.com/etcd-io/etcd/releases/download",
+        description="Base address of etcd releases: <base>/<version>/etcd-<version>-linux-<arch>.tar.gz.",
+    )
+    download_connect_seconds: float = Field(
+        default=3.0,
+        gt=0,
+        description="How long a download server may take to accept a connection, name lookup included.",
+    )
+    control_plane_cache: Path = Field(
+        default_factory=lambda: platformdirs.user_cache_path("managed-sessions") / "control-plane",
+        description="Folder that keeps the binaries of each version.",
+    )
+    kubebuilder_assets: Path | None = Field(
+        default=None,
+        validation_alias="KUBEBUILDER_ASSETS",
+        description="Folder with kube-apiserver, etcd and kubectl to use instead of anything else.",
+    )
+
+    @field_validator("kubernetes_version", mode="before")
+    @classmethod
+    def _with_leading_v(cls, value: object) -> object:
+        return f"v{value}" if isinstance(value, str) and value[:1].isdigit() else value
+
+    @property
+    def cache_folder(self) -> Path:
+        """The folder of exactly these versions on this platform, `…/<version>-<os>-<arch>`."""
+        name = f"{self.kubernetes_version}-etcd-{ETCD_VERSION}-{operating_system()}-{architecture()}"
+        return self.control_plane_cache / name
+
+
+def operating_system() -> str:
+    """This machine's operating system by Go's name for it.
+
+    Raises:
+        BinariesUnavailableError: neither Linux nor macOS.
+    """
+    if sys.platform in ("linux", "darwin"):
+        return sys.platform
+    raise BinariesUnavailableError(f"the local control plane runs on Linux and macOS, not on {sys.platform}")
+
+
+def architecture() -> str:
+    """This machine's processor architecture by Go's name for it.
+
+    Raises:
+        BinariesUnavailableError: neither x86-64 nor ARM64.
+    """
+    machine = platform.machine().lower()
+    if machine in _ARCHITECTURES:
+        return _ARCHITECTURES[machine]
+    raise BinariesUnavailableError(f"the local control plane runs on x86-64 and ARM64, not on {machine}")

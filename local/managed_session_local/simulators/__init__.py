@@ -1,0 +1,1 @@
+"""Wire-level simulators of the two clouds, driven by the unmodified SDKs over HTTP."""

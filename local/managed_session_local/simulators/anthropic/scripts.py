@@ -1,0 +1,181 @@
+"""The language in which the simulated agent is told what to do.
+
+A script is a list of steps, each a JSON object with one of these keys:
+
+- ``{"tool": "bash", "input": {"command": "…"}, "expect": "…", "permission": "allow|ask|deny",
+  "custom": false}``: ask for a tool call and wait for its result. ``expect`` is a substring or regular expression of the result's
+  text; ``expect_error`` (true or false) is what ``is_error`` must be. A mismatch goes to the ledger.
+- ``{"tools": [{…}, {…}]}``: several such calls at once, answered in any order.
+- ``{"say": "text"}``: say something. ``{result}`` stands for the text of the newest tool result.
+- ``{"sleep_ms": 250}``: think.
+- ``{"reschedule_ms": 250}``: go through ``rescheduling`` for that long.
+- ``{"stop": "refusal"}``: end the turn with another stop reason than ``end_turn``.
+- ``{"terminate": true}``: end the session with an error.
+
+A registered script is chosen by a regular expression over the whole message; its named groups may stand in
+any text of its steps as ``{name}``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+StopReason = Literal["end_turn", "retries_exhausted", "refusal", "budget_reached"]
+
+
+class ToolRequest(BaseModel):
+    """One tool call that the agent asks for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tool: str
+    input: dict[str, Any] = {}
+    expect: str | None = None
+    expect_error: bool | None = None
+    permission: Literal["allow", "ask", "deny"] = "allow"
+    custom: bool = False
+
+    def mismatch(self, text: str, *, is_error: bool) -> str | None:
+        """Return why a result is not the expected one, or None when it is."""
+        if self.expect_error is not None and self.expect_error != is_error:
+            return f"is_error is {is_error}, expected {self.expect_error}"
+        if self.expect is None or self.expect in text:
+            return None
+        try:
+            found = re.search(self.expect, text)
+        except re.error:
+            found = None
+        return None if found else f"the result lacks {self.expect!r}"
+
+
+class Step(BaseModel):
+    """One step; exactly one of its fields is set."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tools: list[ToolRequest] | None = Field(default=None, min_length=1)
+    say: str | None = None
+    sleep_ms: float | None = Field(default=None, ge=0)
+    reschedule_ms: float | None = Field(default=None, ge=0)
+    stop: StopReason | None = None
+    terminate: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _single_tool(cls, value: Any) -> Any:  # noqa: ANN401
+        if isinstance(value, dict) and "tool" in value:
+            return {"tools": [value]}
+        return value
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Step:
+        if len(self.model_fields_set) != 1:
+            raise ValueError(
+                "a step has exactly one of: tool, tools, say, sleep_ms, reschedule_ms, stop, terminate"
+            )
+        return self
+
+
+class Script(BaseModel):
+    """A named script and the messages that select it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    match: str
+    steps: list[Step]
+
+    @model_validator(mode="after")
+    def _pattern_compiles(self) -> Script:
+        try:
+            re.compile(self.match)
+        except re.error as error:
+            raise ValueError(f"match is not a regular expression: {error}") from error
+        return self
+
+    def select(self, message: str) -> list[Step] | None:
+        """Return the steps for a message, groups filled in, or None when it is not for this script."""
+        found = re.fullmatch(self.match, message.strip(), re.DOTALL)
+        if found is None:
+            return None
+        groups = {name: value or "" for name, value in found.groupdict().items()}
+        return [
+            Step.model_validate(_fill(step.model_dump(exclude_unset=True), groups)) for step in self.steps
+        ]
+
+
+def _fill(value: Any, groups: Mapping[str, str]) -> Any:  # noqa: ANN401
+    if isinstance(value, str):
+        return fill(value, groups)
+    if isinstance(value, dict):
+        return {key: _fill(item, groups) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_fill(item, groups) for item in value]
+    return value
+
+
+def fill(text: str, values: Mapping[str, str]) -> str:
+    """Replace ``{name}`` by its value in one pass; unknown names and other braces stay."""
+    return re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], found[0]), text)
+
+
+def default_scripts() -> list[Script]:
+    """Return the scripts that are there from the start."""
+    echo = Script(
+        name="echo",
+        match=r"Use bash to echo (?P<text>.+?)\. Answer only with that text\.?",
+        steps=[
+            Step(tools=[ToolRequest(tool="bash", input={"command": "echo {text}"}, expect_error=False)]),
+            Step(say="{result}"),
+        ],
+    )
+    run = Script(
+        name="run",
+        match=r"Run: (?P<command>.+)",
+        steps=[
+            Step(tools=[ToolRequest(tool="bash", input={"command": "{command}"})]),
+            Step(say="{result}"),
+        ],
+    )
+    return [echo, run]
+
+
+class ScriptBook:
+    """All scripts; the newest registered one that matches is taken."""
+
+    def __init__(self) -> None:
+        self._scripts = default_scripts()
+
+    def add(self, script: Script) -> None:
+        """Register a script, in place of an older one of the same name."""
+        self._scripts = [script, *(known for known in self._scripts if known.name != script.name)]
+
+    def names(self) -> list[str]:
+        """Return the names in the order in which they are tried."""
+        return [script.name for script in self._scripts]
+
+    def steps_for(self, message: str) -> tuple[str, list[Step]]:
+        """Return the name and the steps of the script that a message selects.
+
+        A message that is JSON with a ``script`` list is its own script; one that no script matches gets a
+        plain answer without a tool.
+        """
+        if message.lstrip().startswith("{"):
+            try:
+                value = json.loads(message)
+                if isinstance(value, dict) and isinstance(value.get("script"), list):
+                    return "inline", [Step.model_validate(step) for step in value["script"]]
+            except ValidationError as error:
+                return "invalid", [Step(say=f"This script is not valid: {error}")]
+            except ValueError:
+                pass
+        for script in self._scripts:
+            steps = script.select(message)
+            if steps is not None:
+                return script.name, steps
+        return "plain", [Step(say=f"You said: {message}")]

@@ -1,0 +1,1 @@
+"""A wire-level simulator of E2B: control plane, envd data plane and sandboxes that are real processes."""

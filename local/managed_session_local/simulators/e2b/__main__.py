@@ -1,0 +1,116 @@
+"""`python -m managed_session_local.simulators.e2b --port 0 --ready-file F [--settings F.json]`."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+import uvicorn
+from pydantic import ValidationError
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from managed_session_local.simulators.e2b.app import Simulator
+from managed_session_local.simulators.e2b.gateway import TRANSPORT
+from managed_session_local.simulators.e2b.host import SandboxHostError
+from managed_session_local.simulators.e2b.settings import Settings, load_settings
+
+
+class TransportProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1 protocol which tells the application its TCP connection, so that a fault can reset it."""
+
+    def __init__(self, *arguments: object, **keywords: object) -> None:
+        super().__init__(*arguments, **keywords)  # type: ignore[arg-type]
+        application = self.app
+
+        async def with_transport(scope: Scope, receive: Receive, send: Send) -> None:
+            scope[TRANSPORT] = self.transport
+            await application(scope, receive, send)  # type: ignore[arg-type]
+
+        self.app = with_transport  # type: ignore[assignment]
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self):  # type: ignore[no-untyped-def]  # noqa: ANN201 - signals are handled by serve() below
+        yield
+
+
+def _write_ready_file(path: Path, port: int) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps({"url": f"http://127.0.0.1:{port}", "pid": os.getpid()}))
+    partial.rename(path)
+
+
+async def serve(settings: Settings, port: int, ready_file: Path | None, directory: Path) -> None:
+    """Run until SIGTERM or SIGINT. Raises OSError when the port is taken, SandboxHostError."""
+    listener = socket.create_server(("127.0.0.1", port), backlog=2048)
+    simulator = Simulator(settings, directory)
+    try:
+        await simulator.open()
+        config = uvicorn.Config(
+            simulator,
+            http=TransportProtocol,
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            timeout_keep_alive=600,
+            timeout_graceful_shutdown=1,
+        )
+        server = _Server(config)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, setattr, server, "should_exit", True)
+        serving = loop.create_task(server.serve(sockets=[listener]))
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.005)
+        if ready_file is not None:
+            _write_ready_file(ready_file, listener.getsockname()[1])
+        await serving
+    finally:
+        await simulator.close()
+        listener.close()
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m managed_session_local.simulators.e2b", description=__doc__
+    )
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--ready-file", type=Path)
+    parser.add_argument("--settings", type=Path, help="JSON file, see settings.py")
+    parser.add_argument(
+        "--state-dir", type=Path, help="where sandboxes' files live (default: a temporary directory)"
+    )
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = load_settings(arguments.settings)
+    except (OSError, ValidationError) as error:
+        sys.stderr.write(f"settings: {error}\n")
+        return 2
+    parent = arguments.state_dir
+    if parent is not None:
+        parent.mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix="e2b-simulator-", dir=parent))
+    try:
+        asyncio.run(serve(settings, arguments.port, arguments.ready_file, directory))
+    except SandboxHostError as error:
+        sys.stderr.write(f"e2b simulator: {error}\n")
+        return 1
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""What every call passes through: credential, faults, latency, ledger."""
+
+import asyncio
+import hmac
+import json
+import struct
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from managed_session_local.simulators.e2b.errors import ApiError, SimulatedError
+from managed_session_local.simulators.e2b.faults import Action, Faults
+from managed_session_local.simulators.e2b.ledger import Ledger
+from managed_session_local.simulators.e2b.settings import Settings
+
+Body = Literal["none", "json", "frame", "raw"]
+TRANSPORT: Final = "simulator.transport"
+
+
+@dataclass
+class Call:
+    """One request on its way through an operation."""
+
+    request: Request
+    operation: str
+    body: dict[str, Any] = field(default_factory=dict)
+    sandbox_id: str | None = None
+    fault: Action | None = None
+
+    @property
+    def fault_name(self) -> str | None:
+        """The named action of the fault that hits this call."""
+        return self.fault.action if self.fault else None
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """The client's TCP connection."""
+        transport: asyncio.Transport | None = self.request.scope.get(TRANSPORT)
+        return transport
+
+    def header(self, name: str) -> str | None:
+        """A request header."""
+        value: str | None = self.request.headers.get(name)
+        return value
+
+
+Handler = Callable[[Call], Awaitable[Response]]
+
+
+class DroppedResponse(Response):
+    """No answer: the TCP connection is reset."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        """Abort the connection."""
+        scope[TRANSPORT].abort()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+
+class Gateway:
+    """Wraps handlers; holds what the control surface shows and changes."""
+
+    def __init__(self, settings: Settings, faults: Faults, ledger: Ledger) -> None:
+        self.settings = settings
+        self._faults = faults
+        self._ledger = ledger
+
+    def endpoint(
+        self, operation: str, handler: Handler, *, body: Body = "none", api_key: bool = True
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """A Starlette endpoint for `handler`."""
+
+        async def serve(request: Request) -> Response:
+            began = time.monotonic()
+            call = Call(request, operation)
+            call.sandbox_id = request.path_params.get("sandbox_id") or request.headers.get("e2b-sandbox-id")
+            entry = self._ledger.record(
+                operation=operation,
+                method=request.method,
+                path=request.url.path,
+                sandboxID=call.sandbox_id,
+                idempotencyKey=request.headers.get("idempotency-key"),
+                credential=self._credential(request),
+            )
+            try:
+                response = await self._answer(call, handler, body, api_key=api_key, began=began, entry=entry)
+            except ClientDisconnect:
+                response = DroppedResponse()
+            if isinstance(response, DroppedResponse):
+                entry["status"] = "dropped"
+            else:
+                entry["status"] = response.status_code
+            entry["durationMs"] = round((time.monotonic() - began) * 1000, 2)
+            return response
+
+        return serve
+
+    def _credential(self, request: Request) -> str:
+        if request.headers.get("e2b-sandbox-id"):
+            return "access-token" if request.headers.get("x-access-token") else "none"
+        key = request.headers.get("x-api-key")
+        if not key:
+            return "none"
+        return "api-key" if self._key_accepted(key) else "invalid-api-key"
+
+    def _key_accepted(self, key: str) -> bool:
+        accepted = self.settings.api_keys
+        return not accepted or any(hmac.compare_digest(key.encode(), known.encode()) for known in accepted)
+
+    async def _answer(
+        self, call: Call, handler: Handler, body: Body, *, api_key: bool, began: float, entry: dict[str, Any]
+    ) -> Response:
+        try:
+            if api_key:
+                self._check_key(call.request)
+            await _read_body(call, body)
+        except SimulatedError as error:
+            return error.response()
+        call.fault = fault = self._faults.take(call.operation, _context(call))
+        if fault is not None:
+            entry["fault"] = fault.name
+            before = await _before_commit(fault)
+            if before is not None:
+                return before
+        if isinstance(call.body.get("metadata"), dict):
+            entry["metadata"] = call.body["metadata"]
+        try:
+            response = await handler(call)
+        except SimulatedError as error:
+            response = error.response()
+        if call.sandbox_id is not None:
+            entry["sandboxID"] = call.sandbox_id
+        remaining = self.settings.latency_seconds(call.operation) - (time.monotonic() - began)
+        if remaining > 0:
+            await asyncio.sleep(remaining)
+        if fault is not None and fault.action == "drop_after_commit":
+            return DroppedResponse()
+        if fault is not None and fault.after_commit:
+            await asyncio.sleep(fault.seconds)
+            return _status_answer(fault)
+        if fault is not None and fault.action == "idempotency_outcome_unknown":
+            return ApiError(504, "Gateway Timeout").response()
+        return response
+
+    def _check_key(self, request: Request) -> None:
+        key = request.headers.get("x-api-key")
+        if not key:
+            raise ApiError(401, "no authorization header found")
+        if not self._key_accepted(key):
+            raise ApiError(401, "Cannot get the team for the given API key")
+
+
+async def _before_commit(fault: Action) -> Response | None:
+    if fault.action == "drop_before":
+        return DroppedResponse()
+    if fault.action == "hang":
+        await asyncio.sleep(fault.seconds)
+    if fault.status is not None and not fault.after_commit:
+        await asyncio.sleep(fault.seconds)
+        return _status_answer(fault)
+    return None
+
+
+def _status_answer(fault: Action) -> Response:
+    assert fault.status is not None
+    if isinstance(fault.body, str):
+        return Response(fault.body, fault.status, fault.headers)
+    content = fault.body if fault.body is not None else {"code": fault.status, "message": "injected fault"}
+    return JSONResponse(content, fault.status, fault.headers)
+
+
+def _context(call: Call) -> dict[str, Any]:
+    return {
+        "sandboxID": call.sandbox_id,
+        "templateID": call.body.get("templateID"),
+        "metadata": call.body.get("metadata"),
+        "idempotencyKey": call.header("idempotency-key"),
+        "path": call.request.url.path,
+        "query": dict(call.request.query_params),
+        "body": call.body,
+    }
+
+
+async def _read_body(call: Call, kind: Body) -> None:
+    if kind in ("none", "raw"):
+        return
+    raw = await call.request.body()
+    if kind == "frame":
+        if len(raw) < 5 or len(raw) < 5 + struct.unpack(">I", raw[1:5])[0]:
+            raise ApiError(400, "incomplete message frame")
+        raw = raw[5 : 5 + struct.unpack(">I", raw[1:5])[0]]
+    if not raw:
+        return
+    try:
+        parsed = json.loads(raw)
+    except ValueError as error:
+        raise ApiError(400, "request body is not JSON") from error
+    if not isinstance(parsed, dict):
+        raise ApiError(400, "request body is not a JSON object")
+    call.body = parsed

@@ -1,0 +1,268 @@
+"""The simulator's side of the zygote and of each sandbox's init: asyncio over SEQPACKET Unix sockets."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from managed_session_local.simulators.e2b.namespace import messages
+
+_log = logging.getLogger(__name__)
+_BIRTH_TIMEOUT_SECONDS: Final = 60.0
+_REQUEST_TIMEOUT_SECONDS: Final = 60.0
+_PROGRAM: Final = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from managed_session_local.simulators.e2b.namespace import zygote; zygote.main(int(sys.argv[2]), sys.argv[3:])"
+)
+
+
+class SandboxHostError(Exception):
+    """The machine could not do what a sandbox needs; the text says what."""
+
+
+class FileOperationError(SandboxHostError):
+    """A file operation inside a sandbox failed; `number` is its errno."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class Channel:
+    """One non-blocking SEQPACKET socket: packets out, and a callback for each message in."""
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        on_message: Callable[[dict[str, Any], list[int]], None],
+        on_closed: Callable[[], None],
+    ) -> None:
+        connection.setblocking(False)
+        self._connection = connection
+        self._on_message = on_message
+        self._on_closed = on_closed
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(connection.fileno(), self._read)
+        self._closed = False
+
+    def _read(self) -> None:
+        while not self._closed:
+            try:
+                received = messages.receive(self._connection)
+            except BlockingIOError:
+                return
+            except OSError:
+                received = None
+            if received is None:
+                self.close()
+                self._on_closed()
+                return
+            self._on_message(*received)
+
+    async def send(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        """Send one message; the descriptors stay the caller's. Raises SandboxHostError when closed."""
+        packet, attached, memory = messages.pack(message, descriptors)
+        try:
+            while True:
+                if self._closed:
+                    raise SandboxHostError("the sandbox is gone")
+                try:
+                    messages.send_packet(self._connection, packet, attached)
+                    return
+                except BlockingIOError:
+                    await asyncio.sleep(0.002)
+                except OSError as error:
+                    raise SandboxHostError("the sandbox is gone") from error
+        finally:
+            if memory is not None:
+                os.close(memory)
+
+    def close(self) -> None:
+        """Close this end. Safe to call twice."""
+        if not self._closed:
+            self._closed = True
+            self._loop.remove_reader(self._connection.fileno())
+            self._connection.close()
+
+
+class SandboxProcess:
+    """The processes of one sandbox, by way of their PID 1."""
+
+    def __init__(self, connection: socket.socket, root: Path) -> None:
+        self.root = root
+        self.host_pid: int | None = None
+        self.on_exit: Callable[[int, int], None] = lambda _pid, _code: None
+        self.on_gone: Callable[[], None] = lambda: None
+        self._replies: dict[int, asyncio.Future[tuple[dict[str, Any], list[int]]]] = {}
+        self._next_id = 0
+        self._mounted = False
+        self._born: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._gone = asyncio.Event()
+        self._channel = Channel(connection, self._received, self._closed)
+
+    def _received(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        event = message.get("event")
+        if event is None:
+            waiting = self._replies.pop(int(message["id"]), None)
+            if waiting is not None and not waiting.done():
+                waiting.set_result((message, descriptors))
+                return
+            for descriptor in descriptors:
+                os.close(descriptor)
+        elif event == "born":
+            self.host_pid = int(message["pid"])
+            self._check_born()
+        elif event == "ready":
+            self._mounted = True
+            self._check_born()
+        elif event == "failed" and not self._born.done():
+            self._born.set_exception(SandboxHostError(f"cannot set a sandbox up: {message['message']}"))
+        elif event == "exited":
+            self.on_exit(int(message["pid"]), int(message["code"]))
+
+    @property
+    def alive(self) -> bool:
+        """Whether its PID 1 runs."""
+        return not self._gone.is_set()
+
+    def _check_born(self) -> None:
+        if self._mounted and self.host_pid is not None and not self._born.done():
+            self._born.set_result(None)
+
+    def _closed(self) -> None:
+        self._gone.set()
+        error = SandboxHostError("the sandbox is gone")
+        if not self._born.done():
+            self._born.set_exception(error)
+        for waiting in self._replies.values():
+            if not waiting.done():
+                waiting.set_exception(error)
+        self._replies.clear()
+        self.on_gone()
+
+    async def wait_born(self) -> None:
+        """Until its root is mounted and its PID known. Raises SandboxHostError."""
+        async with asyncio.timeout(_BIRTH_TIMEOUT_SECONDS):
+            await self._born
+
+    async def request(
+        self,
+        operation: str,
+        descriptors: list[int] | None = None,
+        **fields: Any,  # noqa: ANN401 - JSON values
+    ) -> tuple[dict[str, Any], list[int]]:
+        """One request to PID 1: its reply and descriptors. Raises FileOperationError, SandboxHostError."""
+        self._next_id += 1
+        number = self._next_id
+        future: asyncio.Future[tuple[dict[str, Any], list[int]]] = asyncio.get_running_loop().create_future()
+        self._replies[number] = future
+        try:
+            await self._channel.send({"id": number, "operation": operation, **fields}, descriptors or [])
+            async with asyncio.timeout(_REQUEST_TIMEOUT_SECONDS):
+                reply, attached = await future
+        finally:
+            self._replies.pop(number, None)
+        if "error" in reply:
+            raise FileOperationError(int(reply.get("errno") or 0), str(reply["error"]))
+        return reply, attached
+
+    async def freeze(self, *, sever_connections: bool) -> int:
+        """Stop every process; how many TCP connections were reset."""
+        reply, _ = await self.request("freeze", sever=sever_connections)
+        return int(reply["severed"])
+
+    async def thaw(self) -> None:
+        """Let every process go on."""
+        await self.request("thaw")
+
+    async def kill(self) -> None:
+        """Kill PID 1 and with it, by the kernel, everything in the namespace; returns when all is gone."""
+        if self.host_pid is not None and not self._gone.is_set():
+            with suppress(ProcessLookupError):
+                os.kill(self.host_pid, signal.SIGKILL)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(10):
+                    await self._gone.wait()
+        self._channel.close()
+
+
+class Zygote:
+    """The fork server. One per set of modules that a template's start command shares."""
+
+    def __init__(self, preload: tuple[str, ...] = ()) -> None:
+        self._preload = preload
+        self._process: asyncio.subprocess.Process | None = None
+        self._channel: Channel | None = None
+        self._ready: asyncio.Future[dict[str, Any]] | None = None
+        self._starting = asyncio.Lock()
+        self.privileged = False
+
+    async def start(self) -> None:
+        """Start it unless it runs, wait until it can fork. Raises SandboxHostError with the setting to change."""
+        async with self._starting:
+            if self._channel is not None:
+                return
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._ready = asyncio.get_running_loop().create_future()
+            package_parent = str(Path(__file__).parents[3])
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-I", "-c", _PROGRAM, package_parent, str(theirs.fileno()), *self._preload,
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+                start_new_session=True,
+            )  # fmt: skip
+            theirs.close()
+            self._channel = Channel(ours, self._received, self._closed)
+            async with asyncio.timeout(_BIRTH_TIMEOUT_SECONDS):
+                message = await self._ready
+            if message["event"] == "failed":
+                raise SandboxHostError(str(message["message"]))
+            self.privileged = bool(message["privileged"])
+            for failure in message["preload_failures"]:
+                _log.warning("module not preloaded for start commands: %s", failure)
+
+    def _received(self, message: dict[str, Any], _: list[int]) -> None:
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_result(message)
+
+    def _closed(self) -> None:
+        self._channel = None
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_exception(SandboxHostError("the process that forks sandboxes ended at its start"))
+
+    async def spawn(self, root: Path, layers: list[str], windows: list[str]) -> SandboxProcess:
+        """A new sandbox on the directory `root`, filled from `layers` first. Raises SandboxHostError."""
+        await self.start()
+        assert self._channel is not None
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        process = SandboxProcess(ours, root)
+        try:
+            await self._channel.send(
+                {"root": str(root), "layers": layers, "windows": windows}, [theirs.fileno()]
+            )
+        finally:
+            theirs.close()
+        try:
+            await process.wait_born()
+        except BaseException:
+            await process.kill()
+            raise
+        return process
+
+    async def stop(self) -> None:
+        """End it; sandboxes that live are not touched."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+            self._process = None

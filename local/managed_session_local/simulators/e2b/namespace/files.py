@@ -1,0 +1,133 @@
+"""File operations inside a sandbox, done by its first process so that paths and links mean what they mean there."""
+
+import grp
+import os
+import pwd
+import shutil
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+_FILE: Final = "FILE_TYPE_FILE"
+_DIRECTORY: Final = "FILE_TYPE_DIRECTORY"
+_OTHER: Final = "FILE_TYPE_UNSPECIFIED"
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    link = path.lstat()
+    target = None
+    status = link
+    if stat.S_ISLNK(link.st_mode):
+        target = os.path.realpath(path)
+        with suppress(OSError):
+            status = path.stat()
+    kind = _FILE if stat.S_ISREG(status.st_mode) else _DIRECTORY if stat.S_ISDIR(status.st_mode) else _OTHER
+    entry: dict[str, Any] = {
+        "name": path.name,
+        "type": kind,
+        "path": str(path),
+        "size": str(status.st_size),
+        "mode": stat.S_IMODE(status.st_mode),
+        "permissions": stat.filemode(status.st_mode),
+        "owner": _user_name(status.st_uid),
+        "group": _group_name(status.st_gid),
+        "mtime": status.st_mtime,
+    }
+    if target is not None:
+        entry["symlinkTarget"] = target
+    return entry
+
+
+def _user_name(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def _group_name(number: int) -> str:
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return str(number)
+
+
+def _make_directories(path: Path, user: int, privileged: bool) -> None:
+    missing = []
+    current = path
+    while not current.exists():
+        missing.append(current)
+        current = current.parent
+    for directory in reversed(missing):
+        directory.mkdir(exist_ok=True)
+        directory.chmod(0o755)
+        if privileged:
+            os.chown(directory, user, user)
+    if not path.is_dir():
+        raise NotADirectoryError(20, "path is a file", str(path))
+
+
+def _list(path: Path, depth: int) -> list[dict[str, Any]]:
+    if not path.is_dir():
+        raise NotADirectoryError(20, f"path is not a directory: {path}")
+    entries = []
+    for child in sorted(path.iterdir()):
+        entries.append(_describe(child))
+        if depth > 1 and child.is_dir() and not child.is_symlink():
+            entries.extend(_list(child, depth - 1))
+    return entries
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _open_for_writing(path: Path, user: int, privileged: bool) -> int:
+    if path.is_dir():
+        raise IsADirectoryError(21, f"path is a directory: {path}")
+    _make_directories(path.parent, user, privileged)
+    existed = path.exists()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    if privileged and not existed:
+        os.fchown(descriptor, user, user)
+    return descriptor
+
+
+def perform(request: dict[str, Any], privileged: bool) -> tuple[dict[str, Any], list[int]]:
+    """One file operation: (reply, descriptors for the simulator). Raises OSError and ValueError."""
+    path = Path(os.path.normpath(request["path"]))
+    user = int(request.get("user", 0))
+    action = request["action"]
+    if action == "read":
+        if path.is_dir():
+            raise IsADirectoryError(21, f"path '{path}' is a directory")
+        return {"size": path.stat().st_size}, [os.open(path, os.O_RDONLY | os.O_CLOEXEC)]
+    if action == "write":
+        return {"entry": {"path": str(path)}}, [_open_for_writing(path, user, privileged)]
+    if action == "stat":
+        return {"entry": _describe(path)}, []
+    if action == "list":
+        return {"entries": _list(path, int(request.get("depth", 1)))}, []
+    if action == "make_directory":
+        if path.is_dir():
+            raise FileExistsError(17, f"directory already exists: {path}")
+        _make_directories(path, user, privileged)
+        return {"entry": _describe(path)}, []
+    if action == "move":
+        destination = Path(os.path.normpath(request["destination"]))
+        path.lstat()
+        _make_directories(destination.parent, user, privileged)
+        path.rename(destination)
+        return {"entry": _describe(destination)}, []
+    if action == "remove":
+        _remove(path)
+        return {}, []
+    if action == "empty":
+        for child in path.iterdir():
+            _remove(child)
+        return {}, []
+    raise ValueError(f"unknown file action {action}")

@@ -1,0 +1,274 @@
+"""Templates: names, tags and builds. COPY steps become files, RUN steps are recorded only."""
+
+import asyncio
+import random
+import shutil
+import string
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+from uuid import uuid4
+
+from managed_session_local.simulators.e2b.errors import ApiError
+from managed_session_local.simulators.e2b.host import SandboxHostError
+from managed_session_local.simulators.e2b.ledger import now, timestamp
+from managed_session_local.simulators.e2b.slots import Slots, TemplateBuild
+from managed_session_local.simulators.e2b.template_layer import CopyError, apply_copy
+
+_DEFAULT_TAG: Final = "default"
+_IDENTIFIER: Final = string.ascii_lowercase + string.digits
+_LOGS_PER_ANSWER: Final = 100
+
+
+def identifier(length: int = 20) -> str:
+    """A random identifier in E2B's alphabet."""
+    return "".join(random.choices(_IDENTIFIER, k=length))
+
+
+@dataclass
+class Build:
+    """One build: what was asked for and how it went."""
+
+    build: TemplateBuild
+    tags: list[str]
+    status: str = "waiting"
+    request: dict[str, Any] = field(default_factory=dict)
+    logs: list[dict[str, Any]] = field(default_factory=list)
+    reason: str | None = None
+    failed_step: str | None = None
+    created_at: datetime = field(default_factory=now)
+
+    def log(self, message: str, step: str | None = None) -> None:
+        """Add a log line."""
+        entry = {"timestamp": timestamp(now()), "message": message, "level": "info"}
+        if step is not None:
+            entry["step"] = step
+        self.logs.append(entry)
+
+    def status_json(self, offset: int, limit: int) -> dict[str, Any]:
+        """The answer of the status endpoint."""
+        entries = self.logs[offset : offset + min(limit, _LOGS_PER_ANSWER)]
+        answer: dict[str, Any] = {
+            "templateID": self.build.template_id,
+            "buildID": self.build.build_id,
+            "status": self.status,
+            "logs": [entry["message"] for entry in entries],
+            "logEntries": entries,
+        }
+        if self.reason is not None:
+            answer["reason"] = {"message": self.reason, "logEntries": []}
+            if self.failed_step is not None:
+                answer["reason"]["step"] = self.failed_step
+        return answer
+
+
+@dataclass
+class Template:
+    """A template with its builds; a tag names a finished build."""
+
+    id: str
+    name: str
+    builds: dict[str, Build] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    tagged_at: dict[str, datetime] = field(default_factory=dict)
+
+
+def split_name(name: str) -> tuple[str, str | None]:
+    """`team/name:tag` → (name, tag or None). Raises ApiError 400 for an empty name."""
+    base, _, tag = name.partition(":")
+    base = base.rpartition("/")[2].strip().lower()
+    if not base:
+        raise ApiError(400, f"Invalid template name: '{name}'")
+    return base, tag or None
+
+
+class Templates:
+    """All templates of the team."""
+
+    def __init__(self, directory: Path, slots: Slots) -> None:
+        self._directory = directory
+        self._slots = slots
+        self._templates: dict[str, Template] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        base = Template("rki5dems9wqfm4r03t7g", "base")
+        ready = Build(TemplateBuild(base.id, str(uuid4())), [_DEFAULT_TAG], status="ready")
+        base.builds[ready.build.build_id] = ready
+        self._tag(base, _DEFAULT_TAG, ready.build.build_id)
+        self._templates[base.id] = base
+
+    def find(self, name: str) -> Template:
+        """A template by ID or name (a tag in it is ignored). Raises ApiError 404."""
+        base, _ = split_name(name)
+        for template in self._templates.values():
+            if base in (template.id, template.name):
+                return template
+        raise ApiError(404, f"template '{name}' not found")
+
+    def resolve(self, name: str) -> tuple[TemplateBuild, str]:
+        """The finished build that a create with `name[:tag]` uses, and the template's alias. Raises ApiError 404."""
+        template = self.find(name)
+        tag = split_name(name)[1] or _DEFAULT_TAG
+        build_id = template.tags.get(tag)
+        if build_id is None:
+            raise ApiError(404, f"template '{name}' with tag '{tag}' not found")
+        return template.builds[build_id].build, template.name
+
+    def request_build(self, body: dict[str, Any]) -> tuple[Template, Build]:
+        """`POST /v3/templates`: a build that waits for its files. Raises ApiError 400."""
+        name = body.get("name") or body.get("alias")
+        if not isinstance(name, str):
+            raise ApiError(400, "Template name is required")
+        base, tag = split_name(name)
+        tags = list(dict.fromkeys([*([tag] if tag else []), *(body.get("tags") or [])])) or [_DEFAULT_TAG]
+        try:
+            template = self.find(base)
+        except ApiError:
+            template = self._templates.setdefault(template_id := identifier(), Template(template_id, base))
+        build = TemplateBuild(
+            template.id,
+            str(uuid4()),
+            cpu_count=int(body.get("cpuCount") or 2),
+            memory_mb=int(body.get("memoryMB") or 1024),
+        )
+        template.builds[build.build_id] = record = Build(build, tags)
+        return template, record
+
+    def build(self, template_id: str, build_id: str) -> Build:
+        """A build. Raises ApiError 404."""
+        record = self.find(template_id).builds.get(build_id)
+        if record is None:
+            raise ApiError(404, f"Build '{build_id}' not found")
+        return record
+
+    def upload_path(self, template_id: str, files_hash: str) -> Path:
+        """Where the archive with this hash is kept. Raises ApiError 400, 404."""
+        self.find(template_id)
+        if not files_hash.isalnum():
+            raise ApiError(400, "Invalid files hash")
+        return self._directory / "uploads" / f"{files_hash}.tar"
+
+    def start_build(self, template_id: str, build_id: str, body: dict[str, Any]) -> None:
+        """`POST /v2/templates/{id}/builds/{id}`: build in the background. Raises ApiError 400, 404."""
+        record = self.build(template_id, build_id)
+        if record.status != "waiting":
+            raise ApiError(400, "build is not in waiting state")
+        record.status = "building"
+        record.request = body
+        task = asyncio.get_running_loop().create_task(self._run(self.find(template_id), record))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _run(self, template: Template, record: Build) -> None:
+        try:
+            await self._materialise(template, record)
+            record.log("Finalizing template build", "finalize")
+            self._slots.give(await self._slots.make(record.build))
+        except (SandboxHostError, CopyError, OSError, TimeoutError) as error:
+            record.reason = str(error)
+            record.failed_step = record.failed_step or "finalize"
+            record.log(f"Build failed: {error}")
+            record.status = "error"
+            return
+        for tag in record.tags:
+            self._tag(template, tag, record.build.build_id)
+        record.log("Build finished, template is ready", "finalize")
+        record.status = "ready"
+
+    async def _materialise(self, template: Template, record: Build) -> None:
+        build, body = record.build, record.request
+        layer = self._directory / "layers" / build.build_id
+        layer.mkdir(parents=True)
+        layer.chmod(0o755)
+        source = body.get("fromTemplate")
+        if source:
+            parent, _ = self.resolve(source)
+            if parent.layer is not None:
+                await asyncio.to_thread(
+                    shutil.copytree, parent.layer, layer, symlinks=True, dirs_exist_ok=True
+                )
+            build.environment = dict(parent.environment)
+            build.user, build.directory = parent.user, parent.directory
+        build.layer = layer
+        record.log(f"FROM {source or body.get('fromImage', 'e2bdev/base')}", "base")
+        for number, step in enumerate(body.get("steps") or [], start=1):
+            record.failed_step = str(number)
+            await self._step(template, record, layer, number, step)
+        record.failed_step = None
+        build.start_command = str(body.get("startCmd") or "")
+        build.ready_command = str(body.get("readyCmd") or "")
+
+    async def _step(
+        self, template: Template, record: Build, layer: Path, number: int, step: dict[str, Any]
+    ) -> None:
+        kind, arguments = str(step.get("type", "")).upper(), [str(word) for word in step.get("args") or []]
+        build = record.build
+        record.log(f"[builder {number}] {kind} {' '.join(arguments)}", str(number))
+        if kind in ("COPY", "ADD"):
+            archive = self.upload_path(template.id, str(step.get("filesHash") or "-"))
+            if not archive.is_file():
+                raise CopyError(f"failed to open files object from storage: no upload for step {number}")
+            await asyncio.to_thread(apply_copy, archive, layer, arguments, build.user, build.directory)
+        elif kind == "ENV":
+            build.environment.update(zip(arguments[::2], arguments[1::2], strict=False))
+        elif kind == "WORKDIR" and arguments:
+            build.directory = str(Path(build.directory) / arguments[0])
+            target = layer / build.directory.lstrip("/")
+            await asyncio.to_thread(target.mkdir, parents=True, exist_ok=True)
+        elif kind == "USER" and arguments:
+            # Users come from RUN steps, which are not executed: an unknown one is taken as `user`.
+            build.user = "root" if arguments[0] == "root" else "user"
+        elif kind == "RUN":
+            record.log("recorded, not executed by the simulator", str(number))
+
+    def _tag(self, template: Template, tag: str, build_id: str) -> None:
+        template.tags[tag] = build_id
+        template.tagged_at[tag] = now()
+
+    def assign_tags(self, target: str, tags: list[str]) -> str:
+        """Give the build that `target` names more tags; its ID. Raises ApiError 404."""
+        build, _ = self.resolve(target)
+        template = self.find(target)
+        for tag in tags:
+            self._tag(template, tag, build.build_id)
+        return build.build_id
+
+    def remove_tags(self, name: str, tags: list[str]) -> None:
+        """Take tags away. Raises ApiError 404 for an unknown one."""
+        template = self.find(name)
+        for tag in tags:
+            if template.tags.pop(tag, None) is None:
+                raise ApiError(404, f"tag '{tag}' not found")
+
+    def delete(self, name: str) -> None:
+        """Forget a template. Raises ApiError 404."""
+        del self._templates[self.find(name).id]
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """All templates and builds with their recorded steps, for the control surface."""
+        return [
+            {
+                "templateID": template.id,
+                "name": template.name,
+                "tags": template.tags,
+                "builds": [
+                    {
+                        "buildID": record.build.build_id,
+                        "status": record.status,
+                        "createdAt": timestamp(record.created_at),
+                        "tags": record.tags,
+                        "request": record.request,
+                        "layer": str(record.build.layer) if record.build.layer else None,
+                        "sharesStartCommandMemory": record.build.script is not None,
+                    }
+                    for record in template.builds.values()
+                ],
+            }
+            for template in self._templates.values()
+        ]
+
+    async def close(self) -> None:
+        """Stop builds."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)

@@ -1,0 +1,147 @@
+"""Claims queued work: one long poll while the queue is empty, many side by side while it is not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from managed_session_api.names import resource_name
+from managed_session_runtime.credentials import CredentialError
+
+from managed_session_operator.capacity import Capacity
+from managed_session_operator.clients.work_queue import HealthCheck, WorkQueue
+from managed_session_operator.failures import Failure, Kind, NotLeadingError, retry_delay
+from managed_session_operator.metrics import Metrics
+from managed_session_operator.offers import OfferInbox
+from managed_session_operator.settings import OperatorSettings
+
+logger = logging.getLogger(__name__)
+
+_NO_ROOM_SECONDS = 0.1
+_FIRST_WINDOW_MARGIN = 5.0
+
+
+class ClaimLoop:
+    """Polls the environment's queue and puts offers into the inbox.
+
+    Nothing is acknowledged here: an offer that is lost with this process is made again after the reclaim
+    window. A poll that was given an item must not be cancelled before the item is in the inbox, so polls
+    run to their end and only the waits between them are cancelled.
+
+    Args:
+        queue: the work queue.
+        inbox: where offers go.
+        capacity: bounds how much is asked for.
+        on_offer: called with the name of the resource that an offer is for.
+        settings: windows and concurrency.
+        metrics: counts polls.
+    """
+
+    def __init__(
+        self,
+        queue: WorkQueue,
+        inbox: OfferInbox,
+        capacity: Capacity,
+        on_offer: Callable[[str], None],
+        settings: OperatorSettings,
+        metrics: Metrics,
+    ) -> None:
+        self._queue = queue
+        self._inbox = inbox
+        self._capacity = capacity
+        self._on_offer = on_offer
+        self._settings = settings
+        self._metrics = metrics
+        self._failures = 0
+        self._polling = 0
+        self._window_ms = 0
+
+    def _room(self) -> int:
+        """How many more items could be served."""
+        unplaced = sum(1 for name in self._inbox.resource_names() if not self._capacity.holds_for_claim(name))
+        return self._capacity.claimable - unplaced - self._polling
+
+    async def run(self) -> None:
+        """Poll until cancelled.
+
+        The first poll reclaims what a dead leader held after little more than its Lease; every later one
+        only what is older than the slowest provisioning.
+        """
+        settings = self._settings
+        usual = settings.reclaim_seconds * 1000
+        first = round((settings.lease_duration_seconds + _FIRST_WINDOW_MARGIN) * 1000)
+        self._window_ms = min(first, usual)
+        while True:
+            if self._room() <= 0:
+                await asyncio.sleep(_NO_ROOM_SECONDS)
+                continue
+            found = await self._poll(settings.poll_block_milliseconds)
+            if found:
+                await self._drain()
+            self._window_ms = usual
+
+    async def _drain(self) -> None:
+        """Poll side by side until the queue comes back empty or there is no more room."""
+        width = min(self._settings.poll_concurrency, self._room())
+        if width <= 0:
+            return
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(width):
+                tasks.create_task(self._poll_until_empty())
+
+    async def _poll_until_empty(self) -> None:
+        while self._room() > 0 and await self._poll(1):
+            pass
+
+    async def _poll(self, block_ms: int) -> bool:
+        """One poll; whether the queue may have more. A failing queue is asked again after a growing delay."""
+        self._polling += 1
+        try:
+            item = await self._queue.poll(block_ms=block_ms, reclaim_ms=self._window_ms)
+        except Failure as failure:
+            if failure.kind is Kind.GONE:
+                # An entry of a session that is gone was consumed: the queue goes on.
+                self._metrics.polls.labels("gone").inc()
+                return True
+            await self._back_off(failure)
+            return False
+        except NotLeadingError:
+            await asyncio.sleep(_NO_ROOM_SECONDS)
+            return False
+        except CredentialError as error:
+            await self._back_off_for(str(error), 5.0 * self._settings.retry_scale)
+            return False
+        finally:
+            self._polling -= 1
+        self._failures = 0
+        if item is None:
+            self._metrics.polls.labels("empty").inc()
+            return False
+        if isinstance(item, HealthCheck):
+            self._metrics.polls.labels("health_check").inc()
+            await self._answer_health_check(item)
+            return True
+        self._metrics.polls.labels("offer").inc()
+        self._inbox.put(item)
+        self._metrics.offers_waiting.set(len(self._inbox))
+        self._on_offer(resource_name(item.session_id))
+        return True
+
+    async def _back_off(self, failure: Failure) -> None:
+        self._failures += 1
+        delay = retry_delay(failure, self._failures, self._settings.retry_scale)
+        self._metrics.failures.labels(str(failure.reason)).inc()
+        await self._back_off_for(str(failure), delay)
+
+    async def _back_off_for(self, cause: str, delay: float) -> None:
+        self._metrics.polls.labels("failed").inc()
+        logger.warning("poll failed", extra={"cause": cause, "again": round(delay, 1)})
+        await asyncio.sleep(delay)
+
+    async def _answer_health_check(self, item: HealthCheck) -> None:
+        try:
+            if await self._queue.acknowledge(item.work_id):
+                await self._queue.stop(item.work_id)
+        except (Failure, NotLeadingError, CredentialError) as error:
+            logger.warning("health check not answered", extra={"work": item.work_id, "cause": str(error)})

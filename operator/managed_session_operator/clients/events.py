@@ -1,0 +1,70 @@
+"""Kubernetes Events about resources."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+
+from kubernetes.aio import client
+from managed_session_api import names
+from managed_session_api.conditions import Reason
+from managed_session_api.resource import ManagedSession
+
+from managed_session_operator.clients.kubernetes_calls import kubernetes_call
+from managed_session_operator.failures import ConflictError, Failure, ResourceGoneError
+
+logger = logging.getLogger(__name__)
+
+
+class EventRecorder:
+    """Posts Kubernetes Events about resources, in the background and best effort.
+
+    At most `limit` wait to be posted; more are dropped, because an Event is a courtesy and never state.
+    """
+
+    def __init__(
+        self, api_client: client.ApiClient, namespace: str, *, timeout: float, limit: int = 1000
+    ) -> None:
+        self._core = client.CoreV1Api(api_client)
+        self._namespace = namespace
+        self._timeout = timeout
+        self._queue: asyncio.Queue[client.CoreV1Event] = asyncio.Queue(maxsize=limit)
+
+    def record(
+        self, resource: ManagedSession, reason: Reason, message: str, *, warning: bool = False
+    ) -> None:
+        """Queue an Event of type Normal or Warning."""
+        now = datetime.now(UTC).replace(microsecond=0)
+        event = client.CoreV1Event(
+            metadata=client.V1ObjectMeta(generate_name=f"{resource.metadata.name}."),
+            involved_object=client.V1ObjectReference(
+                api_version=names.API_VERSION,
+                kind=names.KIND,
+                name=resource.metadata.name,
+                namespace=self._namespace,
+                uid=resource.metadata.uid,
+            ),
+            type="Warning" if warning else "Normal",
+            reason=str(reason),
+            message=message[:1000],
+            first_timestamp=now,
+            last_timestamp=now,
+            count=1,
+            reporting_component="managed-session-operator",
+            source=client.V1EventSource(component="managed-session-operator"),
+        )
+        try:
+            self._queue.put_nowait(event)
+        except asyncio.QueueFull:
+            logger.debug("event dropped", extra={"resource": resource.metadata.name, "reason": str(reason)})
+
+    async def run(self) -> None:
+        """Post queued Events until cancelled."""
+        while True:
+            event = await self._queue.get()
+            try:
+                async with kubernetes_call("event", timeout=self._timeout, fence=None):
+                    await self._core.create_namespaced_event(self._namespace, event)
+            except (Failure, ConflictError, ResourceGoneError) as error:
+                logger.warning("event not posted", extra={"cause": str(error)})

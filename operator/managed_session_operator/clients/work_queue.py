@@ -1,0 +1,240 @@
+"""Anthropic's side: the environment's work queue and its sessions, with the environment key."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import anthropic
+from anthropic import AsyncAnthropic
+from anthropic.lib.tools._skills import download_session_skills
+from managed_session_api.conditions import Reason
+from pydantic import SecretStr
+
+from managed_session_operator.failures import Failure, Kind
+from managed_session_operator.offers import Offer, rewrap_session_token
+
+
+@dataclass(frozen=True)
+class HealthCheck:
+    """A poll's answer that only asks whether somebody polls: acknowledge and stop it."""
+
+    work_id: str
+
+
+@dataclass(frozen=True)
+class SessionView:
+    """What the operator reads of a session (`GET /v1/sessions/{id}`)."""
+
+    session_id: str
+    environment_id: str
+    agent_id: str | None
+    status: str
+    archived: bool
+    has_skills: bool
+
+    @property
+    def ended(self) -> bool:
+        """Terminated and archived sessions never run again."""
+        return self.archived or self.status == "terminated"
+
+
+def _retry_after(error: anthropic.APIStatusError) -> float | None:
+    try:
+        return float(error.response.headers.get("retry-after", ""))
+    except ValueError:
+        return None
+
+
+def _said(error: anthropic.APIStatusError) -> str:
+    body: Any = error.body
+    detail = body.get("error") if isinstance(body, dict) else None
+    text = detail.get("message") if isinstance(detail, dict) else None
+    return f"HTTP {error.status_code}" + (f": {str(text)[:200]}" if text else "")
+
+
+def _failure(operation: str, error: anthropic.AnthropicError) -> Failure:
+    """The failure that an SDK exception of `operation` means."""
+    if not isinstance(error, anthropic.APIStatusError):
+        return Failure(
+            Kind.RETRY,
+            Reason.ENVIRONMENT_UNREACHABLE,
+            f"Anthropic could not be reached for {operation} ({type(error).__name__})",
+            definite=False,
+        )
+    status = error.status_code
+    said = f"Anthropic answered {operation} with {_said(error)}"
+    if status in (401, 403):
+        kind, reason = Kind.PERSON, Reason.ENVIRONMENT_CREDENTIAL_REJECTED
+    elif status == 404:
+        kind, reason = Kind.GONE, Reason.SESSION_ENDED
+    elif status == 429:
+        kind, reason = Kind.QUOTA, Reason.ENVIRONMENT_UNREACHABLE
+    elif status >= 500:
+        kind, reason = Kind.RETRY, Reason.ENVIRONMENT_UNREACHABLE
+    else:
+        kind, reason = Kind.PERSON, Reason.WORK_LOST
+    return Failure(kind, reason, said, _retry_after(error), definite=status < 500, status=status)
+
+
+class WorkQueue:
+    """The environment's work queue and sessions.
+
+    One SDK client per environment key; a changed key is noticed at the next call.
+
+    Args:
+        environment: returns (environment ID, environment key), read afresh.
+        worker_id: names this process in the queue's statistics.
+        fence: raises NotLeadingError when effects must not be sent.
+        timeout: seconds for one call.
+    """
+
+    def __init__(
+        self,
+        environment: Callable[[], tuple[str, SecretStr]],
+        *,
+        worker_id: str,
+        fence: Callable[[], None],
+        timeout: float,
+    ) -> None:
+        self._environment = environment
+        self._worker_id = worker_id
+        self._fence = fence
+        self._timeout = timeout
+        self._client: AsyncAnthropic | None = None
+        self._key: SecretStr | None = None
+
+    def _connected(self) -> tuple[AsyncAnthropic, str]:
+        environment_id, key = self._environment()
+        if self._client is None or self._key != key:
+            self._client = AsyncAnthropic(
+                auth_token=key.get_secret_value(), timeout=self._timeout, max_retries=0
+            )
+            self._key = key
+        return self._client, environment_id
+
+    @property
+    def environment_id(self) -> str:
+        """The environment that this installation serves."""
+        return self._environment()[0]
+
+    @property
+    def environment_key(self) -> SecretStr:
+        """The environment key (needed by nobody but the explicit opt-in of sandboxes without a token)."""
+        return self._environment()[1]
+
+    @property
+    def base_url(self) -> str:
+        """Where workers reach Anthropic: the SDK's own address, `ANTHROPIC_BASE_URL` included."""
+        return str(self._connected()[0].base_url).rstrip("/")
+
+    @asynccontextmanager
+    async def _call(self, operation: str) -> AsyncIterator[tuple[AsyncAnthropic, str]]:
+        self._fence()
+        client, environment_id = self._connected()
+        try:
+            yield client, environment_id
+        except anthropic.AnthropicError as error:
+            raise _failure(operation, error) from None
+
+    async def poll(self, *, block_ms: int, reclaim_ms: int) -> Offer | HealthCheck | None:
+        """Ask for one item.
+
+        Returns None for an empty queue. An entry whose session is gone is answered 404 and consumed by the
+        queue, so that counts as an item: the caller asks again at once (`Failure` of kind GONE).
+        """
+        async with self._call("poll") as (client, environment_id):
+            item: Any = await client.beta.environments.work.poll(
+                environment_id,
+                block_ms=block_ms,
+                reclaim_older_than_ms=reclaim_ms,
+                anthropic_worker_id=self._worker_id,
+            )
+        if not item:
+            return None
+        data = item.data
+        if getattr(data, "type", None) != "session":
+            return HealthCheck(item.id)
+        return Offer(
+            work_id=item.id,
+            session_id=data.id,
+            environment_id=environment_id,
+            offered_at=datetime.now(UTC),
+            secret=rewrap_session_token(item.secret),
+        )
+
+    async def acknowledge(self, work_id: str) -> bool:
+        """Take the item off the queue.
+
+        Returns:
+            True when the item is ours to serve. False when it is not any more (stopped, or served by
+            another worker). An answer 404 or 409 is settled by the item's state in the work list: a lost
+            response to our own earlier acknowledgement leaves it `starting`.
+        """
+        try:
+            async with self._call("ack") as (client, environment_id):
+                await client.beta.environments.work.ack(work_id, environment_id=environment_id)
+        except Failure as failure:
+            if failure.status not in (404, 409):
+                raise
+            return await self.state(work_id) == "starting"
+        return True
+
+    async def state(self, work_id: str) -> str | None:
+        """The item's state in the environment's work list; None when it is not there."""
+        async with self._call("work list") as (client, environment_id):
+            async for item in client.beta.environments.work.list(environment_id, limit=100):
+                if item.id == work_id:
+                    return str(item.state)
+        return None
+
+    async def stop(self, work_id: str) -> None:
+        """Force-stop the item; one that is stopped or gone already is fine."""
+        try:
+            async with self._call("stop") as (client, environment_id):
+                await client.beta.environments.work.stop(work_id, environment_id=environment_id, force=True)
+        except Failure as failure:
+            if failure.status not in (404, 409):
+                raise
+
+    async def session(self, session_id: str) -> SessionView | None:
+        """The session; None when it was deleted or the key may not see it (403)."""
+        try:
+            async with self._call("session") as (client, _):
+                session = await client.beta.sessions.retrieve(session_id)
+        except Failure as failure:
+            if failure.status not in (403, 404):
+                raise
+            return None
+        agent = session.agent
+        return SessionView(
+            session_id=session.id,
+            environment_id=session.environment_id,
+            agent_id=getattr(agent, "id", None),
+            status=str(session.status),
+            archived=session.archived_at is not None,
+            has_skills=bool(getattr(agent, "skills", None)),
+        )
+
+    async def has_message(self, session_id: str) -> bool:
+        """Whether anybody has said anything in the session (True when that cannot be found out)."""
+        try:
+            async with self._call("events") as (client, _):
+                page = await client.beta.sessions.events.list(session_id, limit=5)
+                return bool(page.data)
+        except Failure:
+            return True
+
+    async def download_skills(self, session_id: str, workdir: Path) -> None:
+        """Unpack the skills of the session's agent into `workdir`/skills/<name>/.
+
+        Only the environment key may read skills, so a worker with a session token can't do this itself. A
+        skill that can't be had is logged by the SDK and left out.
+        """
+        async with self._call("skills") as (client, _):
+            session = await client.beta.sessions.retrieve(session_id)
+            await download_session_skills(client, workdir=workdir, session=session)

@@ -1,0 +1,262 @@
+"""Workers in sandboxes: their start, and the stream of events that tells how they fare.
+
+The sandbox's supervisor keeps at most one worker and is asked through a small command in the sandbox
+(`attach.py`), whose standard output is a JSON object a line. One stream serves start and exit. The stream
+may be cut at any time: the worker goes on, and `watch` takes up the events again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import e2b
+from managed_session_api.conditions import Reason
+from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic.alias_generators import to_camel
+
+from managed_session_operator.clients.sandboxes import Sandboxes
+from managed_session_operator.failures import Failure, Kind
+
+logger = logging.getLogger(__name__)
+
+ROOT = "/opt/anthropic-managed-agents"
+WORKDIR = "/mnt/session"
+_ATTACH = f"python3 -I -S {ROOT}/lib/managed_session_worker/attach.py"
+_USER = "root"
+
+
+class StartRequest(BaseModel):
+    """What the supervisor is told about a claim; JSON names are camelCase with ID and URL in capitals."""
+
+    model_config = ConfigDict(frozen=True)
+
+    epoch: int
+    claim: str
+    session_id: str
+    work_id: str
+    environment_id: str
+    work_secret: SecretStr | None
+    environment_key: SecretStr | None
+    base_url: str
+    max_idle_seconds: int
+    attach_timeout_seconds: int
+    log_level: str
+
+    def to_line(self) -> str:
+        """The request as the supervisor reads it. Holds the session token: for the inbox file only."""
+        return json.dumps(
+            {
+                "command": "start",
+                "epoch": self.epoch,
+                "claim": self.claim,
+                "sessionID": self.session_id,
+                "workID": self.work_id,
+                "environmentID": self.environment_id,
+                "workSecret": self.work_secret.get_secret_value() if self.work_secret else None,
+                "environmentKey": self.environment_key.get_secret_value() if self.environment_key else None,
+                "baseURL": self.base_url,
+                "maxIdleSeconds": self.max_idle_seconds,
+                "attachTimeoutSeconds": self.attach_timeout_seconds,
+                "logLevel": self.log_level,
+            }
+        )
+
+
+class ExitRecord(BaseModel):
+    """What the supervisor recorded about a worker that ended."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="ignore", frozen=True)
+
+    claim: str
+    reason: str
+    message: str | None = None
+    tool_calls: int = 0
+    tool_errors: int = 0
+    results_refused: int = 0
+    first_heartbeat_at: str | None = None
+
+
+@dataclass
+class WorkerRun:
+    """What this process knows of the worker of one claim."""
+
+    claim: str
+    sandbox_id: str
+    accepted: bool = False
+    heartbeat: bool = False
+    record: ExitRecord | None = None
+    refused: str | None = None
+    cut: str | None = None
+    """Why the stream ended before the worker did."""
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def live(self) -> bool:
+        """The stream is open, so that the worker's end will be told."""
+        return self.record is None and self.refused is None and self.cut is None
+
+
+class WorkerRuns:
+    """The worker streams of this process, one per resource.
+
+    Args:
+        sandboxes: translates what the SDK raises.
+        on_change: called with the resource's name whenever its run changed.
+        accept_timeout: seconds until the supervisor must have answered.
+    """
+
+    def __init__(
+        self, sandboxes: Sandboxes, *, on_change: Callable[[str], None], accept_timeout: float
+    ) -> None:
+        self._sandboxes = sandboxes
+        self._on_change = on_change
+        self._accept_timeout = accept_timeout
+        self._runs: dict[str, WorkerRun] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def get(self, name: str, claim: str | None) -> WorkerRun | None:
+        """The run of the resource called `name`, if it is of this claim."""
+        run = self._runs.get(name)
+        return run if run is not None and run.claim == claim else None
+
+    async def start(self, name: str, sandbox: e2b.AsyncSandbox, request: StartRequest) -> WorkerRun:
+        """Start the worker of `request.claim`, or find it started.
+
+        The request, which holds the session token, goes through a file in a folder that only root may
+        enter and that the supervisor removes before it reads on: never through a command line or an
+        environment.
+
+        Raises:
+            Failure: no answer, or refused by the supervisor (reason WorkerStartFailed).
+        """
+        path = f"{ROOT}/inbox/{request.claim}.json"
+        async with self._sandboxes.data_plane("worker start"), asyncio.timeout(self._accept_timeout):
+            await sandbox.files.write(
+                path, request.to_line(), user=_USER, request_timeout=self._accept_timeout
+            )
+        return await self._attach(name, sandbox, "start", request.claim)
+
+    async def watch(self, name: str, sandbox: e2b.AsyncSandbox, claim: str) -> WorkerRun:
+        """Take up the events of a worker that was started earlier."""
+        return await self._attach(name, sandbox, "watch", claim)
+
+    async def _attach(self, name: str, sandbox: e2b.AsyncSandbox, verb: str, claim: str) -> WorkerRun:
+        await self.forget(name)
+        run = WorkerRun(claim, sandbox.sandbox_id)
+        lines = _Lines(lambda event: self._note(name, run, event))
+        async with self._sandboxes.data_plane(f"worker {verb}"), asyncio.timeout(self._accept_timeout):
+            handle = await sandbox.commands.run(
+                f"{_ATTACH} {verb} {shlex.quote(claim)}",
+                background=True,
+                timeout=0,
+                user=_USER,
+                on_stdout=lines.feed,
+            )
+        self._runs[name] = run
+        self._tasks[name] = asyncio.create_task(self._follow(name, run, handle), name=f"worker-{name}")
+        try:
+            async with asyncio.timeout(self._accept_timeout):
+                while not run.accepted and run.live:
+                    await run.changed.wait()
+                    run.changed.clear()
+        except TimeoutError:
+            await self.forget(name)
+            raise Failure(
+                Kind.RETRY,
+                Reason.WORKER_START_FAILED,
+                f"the sandbox's supervisor gave no answer in {self._accept_timeout:.0f} s",
+                definite=False,
+            ) from None
+        if run.refused is not None or run.cut is not None:
+            raise Failure(Kind.RETRY, Reason.WORKER_START_FAILED, run.refused or run.cut or "")
+        return run
+
+    async def _follow(self, name: str, run: WorkerRun, handle: Any) -> None:
+        cut: str
+        try:
+            result = await handle.wait()
+            cut = f"the supervisor's stream ended without the worker's end (exit code {result.exit_code})"
+        except asyncio.CancelledError:
+            await asyncio.shield(_disconnect(handle))
+            raise
+        except e2b.CommandExitException as error:
+            cut = f"attach exited with {error.exit_code}: {(error.stderr or '').strip()[-200:]}"
+        except Exception as error:  # noqa: BLE001 - the SDK raises plain Exception for cut streams
+            cut = f"the stream from the sandbox was cut ({type(error).__name__})"
+        if run.live:
+            run.cut = cut
+            logger.info("worker stream cut", extra={"resource": name, "claim": run.claim, "cause": cut})
+            self._changed(name, run)
+
+    def _note(self, name: str, run: WorkerRun, event: dict[str, Any]) -> None:
+        match event.get("event"):
+            case "accepted":
+                run.accepted = True
+            case "heartbeat":
+                run.accepted = run.heartbeat = True
+            case "exited":
+                run.accepted = True
+                run.record = ExitRecord.model_validate(event["record"])
+                run.heartbeat = run.heartbeat or run.record.first_heartbeat_at is not None
+            case "refused":
+                run.refused = f"the supervisor refused: {event.get('reason')}: {event.get('message')}"
+            case _:
+                return
+        self._changed(name, run)
+
+    def _changed(self, name: str, run: WorkerRun) -> None:
+        run.changed.set()
+        if self._runs.get(name) is run:
+            self._on_change(name)
+
+    async def stop(self, sandbox: e2b.AsyncSandbox, claim: str, epoch: int) -> None:
+        """Kill the claim's worker and all that it started; one that is gone already is fine."""
+        async with self._sandboxes.data_plane("worker stop"), asyncio.timeout(self._accept_timeout):
+            await sandbox.commands.run(
+                f"{_ATTACH} stop {shlex.quote(claim)} {epoch}; true", user=_USER, timeout=self._accept_timeout
+            )
+
+    async def forget(self, name: str) -> None:
+        """Close the resource's stream; its worker goes on."""
+        self._runs.pop(name, None)
+        task = self._tasks.pop(name, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Close all streams; the workers go on."""
+        await asyncio.gather(*(self.forget(name) for name in list(self._tasks)))
+
+
+async def _disconnect(handle: Any) -> None:
+    try:
+        async with asyncio.timeout(5):
+            await handle.disconnect()
+    except Exception as error:  # noqa: BLE001 - the stream is given up either way
+        logger.debug("stream not closed cleanly", extra={"cause": type(error).__name__})
+
+
+class _Lines:
+    """Cuts standard output into JSON lines; what is not one is logged and passed over."""
+
+    def __init__(self, on_event: Callable[[dict[str, Any]], None]) -> None:
+        self._on_event = on_event
+        self._rest = ""
+
+    def feed(self, chunk: str) -> None:
+        *lines, self._rest = (self._rest + chunk).split("\n")
+        for line in lines:
+            if not line.strip():
+                continue
+            try:
+                event = json.loads(line)
+                self._on_event(event)
+            except (ValueError, TypeError, KeyError):
+                logger.warning("line that is no event from attach", extra={"length": len(line)})

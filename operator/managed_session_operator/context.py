@@ -1,0 +1,190 @@
+"""What the steps work with: clients, settings, and this process's memory of each resource."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import e2b
+from aiolimiter import AsyncLimiter
+from managed_session_api.conditions import Phase, Reason
+from managed_session_api.resource import EffectiveStatus, ManagedSession
+from pydantic import SecretStr
+
+from managed_session_operator.capacity import Capacity
+from managed_session_operator.clients.events import EventRecorder
+from managed_session_operator.clients.resources import Resources
+from managed_session_operator.clients.sandboxes import Sandboxes
+from managed_session_operator.clients.session_tokens import SessionTokens
+from managed_session_operator.clients.work_queue import SessionView, WorkQueue
+from managed_session_operator.clients.worker_runs import WorkerRuns
+from managed_session_operator.failures import ConflictError, ResourceGoneError
+from managed_session_operator.metrics import Metrics
+from managed_session_operator.offers import OfferInbox
+from managed_session_operator.policy import effective_policy
+from managed_session_operator.settings import OperatorSettings
+from managed_session_operator.status import Verdict, status_patch
+from managed_session_operator.store import ResourceStore
+
+logger = logging.getLogger(__name__)
+
+EXTEND_AT_FRACTION = 1 / 3
+"""The part of a sandbox's countdown after which it is restarted."""
+
+
+@dataclass
+class Memory:
+    """What this process knows of a resource beyond the resource itself; all can be found out again."""
+
+    sandbox: e2b.AsyncSandbox | None = None
+    """The running sandbox, connected by this process."""
+    extend_at: datetime | None = None
+    session: SessionView | None = None
+    token: tuple[str, SecretStr | None] | None = None
+    """The session token of a claim, as in its Secret: (claim, token)."""
+    message_known: bool = False
+    message_checks: int = 0
+    end_checked: str | None = None
+    end_check_due: bool = False
+    """The slow check's turn has come: ask whether the session has ended."""
+    end_asked_at: datetime | None = None
+    running_unexpectedly: bool = False
+    """A sweep found the sandbox running although nothing needs it."""
+    missing: bool = False
+    """A sweep did not find the sandbox, and E2B does not know it."""
+    hint: tuple[str, datetime] | None = None
+    """The announced run and when this process first saw it: (event ID, time)."""
+    fresh_attempt: int | None = None
+    """The create that this process has announced and not sent yet: nothing can exist under its key."""
+    skills_written: str | None = None
+    """The sandbox that has the session's skills."""
+    started_at: datetime | None = None
+    failures: int = 0
+    """Consecutive failed steps."""
+
+    def connect(self, sandbox: e2b.AsyncSandbox, timeout_seconds: int, now: datetime) -> None:
+        """Note that the sandbox runs and when its countdown is to be restarted."""
+        self.sandbox = sandbox
+        self.extend_at = now + timedelta(seconds=timeout_seconds * EXTEND_AT_FRACTION)
+
+    def disconnect(self) -> None:
+        """Note that the sandbox does not run any more, as far as this process knows."""
+        self.sandbox = None
+        self.extend_at = None
+        self.started_at = None
+        self.running_unexpectedly = False
+
+
+@dataclass
+class Context:
+    """Everything that a step may use."""
+
+    settings: OperatorSettings
+    installation_id: str
+    queue: WorkQueue
+    sandboxes: Sandboxes
+    runs: WorkerRuns
+    resources: Resources
+    tokens: SessionTokens
+    events: EventRecorder
+    store: ResourceStore
+    inbox: OfferInbox
+    capacity: Capacity
+    creation: AsyncLimiter
+    metrics: Metrics
+    epoch: Callable[[], int]
+    memories: dict[str, Memory] = field(default_factory=dict)
+
+    def now(self) -> datetime:
+        """The time."""
+        return datetime.now(UTC)
+
+    def memory(self, name: str) -> Memory:
+        """This process's memory of the resource called `name`."""
+        return self.memories.setdefault(name, Memory())
+
+    def policy(self, resource: ManagedSession) -> EffectiveStatus:
+        """The policy in force for the resource."""
+        return effective_policy(resource, self.settings)
+
+    async def forget(self, name: str) -> None:
+        """Drop all that this process remembers of a resource that is gone."""
+        await self.runs.forget(name)
+        self.capacity.release(name)
+        self.memories.pop(name, None)
+
+    def forget_all(self) -> None:
+        """Drop everything, as a process does that leads no more."""
+        self.memories.clear()
+        self.capacity.clear()
+        self.inbox.clear()
+
+    async def write_status(
+        self,
+        resource: ManagedSession,
+        *,
+        phase: Phase | None = None,
+        verdicts: list[Verdict] | None = None,
+        **fields: Any,
+    ) -> ManagedSession:
+        """Write what changed of the status, in one call or none, and return the newest resource.
+
+        When the resource changed meanwhile, and not in what the operator itself decides on, the patch still
+        holds and is sent again.
+
+        Raises:
+            ConflictError: someone else wrote the operator's part of the status, or the identity changed.
+            ResourceGoneError: the resource does not exist any more.
+        """
+        for _ in range(5):
+            patch = status_patch(resource, self.now(), phase=phase, verdicts=verdicts, **fields)
+            if not patch:
+                return resource
+            try:
+                body = await self.resources.patch_status(resource, patch)
+            except ConflictError:
+                newest = await self.refresh(resource)
+                if not _same_ground(resource, newest):
+                    raise
+                resource = newest
+                continue
+            self.metrics.status_writes.inc()
+            return self._noted(body)
+        raise ConflictError("status")
+
+    async def patch(self, resource: ManagedSession, body: dict[str, Any]) -> ManagedSession:
+        """Change metadata or spec (raises as `Resources.patch`)."""
+        return self._noted(await self.resources.patch(resource, body))
+
+    async def refresh(self, resource: ManagedSession) -> ManagedSession:
+        """Read the resource from the API server.
+
+        Raises:
+            ResourceGoneError: it is gone, or another one has its name.
+        """
+        body = await self.resources.get(resource.metadata.name)
+        if body is None or body["metadata"]["uid"] != resource.metadata.uid:
+            self.store.remove(resource.metadata.name, resource.metadata.uid)
+            raise ResourceGoneError(resource.metadata.name)
+        return self._noted(body)
+
+    def _noted(self, body: dict[str, Any]) -> ManagedSession:
+        self.store.observe(body)
+        newest = self.store.get(body["metadata"]["name"])
+        return newest if newest is not None else ManagedSession.model_validate(body)
+
+    def event(self, resource: ManagedSession, reason: Reason, message: str, *, warning: bool = False) -> None:
+        """Post an Event about the resource."""
+        self.events.record(resource, reason, message, warning=warning)
+
+
+def _same_ground(before: ManagedSession, after: ManagedSession) -> bool:
+    """Whether only things changed that no decision in flight rests on: the webhook's event, spec, labels."""
+    mine = {"last_event", "observed_generation"}
+    return (
+        before.status.model_dump(exclude=mine) == after.status.model_dump(exclude=mine)
+        and before.metadata.uid == after.metadata.uid
+    )

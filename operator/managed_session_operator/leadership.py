@@ -1,0 +1,199 @@
+"""One leader at a time, by a Kubernetes Lease.
+
+The library's own elector keeps leading after a connection error in its renewal and has no deadline per
+call, no release and no transition count, so this loop is ours: the holder trusts its Lease by its own
+monotonic clock, every call has a timeout, work is cancelled when the Lease is lost, the Lease is released
+on stop, and `leaseTransitions` is the epoch that fences what a late leader still sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from kubernetes.aio import client
+
+from managed_session_operator.clients.kubernetes_calls import kubernetes_call
+from managed_session_operator.failures import ConflictError, Failure, NotLeadingError, ResourceGoneError
+
+logger = logging.getLogger(__name__)
+
+
+def _now_ticking() -> float:
+    """Seconds that also pass while the machine sleeps, so that a frozen leader knows how late it is."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Leadership:
+    """Holds the Lease, or waits for it.
+
+    Args:
+        api_client: connected to the API server.
+        namespace: where the Lease is.
+        name: the Lease's name.
+        identity: names this process in the Lease.
+        duration: seconds for which a renewal is valid.
+        renew_every: seconds between renewals.
+    """
+
+    def __init__(
+        self,
+        api_client: client.ApiClient,
+        namespace: str,
+        name: str,
+        *,
+        identity: str,
+        duration: float,
+        renew_every: float,
+    ) -> None:
+        self._leases = client.CoordinationV1Api(api_client)
+        self._namespace = namespace
+        self._name = name
+        self._identity = identity
+        self._duration = duration
+        self._renew_every = renew_every
+        self._valid_until = 0.0
+        self._epoch = 0
+        self._lease: Any = None
+        self._seen: tuple[str, float] | None = None
+
+    @property
+    def epoch(self) -> int:
+        """The Lease's transition count: grows with every change of leader."""
+        return self._epoch
+
+    @property
+    def leading(self) -> bool:
+        """Whether this process holds a Lease that is certainly still valid."""
+        return _now_ticking() < self._valid_until
+
+    def fence(self) -> None:
+        """Raise NotLeadingError unless this process leads."""
+        if not self.leading:
+            raise NotLeadingError
+
+    async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
+        """Lead whenever the Lease can be had: `lead` runs while it is held and is cancelled when it is lost.
+
+        Ends by cancellation only; the Lease is released then, so that a successor need not wait.
+        """
+        try:
+            while True:
+                if await self._acquire():
+                    await self._lead(lead)
+                else:
+                    await asyncio.sleep(self._renew_every * random.uniform(0.3, 0.6))
+        finally:
+            await asyncio.shield(self._release())
+
+    async def _lead(self, lead: Callable[[], Awaitable[None]]) -> None:
+        logger.info("leading", extra={"epoch": self._epoch, "identity": self._identity})
+        work = asyncio.ensure_future(lead())
+        try:
+            while not work.done():
+                await asyncio.wait({work}, timeout=self._renew_every * random.uniform(0.8, 1.0))
+                if not await self._renew() and not self.leading:
+                    logger.warning("lease lost", extra={"epoch": self._epoch})
+                    return
+            work.result()
+        finally:
+            work.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.gather(work, return_exceptions=True)
+
+    async def _acquire(self) -> bool:
+        """Take the Lease if nobody holds a valid one."""
+        try:
+            started = _now_ticking()
+            try:
+                lease = await self._call("lease read", self._leases.read_namespaced_lease)
+            except ResourceGoneError:
+                return await self._write(started, None, transitions=1)
+            spec = lease.spec
+            holder = spec.holder_identity or ""
+            if holder and holder != self._identity and not self._lapsed(lease, started):
+                return False
+            return await self._write(started, lease, transitions=(spec.lease_transitions or 0) + 1)
+        except (Failure, ConflictError, ResourceGoneError) as error:
+            logger.warning("lease not acquired", extra={"cause": str(error)})
+            return False
+
+    def _lapsed(self, lease: Any, now: float) -> bool:
+        """Whether the holder has not renewed for a whole duration, by our own clock alone."""
+        version = lease.metadata.resource_version
+        if self._seen is None or self._seen[0] != version:
+            self._seen = (version, now)
+            return False
+        return now - self._seen[1] > float(lease.spec.lease_duration_seconds or self._duration)
+
+    async def _renew(self) -> bool:
+        try:
+            return await self._write(_now_ticking(), self._lease, transitions=self._epoch)
+        except ConflictError:
+            return await self._check_holder()
+        except ResourceGoneError:
+            self._valid_until = 0.0
+            return False
+        except Failure as error:
+            logger.warning("lease not renewed", extra={"cause": str(error)})
+            return False
+
+    async def _check_holder(self) -> bool:
+        """After a conflict: go on with the newest Lease if it is still ours."""
+        with contextlib.suppress(Failure, ConflictError, ResourceGoneError):
+            lease = await self._call("lease read", self._leases.read_namespaced_lease)
+            if lease.spec.holder_identity == self._identity and lease.spec.lease_transitions == self._epoch:
+                self._lease = lease
+                return True
+            self._valid_until = 0.0
+        return False
+
+    async def _write(self, started: float, lease: Any, *, transitions: int) -> bool:
+        now = datetime.now(UTC)
+        new_term = lease is None or transitions != self._epoch or self._lease is None
+        acquired = now if new_term else lease.spec.acquire_time
+        body = client.V1Lease(
+            metadata=client.V1ObjectMeta(
+                name=self._name, resource_version=lease.metadata.resource_version if lease else None
+            ),
+            spec=client.V1LeaseSpec(
+                holder_identity=self._identity,
+                lease_duration_seconds=max(1, round(self._duration)),
+                acquire_time=acquired,
+                renew_time=now,
+                lease_transitions=transitions,
+            ),
+        )
+        if lease is None:
+            written = await self._call("lease create", self._leases.create_namespaced_lease, body)
+        else:
+            written = await self._call("lease update", self._leases.replace_namespaced_lease, body)
+        self._lease, self._epoch = written, transitions
+        self._valid_until = started + self._duration * 0.8
+        return True
+
+    async def _release(self) -> None:
+        if self._lease is None or not self.leading:
+            return
+        self._valid_until = 0.0
+        self._lease.spec.holder_identity = ""
+        self._lease.spec.lease_duration_seconds = 1
+        with contextlib.suppress(Failure, ConflictError, ResourceGoneError):
+            await self._call("lease release", self._leases.replace_namespaced_lease, self._lease)
+            logger.info("lease released", extra={"epoch": self._epoch})
+
+    async def _call(self, operation: str, method: Callable[..., Awaitable[Any]], body: Any = None) -> Any:
+        arguments: dict[str, Any] = {"namespace": self._namespace}
+        if operation != "lease create":
+            arguments["name"] = self._name
+        if body is not None:
+            arguments["body"] = body
+        timeout = min(self._renew_every, self._duration / 4)
+        async with kubernetes_call(operation, timeout=timeout, fence=None):
+            return await method(**arguments)

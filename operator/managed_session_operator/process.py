@@ -1,0 +1,193 @@
+"""The operator as a whole: builds its parts and runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import uuid
+from typing import Any
+
+import kopf
+from aiolimiter import AsyncLimiter
+from kubernetes.aio import client
+from managed_session_runtime.credentials import Credential, CredentialDirectory
+from pydantic import SecretStr
+
+from managed_session_operator import handlers
+from managed_session_operator.capacity import Capacity
+from managed_session_operator.claim_loop import ClaimLoop
+from managed_session_operator.clients.events import EventRecorder
+from managed_session_operator.clients.kubernetes_calls import kubernetes_call
+from managed_session_operator.clients.resources import Resources
+from managed_session_operator.clients.sandboxes import Sandboxes
+from managed_session_operator.clients.session_tokens import SessionTokens
+from managed_session_operator.clients.work_queue import WorkQueue
+from managed_session_operator.clients.worker_runs import WorkerRuns
+from managed_session_operator.context import Context
+from managed_session_operator.leadership import Leadership
+from managed_session_operator.metrics import Metrics
+from managed_session_operator.offers import OfferInbox
+from managed_session_operator.reconcile_queue import ReconcileQueue
+from managed_session_operator.reconciler import Reconciler
+from managed_session_operator.settings import OperatorSettings
+from managed_session_operator.store import ResourceStore
+from managed_session_operator.sweep import EndChecks, Sweep
+
+logger = logging.getLogger(__name__)
+
+LEASE_NAME = "managed-session-operator"
+
+
+class OperatorProcess:
+    """One operator process: watches always, acts while it leads.
+
+    Args:
+        settings: the installation's settings.
+        api_client: connected to the API server.
+        installation_id: marks this installation's sandboxes.
+    """
+
+    def __init__(
+        self, settings: OperatorSettings, api_client: client.ApiClient, installation_id: str
+    ) -> None:
+        self._settings = settings
+        self._credentials = CredentialDirectory(settings.credentials_dir)
+        identity = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self.leadership = Leadership(
+            api_client,
+            settings.system_namespace,
+            LEASE_NAME,
+            identity=identity,
+            duration=settings.lease_duration_seconds,
+            renew_every=settings.lease_renew_seconds,
+        )
+        fence, timeout = self.leadership.fence, settings.kubernetes_timeout_seconds
+        self._queue = ReconcileQueue(concurrency=settings.reconcile_concurrency)
+        self.metrics = Metrics()
+        work_queue = WorkQueue(
+            self._environment, worker_id=identity, fence=fence, timeout=settings.request_timeout_seconds
+        )
+        sandboxes = Sandboxes(
+            self._e2b_key,
+            fence=fence,
+            request_timeout=settings.request_timeout_seconds,
+            create_timeout=settings.create_timeout_seconds,
+        )
+        self._context = Context(
+            settings=settings,
+            installation_id=installation_id,
+            queue=work_queue,
+            sandboxes=sandboxes,
+            runs=WorkerRuns(
+                sandboxes,
+                on_change=self._queue.add,
+                accept_timeout=settings.worker_start_timeout_seconds,
+            ),
+            resources=Resources(api_client, settings.namespace, fence=fence, timeout=timeout),
+            tokens=SessionTokens(api_client, settings.namespace, fence=fence, timeout=timeout),
+            events=EventRecorder(api_client, settings.namespace, timeout=timeout),
+            store=ResourceStore(),
+            inbox=OfferInbox(),
+            capacity=Capacity(settings.max_active_sandboxes, settings.hint_capacity_percent),
+            creation=AsyncLimiter(
+                settings.sandbox_creation_burst,
+                settings.sandbox_creation_burst / settings.sandbox_creation_rate,
+            ),
+            metrics=self.metrics,
+            epoch=lambda: self.leadership.epoch,
+        )
+        self._watching = False
+
+    def _environment(self) -> tuple[str, SecretStr]:
+        environment_id = self._credentials.require(Credential.ANTHROPIC_ENVIRONMENT_ID)
+        key = self._credentials.require(Credential.ANTHROPIC_ENVIRONMENT_KEY)
+        return environment_id.get_secret_value(), key
+
+    def _e2b_key(self) -> SecretStr:
+        return self._credentials.require(Credential.E2B_API_KEY)
+
+    def ready(self) -> tuple[bool, dict[str, Any]]:
+        """The probe's answer: the watch runs. A standby is ready too."""
+        return self._watching, {"leading": self.leadership.leading, "watching": self._watching}
+
+    async def run(self) -> None:
+        """Run until kopf is told to stop by SIGTERM or SIGINT, or something essential fails."""
+        watch = asyncio.create_task(
+            kopf.operator(
+                registry=handlers.registry(self._observe),
+                settings=handlers.watch_settings(),
+                namespaces=[self._settings.namespace],
+                standalone=True,
+            ),
+            name="watch",
+        )
+        lead = asyncio.create_task(self.leadership.run(self._lead), name="leadership")
+        events = asyncio.create_task(self._context.events.run(), name="events")
+        tasks = {watch, lead, events}
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in (lead, events, watch):
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _observe(self, kind: str | None, body: dict[str, Any]) -> None:
+        name = body["metadata"]["name"]
+        self._watching = True
+        if kind == "DELETED":
+            self._context.store.remove(name, body["metadata"].get("uid"))
+            self._enqueue(name)
+        elif self._context.store.observe(body):
+            self._enqueue(name)
+
+    def _enqueue(self, name: str) -> None:
+        if self.leadership.leading:
+            self._queue.add(name)
+
+    async def _lead(self) -> None:
+        """What the leader does, until it is cancelled."""
+        context, queue = self._context, self._queue
+        sweep, checks = Sweep(context, queue.add), EndChecks(context, queue.add)
+        claims = ClaimLoop(
+            context.queue, context.inbox, context.capacity, queue.add, self._settings, self.metrics
+        )
+        self.metrics.leading.set(1)
+        self.metrics.places.set(context.capacity.limit)
+        try:
+            context.store.replace_all(await context.resources.list())
+            self._watching = True
+            for resource in context.store.all():
+                if resource.status.sandbox.state in ("Running", "Creating"):
+                    context.capacity.take_for_claim(resource.metadata.name, force=True)
+                queue.add(resource.metadata.name)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(queue.run(Reconciler(context).reconcile), name="reconcile")
+                tasks.create_task(claims.run(), name="claims")
+                tasks.create_task(sweep.run(), name="sweep")
+                tasks.create_task(checks.run(), name="end-checks")
+                tasks.create_task(self._report(), name="report")
+        finally:
+            self.metrics.leading.set(0)
+            queue.clear()
+            with contextlib.suppress(Exception):
+                await context.runs.close()
+            context.forget_all()
+
+    async def _report(self) -> None:
+        """Keep the gauges that nobody else sets."""
+        while True:
+            self.metrics.places_used.set(self._context.capacity.used)
+            self.metrics.offers_waiting.set(len(self._context.inbox))
+            await asyncio.sleep(1)
+
+
+async def default_installation_id(api_client: client.ApiClient, system_namespace: str, timeout: float) -> str:
+    """The UID of the system namespace."""
+    async with kubernetes_call("namespace", timeout=timeout, fence=None):
+        namespace: Any = await client.CoreV1Api(api_client).read_namespace(system_namespace)
+        return str(namespace.metadata.uid)

@@ -1,0 +1,191 @@
+"""Brings one resource to where it should be: look, decide, take a step, look again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+from managed_session_api.conditions import ConditionStatus, ConditionType, Reason
+from managed_session_api.resource import ManagedSession
+from managed_session_runtime.credentials import CredentialError
+
+from managed_session_operator.context import Context
+from managed_session_operator.decisions import Decision, Step, Surroundings, decide
+from managed_session_operator.failures import (
+    ConflictError,
+    Failure,
+    Kind,
+    NotLeadingError,
+    ResourceGoneError,
+    retry_delay,
+)
+from managed_session_operator.status import Verdict, not_ready
+from managed_session_operator.steps import identity, sandbox, work, worker
+from managed_session_operator.steps.standing import stand
+
+logger = logging.getLogger(__name__)
+
+_MOST_STEPS = 40
+"""Steps in one look; a resource that wants more is asked for again, so that others get their turn."""
+
+_STEPS: dict[Step, Callable[[Context, ManagedSession], Awaitable[float | None]]] = {
+    Step.FINALIZE: identity.finalize,
+    Step.ADOPT: identity.adopt,
+    Step.PROVE: identity.prove,
+    Step.CONFIRM_END: identity.confirm_end,
+    Step.DELETE: identity.delete,
+    Step.REJECT_OFFER: work.reject_offer,
+    Step.AWAIT_MESSAGE: work.await_message,
+    Step.RELEASE_UNUSED: work.release_unused,
+    Step.CLAIM: work.claim,
+    Step.REFRESH_TOKEN: work.refresh_token,
+    Step.ACKNOWLEDGE: work.acknowledge,
+    Step.PROVISION: sandbox.provision,
+    Step.SUSPEND: sandbox.suspend,
+    Step.PAUSE: sandbox.pause,
+    Step.RESOLVE_CREATE: sandbox.resolve_create,
+    Step.NOTE_VANISHED: sandbox.note_vanished,
+    Step.EXTEND: sandbox.extend,
+    Step.START_WORKER: worker.start,
+    Step.RECORD_HEARTBEAT: worker.record_heartbeat,
+    Step.REATTACH: worker.reattach,
+    Step.FINISH: worker.finish,
+}
+
+
+class Reconciler:
+    """Reconciles one resource at a time per name; the queue sees to that."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def reconcile(self, name: str) -> float | None:
+        """Take the resource as far as it can go now.
+
+        Returns:
+            Seconds after which to look again; None when an event will tell.
+        """
+        context = self._context
+        for _ in range(_MOST_STEPS):
+            resource = context.store.get(name)
+            if resource is None:
+                return await self._absent(name)
+            try:
+                decision = decide(resource, self._surroundings(resource))
+                context.metrics.steps.labels(decision.step.name.lower()).inc()
+                if decision.step in (Step.WAIT, Step.REFUSE):
+                    self._let_go(resource, decision)
+                    delay = await stand(context, resource, decision)
+                    context.memory(name).failures = 0
+                    return delay
+                delay = await _STEPS[decision.step](context, resource)
+                context.memory(name).failures = 0
+                if delay is not None:
+                    return delay
+            except NotLeadingError:
+                return None
+            except ResourceGoneError:
+                context.store.remove(name, resource.metadata.uid)
+                await context.forget(name)
+            except ConflictError:
+                await self._refresh(resource)
+            except CredentialError as error:
+                return await self._failed(
+                    resource, Failure(Kind.PERSON, Reason.CREDENTIAL_MISSING, str(error))
+                )
+            except Failure as failure:
+                return await self._failed(resource, failure)
+        return 0.0
+
+    async def _refresh(self, resource: ManagedSession) -> None:
+        try:
+            await self._context.refresh(resource)
+        except (ResourceGoneError, Failure):
+            await self._context.forget(resource.metadata.name)
+
+    async def _absent(self, name: str) -> float | None:
+        """No such resource: make it if its session's work was offered."""
+        context = self._context
+        await context.forget(name)
+        offer = context.inbox.for_resource(name)
+        if offer is None:
+            return None
+        try:
+            body = await context.resources.create(offer.session_id, offer.environment_id)
+        except NotLeadingError:
+            return None
+        except ConflictError:
+            body = await context.resources.get(name) or {}
+        except (Failure, ResourceGoneError) as error:
+            logger.warning("resource not created", extra={"resource": name, "cause": str(error)})
+            return 1.0
+        if body:
+            context.store.observe(body)
+        return 0.0
+
+    def _surroundings(self, resource: ManagedSession) -> Surroundings:
+        context, name = self._context, resource.metadata.name
+        memory, now, policy = context.memory(name), context.now(), context.policy(resource)
+        event, expired = resource.status.last_event, False
+        if event is not None:
+            if memory.hint is None or memory.hint[0] != event.id:
+                memory.hint = (event.id, now)
+            patience = timedelta(seconds=policy.attach_timeout_seconds)
+            expired = now - memory.hint[1] > patience or now - event.created_at > patience * 2
+        return Surroundings(
+            now=now,
+            environment_id=context.queue.environment_id,
+            policy=policy,
+            offer=context.inbox.get(resource.spec.session_id),
+            run=context.runs.get(name, resource.status.work.claim),
+            connected=memory.sandbox is not None,
+            extend_at=memory.extend_at,
+            serving_name=context.store.serving_name(resource.spec.session_id),
+            end_checked=memory.end_checked,
+            hint_expired=expired,
+            message_known=memory.message_known or resource.status.turns > 0,
+            end_check_due=memory.end_check_due,
+            running_unexpectedly=memory.running_unexpectedly,
+            missing=memory.missing,
+        )
+
+    def _let_go(self, resource: ManagedSession, decision: Decision) -> None:
+        """What is not served is not kept: an offer that was never acknowledged is made again."""
+        offer = self._context.inbox.get(resource.spec.session_id)
+        if offer is not None and decision.step is Step.WAIT:
+            self._context.inbox.remove(offer)
+
+    async def _failed(self, resource: ManagedSession, failure: Failure) -> float:
+        """The one place that turns a failure into a condition, an Event, a metric and a delay."""
+        context, name = self._context, resource.metadata.name
+        memory = context.memory(name)
+        memory.failures += 1
+        context.metrics.failures.labels(str(failure.reason)).inc()
+        delay = retry_delay(failure, memory.failures, context.settings.retry_scale)
+        logger.warning(
+            "step failed",
+            extra={"resource": name, "reason": str(failure.reason), "cause": failure.message, "again": delay},
+        )
+        if failure.reason is not Reason.KUBERNETES_REFUSED:
+            await self._tell(resource, failure)
+        return delay
+
+    async def _tell(self, resource: ManagedSession, failure: Failure) -> None:
+        context = self._context
+        if resource.metadata.deletion_timestamp is not None:
+            verdicts = [not_ready(Reason.CLEANUP_BLOCKED, failure.message)]
+        else:
+            verdicts = [not_ready(failure.reason, failure.message)]
+        if str(failure.reason).startswith(("Sandbox", "Template")):
+            verdicts.append(
+                Verdict(ConditionType.SANDBOX_READY, ConditionStatus.FALSE, failure.reason, failure.message)
+            )
+        before = resource.status.condition(ConditionType.READY)
+        try:
+            newest = context.store.get(resource.metadata.name) or resource
+            await context.write_status(newest, verdicts=verdicts)
+        except (ConflictError, ResourceGoneError, NotLeadingError, Failure) as error:
+            logger.info("condition not written", extra={"cause": str(error)})
+        if before is None or before.reason != verdicts[0].reason:
+            context.event(resource, Reason(failure.reason), failure.message, warning=True)

@@ -1,0 +1,139 @@
+"""Settings of the operator, each an environment variable with the prefix `MANAGED_SESSIONS_`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from managed_session_api.names import SYSTEM_NAMESPACE
+from managed_session_runtime.settings import Settings
+from pydantic import Field, model_validator
+
+
+class OperatorSettings(Settings):
+    """What an installation decides; a field of a resource's spec goes before it where both exist."""
+
+    system_namespace: str = Field(
+        default=SYSTEM_NAMESPACE,
+        description="Namespace of the pods: the Lease is there, and its UID is the default installation ID.",
+    )
+    installation_id: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9._-]{1,63}$",
+        description="Marks this installation's sandboxes in E2B. Default: the UID of the system namespace.",
+    )
+    template: str = Field(
+        default="managed-session-worker:0.1.0", description="E2B template of new sandboxes, as NAME:TAG."
+    )
+    sandbox_timeout_seconds: int = Field(
+        default=900,
+        ge=10,
+        le=86400,
+        description="E2B's countdown for a running sandbox, seconds; extended while a worker runs. Bounds "
+        "the cost when the operator is away.",
+    )
+    max_idle_seconds: int = Field(
+        default=10, ge=1, le=3600, description="How long a worker waits for the next message, seconds."
+    )
+    attach_timeout_seconds: int = Field(
+        default=60,
+        ge=1,
+        le=3600,
+        description="How long a session without a message, or an announced message without work, is "
+        "waited for, seconds.",
+    )
+    worker_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Level of worker.log in the sandboxes."
+    )
+    idle_ttl_seconds: int = Field(
+        default=0, ge=0, description="Delete a session's resource after so long without a turn; 0 = never."
+    )
+    ttl_seconds_after_end: int = Field(
+        default=3600,
+        ge=0,
+        description="How long the (paused) sandbox of a terminated or archived session is kept, seconds.",
+    )
+    on_sandbox_lost: Literal["Recreate", "Fail"] = Field(
+        default="Recreate", description="What to do when a session's sandbox has vanished from E2B."
+    )
+    max_active_sandboxes: int = Field(
+        default=20,
+        ge=1,
+        le=10000,
+        description="Sandboxes that may run at once (E2B: 20 on Hobby, 100 to 1100 on Pro). Work beyond it "
+        "stays in Anthropic's queue.",
+    )
+    hint_capacity_percent: int = Field(
+        default=80,
+        ge=0,
+        le=100,
+        description="Part of max_active_sandboxes that sessions may take whose work is not claimed yet.",
+    )
+    sandbox_creation_rate: float = Field(
+        default=1.0, gt=0, le=1000, description="Sandboxes created per second (E2B: 1 on Hobby, 5 on Pro)."
+    )
+    sandbox_creation_burst: int = Field(
+        default=1, ge=1, le=1000, description="Sandboxes that may be created at once before the rate counts."
+    )
+    poll_concurrency: int = Field(
+        default=16, ge=1, le=64, description="Polls side by side while the queue has items."
+    )
+    poll_block_milliseconds: int = Field(
+        default=999, ge=1, le=999, description="How long one poll of the empty queue waits, milliseconds."
+    )
+    reclaim_seconds: int = Field(
+        default=120,
+        ge=1,
+        le=3600,
+        description="Work that was offered and not acknowledged is offered again after so long; longer "
+        "than the slowest provisioning.",
+    )
+    reconcile_concurrency: int = Field(
+        default=256, ge=1, le=2000, description="Resources that are worked on at once."
+    )
+    sweep_seconds: float = Field(
+        default=30.0, gt=0, le=3600, description="Time between two comparisons with E2B's list, seconds."
+    )
+    end_checks_per_minute: int = Field(
+        default=10,
+        ge=0,
+        le=1000,
+        description="Idle sessions asked about per minute, to notice an end whose webhook was lost.",
+    )
+    end_check_seconds: float = Field(
+        default=21600.0, gt=0, description="Time between two such questions about one session, seconds."
+    )
+    lease_duration_seconds: float = Field(
+        default=15.0, gt=1, le=300, description="How long the leader's Lease is valid, seconds."
+    )
+    lease_renew_seconds: float = Field(
+        default=3.0, gt=0.05, le=60, description="How often the Lease is renewed, seconds."
+    )
+    request_timeout_seconds: float = Field(
+        default=30.0, gt=0, le=600, description="Limit of one call to Anthropic or E2B, seconds."
+    )
+    create_timeout_seconds: float = Field(
+        default=60.0, gt=0, le=600, description="Limit of one create, resume or pause in E2B, seconds."
+    )
+    worker_start_timeout_seconds: float = Field(
+        default=30.0, gt=0, le=600, description="Limit for a worker's first heartbeat, seconds."
+    )
+    worker_start_attempts: int = Field(
+        default=5, ge=1, le=100, description="Starts of a worker for one claim before it is given up."
+    )
+    retry_scale: float = Field(
+        default=1.0, gt=0, le=10, description="Factor on the delays between retries (tests make them short)."
+    )
+    allow_environment_key_in_sandbox: bool = Field(
+        default=False,
+        description="Give the environment key to sandboxes when the environment issues no session token. "
+        "Whoever holds that key can act as the worker of every session of the environment.",
+    )
+
+    @model_validator(mode="after")
+    def _lease_outlives_renewals(self) -> OperatorSettings:
+        if self.lease_renew_seconds * 2 > self.lease_duration_seconds:
+            raise ValueError(
+                "MANAGED_SESSIONS_LEASE_RENEW_SECONDS must be at most half of "
+                "MANAGED_SESSIONS_LEASE_DURATION_SECONDS"
+            )
+        return self

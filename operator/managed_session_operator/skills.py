@@ -1,0 +1,56 @@
+"""The skills of a session's agent, written into its sandbox before the worker starts.
+
+The skills API takes the environment key only, which a sandbox never holds; so the operator fetches them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+from pathlib import Path
+
+import e2b
+from e2b.sandbox.filesystem.filesystem import WriteEntry
+from managed_session_api.resource import ManagedSession
+
+from managed_session_operator.clients.worker_runs import WORKDIR
+from managed_session_operator.context import Context
+from managed_session_operator.failures import Failure
+
+logger = logging.getLogger(__name__)
+
+
+async def write_skills(context: Context, resource: ManagedSession, sandbox: e2b.AsyncSandbox) -> None:
+    """Write `<workdir>/skills/<name>/` for each skill, once per sandbox and process.
+
+    A skill that can't be had is logged and left out: the turn goes on without it.
+    """
+    memory = context.memory(resource.metadata.name)
+    if memory.skills_written == sandbox.sandbox_id:
+        return
+    try:
+        if memory.session is None:
+            memory.session = await context.queue.session(resource.spec.session_id)
+        if memory.session is not None and memory.session.has_skills:
+            with tempfile.TemporaryDirectory(prefix="skills-") as folder:
+                await context.queue.download_skills(resource.spec.session_id, Path(folder))
+                entries = await asyncio.to_thread(_entries, Path(folder))
+            if entries:
+                async with context.sandboxes.data_plane("skills"):
+                    await sandbox.files.write_files(entries)
+    except Failure as failure:
+        logger.warning(
+            "skills not written", extra={"session": resource.spec.session_id, "cause": str(failure)}
+        )
+        return
+    memory.skills_written = sandbox.sandbox_id
+
+
+def _entries(folder: Path) -> list[WriteEntry]:
+    """All files below `folder`, addressed below the sandbox's workdir."""
+    return [
+        WriteEntry(path=f"{WORKDIR}/{path.relative_to(folder)}", data=path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]

@@ -1,0 +1,119 @@
+"""Whose session it is, and whether it has ended."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from managed_session_api import names
+from managed_session_api.conditions import Reason
+from managed_session_api.resource import ManagedSession
+
+from managed_session_operator.context import Context
+from managed_session_operator.decisions import Decision, Step
+from managed_session_operator.steps.standing import stand
+
+logger = logging.getLogger(__name__)
+
+_LOOK_AGAIN_SECONDS = 300.0
+
+
+async def _take(context: Context, resource: ManagedSession, agent_id: str | None) -> None:
+    """Make the resource ours: its environment, and the finalizer before any effect outside."""
+    spec: dict[str, Any] = {}
+    if resource.spec.environment_id is None:
+        spec["environmentID"] = context.queue.environment_id
+    if agent_id is not None and resource.spec.agent_id is None:
+        spec["agentID"] = agent_id
+    finalizers = [*resource.metadata.finalizers]
+    if names.FINALIZER not in finalizers:
+        finalizers.append(names.FINALIZER)
+    await context.patch(resource, {"metadata": {"finalizers": finalizers}, "spec": spec})
+
+
+async def adopt(context: Context, resource: ManagedSession) -> float | None:
+    """The queue of our environment offered its work, which is proof enough."""
+    await _take(context, resource, None)
+    return None
+
+
+async def prove(context: Context, resource: ManagedSession) -> float | None:
+    """Ask Anthropic whose session it is; what a webhook made and is not ours is removed."""
+    session = await context.queue.session(resource.spec.session_id)
+    if session is not None and session.environment_id == context.queue.environment_id:
+        context.memory(resource.metadata.name).session = session
+        await _take(context, resource, session.agent_id)
+        return None
+    if resource.spec.environment_id is None:
+        logger.info(
+            "removing the resource of a session that is not ours",
+            extra={"resource": resource.metadata.name, "session": resource.spec.session_id},
+        )
+        await context.resources.delete(resource)
+        context.store.remove(resource.metadata.name, resource.metadata.uid)
+        await context.forget(resource.metadata.name)
+        return None
+    if session is None:
+        refusal = Decision(Step.REFUSE, Reason.SESSION_ENDED, "the environment has no such session")
+    else:
+        refusal = Decision(
+            Step.REFUSE, Reason.ENVIRONMENT_MISMATCH, f"the session belongs to {session.environment_id}"
+        )
+    await stand(context, resource, refusal)
+    return _LOOK_AGAIN_SECONDS
+
+
+async def confirm_end(context: Context, resource: ManagedSession) -> float | None:
+    """Ask Anthropic whether the session has ended, as an event says."""
+    session = await context.queue.session(resource.spec.session_id)
+    memory = context.memory(resource.metadata.name)
+    memory.end_check_due, memory.end_asked_at = False, context.now()
+    if resource.status.last_event is not None:
+        memory.end_checked = resource.status.last_event.id
+    await note_end(context, resource, ended=session is None or session.ended, deleted=session is None)
+    return None
+
+
+async def note_end(context: Context, resource: ManagedSession, *, ended: bool, deleted: bool) -> None:
+    """Write down that the session has ended; one that was deleted takes its resource along at once."""
+    if not ended:
+        return
+    how = "deleted" if deleted else "terminated or archived"
+    context.event(resource, Reason.SESSION_ENDED, f"the session was {how}")
+    if deleted:
+        await context.resources.delete(resource)
+        return
+    await context.write_status(resource, endedAt=context.now())
+
+
+async def delete(context: Context, resource: ManagedSession) -> float | None:
+    """The resource's time is over."""
+    await context.resources.delete(resource)
+    return _LOOK_AGAIN_SECONDS
+
+
+async def finalize(context: Context, resource: ManagedSession) -> float | None:
+    """Stop the work, kill every sandbox of the resource, remove its token, let the resource go."""
+    status, name = resource.status, resource.metadata.name
+    await context.runs.forget(name)
+    served = status.work.acknowledged_at is not None and status.work.finished_at is None
+    if status.work.id is not None and served:
+        await context.queue.stop(status.work.id)
+    if status.sandbox.id is not None:
+        await context.sandboxes.kill(status.sandbox.id)
+    if status.sandbox.attempt:
+        others = await context.sandboxes.list(
+            {
+                names.METADATA_INSTALLATION: context.installation_id,
+                names.METADATA_RESOURCE_UID: resource.metadata.uid,
+            }
+        )
+        for sandbox in others:
+            await context.sandboxes.kill(sandbox.sandbox_id)
+        context.event(resource, Reason.SANDBOX_KILLED, "the session's sandbox is gone")
+    await context.tokens.delete(name)
+    remaining = [each for each in resource.metadata.finalizers if each != names.FINALIZER]
+    await context.patch(resource, {"metadata": {"finalizers": remaining}})
+    logger.info("resource released", extra={"resource": name, "session": resource.spec.session_id})
+    await context.forget(name)
+    return None

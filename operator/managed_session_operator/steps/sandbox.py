@@ -1,0 +1,265 @@
+"""The session's sandbox: created once per attempt, resumed, extended, paused, found again."""
+
+from __future__ import annotations
+
+import logging
+
+import e2b
+from managed_session_api import names
+from managed_session_api.conditions import Reason
+from managed_session_api.resource import ManagedSession, SandboxState
+
+from managed_session_operator.clients.sandboxes import SandboxView
+from managed_session_operator.context import Context, Memory
+from managed_session_operator.decisions import Decision, Step, claim_active
+from managed_session_operator.failures import Failure, Kind
+from managed_session_operator.policy import idempotency_key, sandbox_wishes
+from managed_session_operator.status import workspace_lost
+from managed_session_operator.steps.standing import phase_of, stand, verdicts_of
+
+logger = logging.getLogger(__name__)
+
+_CAPACITY_SECONDS = 1.0
+
+
+async def provision(context: Context, resource: ManagedSession) -> float | None:
+    """Have the sandbox running: resume the recorded one, or create one, each safe to repeat."""
+    name = resource.metadata.name
+    memory = context.memory(name)
+    claimed = claim_active(resource)
+    if not (context.capacity.take_for_claim(name) if claimed else context.capacity.take_for_hint(name)):
+        await stand(context, resource, Decision(Step.WAIT, Reason.AWAITING_CAPACITY))
+        return _CAPACITY_SECONDS
+    sandbox = resource.status.sandbox
+    if sandbox.id is not None:
+        await _resume(context, resource, memory, sandbox.id)
+    else:
+        await _create(context, resource, memory)
+    return None
+
+
+async def _resume(context: Context, resource: ManagedSession, memory: Memory, sandbox_id: str) -> None:
+    timeout = context.policy(resource).timeout_seconds
+    try:
+        connected = await context.sandboxes.connect(sandbox_id, timeout)
+    except Failure as failure:
+        if failure.kind is not Kind.GONE:
+            raise
+        await vanished(context, resource)
+        return
+    memory.connect(connected, timeout, context.now())
+    _log_assigned(resource, sandbox_id, "resumed")
+    context.event(resource, Reason.SANDBOX_RESUMED, f"sandbox {sandbox_id} resumed")
+
+
+async def _create(context: Context, resource: ManagedSession, memory: Memory) -> None:
+    sandbox = resource.status.sandbox
+    if sandbox.state is not SandboxState.CREATING:
+        memory.fresh_attempt = sandbox.attempt + 1
+        resource = await context.write_status(
+            resource,
+            phase=phase_of(Reason.PROVISIONING),
+            verdicts=verdicts_of(Reason.PROVISIONING, "", SandboxState.CREATING),
+            effective=context.policy(resource).to_json(),
+            sandbox={"state": str(SandboxState.CREATING), "attempt": memory.fresh_attempt},
+        )
+    attempt = resource.status.sandbox.attempt
+    certainly_first = memory.fresh_attempt == attempt
+    memory.fresh_attempt = None
+    if not (certainly_first and attempt == 1) and await _adopt(context, resource, memory):
+        return
+    async with context.creation:
+        policy = context.policy(resource)
+        wishes = sandbox_wishes(resource, policy, attempt, context.installation_id)
+        try:
+            created = await context.sandboxes.create(wishes, idempotency_key(resource.metadata.uid, attempt))
+        except Failure as failure:
+            await _create_failed(context, resource, memory, failure)
+            return
+    if not certainly_first and await context.sandboxes.info(created.sandbox_id) is None:
+        # The key was answered with a sandbox that has been killed since.
+        await context.write_status(resource, sandbox={"state": None})
+        return
+    await _record(context, resource, memory, created, Reason.SANDBOX_CREATED)
+
+
+async def _create_failed(
+    context: Context, resource: ManagedSession, memory: Memory, failure: Failure
+) -> None:
+    """Settle what a refused create means for its key, then let the failure be told.
+
+    A server records refusals too and answers the same key with them again, so a definite one ends the
+    attempt. A request with this key that is still in progress, and an outcome that nobody knows, leave it.
+    """
+    in_progress = failure.status == 409 and "mismatch" not in failure.message.lower()
+    if failure.definite and not in_progress:
+        if failure.status in (409, 422) and await _adopt(context, resource, memory):
+            return
+        await context.write_status(resource, sandbox={"state": None})
+    raise failure
+
+
+async def _found(context: Context, resource: ManagedSession) -> list[SandboxView]:
+    """The resource's sandboxes in E2B's list: running before paused, newest first."""
+    views = await context.sandboxes.list(
+        {
+            names.METADATA_INSTALLATION: context.installation_id,
+            names.METADATA_RESOURCE_UID: resource.metadata.uid,
+        }
+    )
+    return sorted(views, key=lambda view: (view.paused, -view.started_at.timestamp()))
+
+
+async def _adopt(context: Context, resource: ManagedSession, memory: Memory) -> bool:
+    """Take over a sandbox that an earlier attempt left; further ones never had a worker and are killed."""
+    views = await _found(context, resource)
+    if not views:
+        return False
+    chosen, *others = views
+    for view in others:
+        await context.sandboxes.kill(view.sandbox_id)
+    connected = await context.sandboxes.connect(chosen.sandbox_id, context.policy(resource).timeout_seconds)
+    await _record(context, resource, memory, connected, Reason.SANDBOX_CREATED)
+    return True
+
+
+async def _record(
+    context: Context, resource: ManagedSession, memory: Memory, sandbox: e2b.AsyncSandbox, reason: Reason
+) -> None:
+    """Write the sandbox's ID down: from here on it is the resource's."""
+    policy = context.policy(resource)
+    resource = await context.write_status(
+        resource,
+        verdicts=verdicts_of(Reason.PROVISIONING, "", SandboxState.RUNNING),
+        sandbox={
+            "id": sandbox.sandbox_id,
+            "state": str(SandboxState.RUNNING),
+            "templateID": policy.template,
+            "startedAt": context.now(),
+        },
+    )
+    memory.connect(sandbox, policy.timeout_seconds, context.now())
+    _log_assigned(resource, sandbox.sandbox_id, "created")
+    context.event(resource, reason, f"sandbox {sandbox.sandbox_id} created from {policy.template}")
+
+
+def _log_assigned(resource: ManagedSession, sandbox_id: str, how: str) -> None:
+    logger.info(
+        "assigned session",
+        extra={
+            "session": resource.spec.session_id,
+            "sandbox": sandbox_id,
+            "resource": resource.metadata.name,
+            "how": how,
+        },
+    )
+
+
+async def note_vanished(context: Context, resource: ManagedSession) -> float | None:
+    """A sweep found the sandbox gone: ask E2B once more, since lists may lag, and say so."""
+    sandbox_id = resource.status.sandbox.id
+    context.memory(resource.metadata.name).missing = False
+    if sandbox_id is not None and await context.sandboxes.info(sandbox_id) is None:
+        await vanished(context, resource)
+    return None
+
+
+async def vanished(context: Context, resource: ManagedSession) -> None:
+    """E2B does not know the recorded sandbox any more: say what that means for the session's files."""
+    name, sandbox_id = resource.metadata.name, resource.status.sandbox.id
+    await context.runs.forget(name)
+    context.memory(name).disconnect()
+    if not claim_active(resource):
+        context.capacity.release(name)
+    verdicts = verdicts_of(Reason.SANDBOX_VANISHED, f"sandbox {sandbox_id} is gone", SandboxState.LOST)
+    held_files = resource.status.turns > 0 or resource.status.work.first_heartbeat_at is not None
+    if held_files:
+        verdicts.append(workspace_lost(f"sandbox {sandbox_id} vanished with the files of earlier turns"))
+    work = resource.status.work
+    finished = {"finishedAt": context.now(), "exitReason": "SandboxVanished"}
+    interrupted = claim_active(resource) and work.first_heartbeat_at is not None
+    await context.write_status(
+        resource,
+        verdicts=verdicts,
+        sandbox={"id": None, "state": str(SandboxState.LOST), "startedAt": None},
+        work=finished if interrupted else {},
+    )
+    context.event(resource, Reason.SANDBOX_VANISHED, f"sandbox {sandbox_id} is gone", warning=True)
+
+
+async def resolve_create(context: Context, resource: ManagedSession) -> float | None:
+    """A create was begun and nothing needs its sandbox any more: record what is there, or nothing."""
+    views = await _found(context, resource)
+    if not views:
+        await context.write_status(resource, sandbox={"state": None})
+        context.capacity.release(resource.metadata.name)
+        return None
+    chosen, *others = views
+    for view in others:
+        await context.sandboxes.kill(view.sandbox_id)
+    state = SandboxState.PAUSED if chosen.paused else SandboxState.RUNNING
+    await context.write_status(
+        resource,
+        sandbox={
+            "id": chosen.sandbox_id,
+            "state": str(state),
+            "templateID": chosen.template_id,
+            "startedAt": chosen.started_at,
+        },
+    )
+    return None
+
+
+async def pause(context: Context, resource: ManagedSession) -> float | None:
+    """Pause the sandbox that nothing needs."""
+    await pause_and_forget(context, resource)
+    return None
+
+
+async def pause_and_forget(context: Context, resource: ManagedSession) -> None:
+    """Pause the recorded sandbox, make sure of it, and give its place back."""
+    name, sandbox_id = resource.metadata.name, resource.status.sandbox.id
+    if sandbox_id is None:
+        context.memory(name).disconnect()
+        return
+    if await context.sandboxes.pause(sandbox_id) is None:
+        await vanished(context, resource)
+        return
+    context.memory(name).disconnect()
+    context.capacity.release(name)
+    await context.write_status(resource, sandbox={"state": str(SandboxState.PAUSED)})
+
+
+async def suspend(context: Context, resource: ManagedSession) -> float | None:
+    """Stop the worker hard (a graceful stop wedges a session in the middle of a turn) and pause."""
+    name, work = resource.metadata.name, resource.status.work
+    sandbox = context.memory(name).sandbox
+    if claim_active(resource):
+        if sandbox is not None and work.claim is not None and work.acknowledged_at is not None:
+            await context.runs.stop(sandbox, work.claim, context.epoch())
+        await context.runs.forget(name)
+        resource = await context.write_status(
+            resource, work={"finishedAt": context.now(), "exitReason": "Suspended"}
+        )
+        await context.tokens.delete(name)
+    await pause_and_forget(context, resource)
+    return None
+
+
+async def extend(context: Context, resource: ManagedSession) -> float | None:
+    """Restart the running sandbox's countdown, long before its end."""
+    name, sandbox_id = resource.metadata.name, resource.status.sandbox.id
+    memory, timeout = context.memory(name), context.policy(resource).timeout_seconds
+    if sandbox_id is None or memory.sandbox is None:
+        return None
+    try:
+        await context.sandboxes.extend(sandbox_id, timeout)
+    except Failure as failure:
+        if failure.kind is not Kind.GONE and failure.status != 404:
+            raise
+        # Not running any more: looking at it again finds out whether it is paused or gone.
+        await context.runs.forget(name)
+        memory.disconnect()
+        return None
+    memory.connect(memory.sandbox, timeout, context.now())
+    return None

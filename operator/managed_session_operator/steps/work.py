@@ -1,0 +1,161 @@
+"""Offers of the queue: claimed, refreshed, acknowledged, or given back unserved."""
+
+from __future__ import annotations
+
+import logging
+
+from managed_session_api.conditions import Reason
+from managed_session_api.resource import ManagedSession, SandboxState
+from managed_session_api.times import claim_name
+
+from managed_session_operator.context import Context
+from managed_session_operator.decisions import Decision, Step
+from managed_session_operator.steps.standing import phase_of, stand, verdicts_of
+
+logger = logging.getLogger(__name__)
+
+_CAPACITY_SECONDS = 1.0
+_MESSAGE_SECONDS = (0.1, 0.2, 0.4, 1.0)
+
+
+async def await_message(context: Context, resource: ManagedSession) -> float | None:
+    """Look whether a session that was offered has had a message yet; nothing is paid for until then."""
+    memory = context.memory(resource.metadata.name)
+    if await context.queue.has_message(resource.spec.session_id):
+        memory.message_known = True
+        return None
+    await stand(context, resource, Decision(Step.WAIT, Reason.AWAITING_MESSAGE))
+    wait = _MESSAGE_SECONDS[min(memory.message_checks, len(_MESSAGE_SECONDS) - 1)]
+    memory.message_checks += 1
+    return wait
+
+
+async def release_unused(context: Context, resource: ManagedSession) -> float | None:
+    """No message came in time: stop the item. The session's next message queues work again."""
+    offer = context.inbox.get(resource.spec.session_id)
+    if offer is None:
+        return None
+    if await context.queue.acknowledge(offer.work_id):
+        await context.queue.stop(offer.work_id)
+    now = context.now()
+    await context.write_status(
+        resource,
+        phase=phase_of(Reason.IDLE),
+        verdicts=verdicts_of(Reason.IDLE, "", resource.status.sandbox.state),
+        work={
+            "id": offer.work_id,
+            "claim": claim_name(offer.offered_at, resource.status.work.claim),
+            "offeredAt": offer.offered_at,
+            "acknowledgedAt": now,
+            "firstHeartbeatAt": None,
+            "finishedAt": now,
+            "exitReason": "NoMessage",
+            "attempts": 0,
+        },
+    )
+    context.inbox.remove(offer)
+    context.memory(resource.metadata.name).message_checks = 0
+    return None
+
+
+async def reject_offer(context: Context, resource: ManagedSession) -> float | None:
+    """Take the work of a session that has ended off the queue."""
+    offer = context.inbox.get(resource.spec.session_id)
+    if offer is not None:
+        if await context.queue.acknowledge(offer.work_id):
+            await context.queue.stop(offer.work_id)
+        context.inbox.remove(offer)
+    return None
+
+
+async def claim(context: Context, resource: ManagedSession) -> float | None:
+    """Keep the offer's token and write the claim down; announce a create where there is no sandbox."""
+    offer = context.inbox.get(resource.spec.session_id)
+    if offer is None:
+        return None
+    name, memory, status = resource.metadata.name, context.memory(resource.metadata.name), resource.status
+    if not context.capacity.take_for_claim(name, force=memory.sandbox is not None):
+        await stand(context, resource, Decision(Step.WAIT, Reason.AWAITING_CAPACITY))
+        return _CAPACITY_SECONDS
+    claim_id = claim_name(offer.offered_at, status.work.claim)
+    await context.tokens.put(resource, claim_id, offer.secret)
+    memory.token = (claim_id, offer.secret)
+    memory.started_at = None
+    sandbox: dict[str, object] = {}
+    state = status.sandbox.state
+    if memory.sandbox is not None:
+        state = SandboxState.RUNNING
+        sandbox = {"state": str(state)}
+    elif status.sandbox.id is None and state is not SandboxState.CREATING:
+        state = SandboxState.CREATING
+        memory.fresh_attempt = status.sandbox.attempt + 1
+        sandbox = {"state": str(state), "attempt": memory.fresh_attempt}
+    await context.write_status(
+        resource,
+        phase=phase_of(Reason.PROVISIONING),
+        verdicts=verdicts_of(Reason.PROVISIONING, "", state),
+        effective=context.policy(resource).to_json(),
+        work={
+            "id": offer.work_id,
+            "claim": claim_id,
+            "offeredAt": offer.offered_at,
+            "acknowledgedAt": None,
+            "firstHeartbeatAt": None,
+            "finishedAt": None,
+            "exitReason": None,
+            "attempts": 0,
+        },
+        sandbox=sandbox,
+    )
+    context.inbox.remove(offer)
+    logger.info(
+        "routing work",
+        extra={"session": offer.session_id, "work": offer.work_id, "claim": claim_id, "resource": name},
+    )
+    context.event(resource, Reason.CLAIMED, f"work {offer.work_id} claimed from the queue")
+    return None
+
+
+async def refresh_token(context: Context, resource: ManagedSession) -> float | None:
+    """The same work was offered again before it was acknowledged: its newest token counts."""
+    offer, claim_id = context.inbox.get(resource.spec.session_id), resource.status.work.claim
+    if offer is not None and claim_id is not None:
+        await context.tokens.put(resource, claim_id, offer.secret)
+        context.memory(resource.metadata.name).token = (claim_id, offer.secret)
+        context.inbox.remove(offer)
+    return None
+
+
+async def acknowledge(context: Context, resource: ManagedSession) -> float | None:
+    """Take the item off the queue, now that the sandbox is ready: from here on it must be served."""
+    work = resource.status.work
+    if work.id is None:
+        return await give_up(context, resource, "WorkLost", Reason.IDLE)
+    if not await context.queue.acknowledge(work.id):
+        return await give_up(context, resource, "WorkLost", Reason.IDLE)
+    await context.write_status(
+        resource,
+        phase=phase_of(Reason.STARTING_WORKER),
+        verdicts=verdicts_of(Reason.STARTING_WORKER, "", SandboxState.RUNNING),
+        work={"acknowledgedAt": context.now(), "attempts": 1},
+        sandbox={"state": str(SandboxState.RUNNING)},
+    )
+    return None
+
+
+async def give_up(
+    context: Context, resource: ManagedSession, exit_reason: str, reason: Reason, message: str = ""
+) -> float | None:
+    """End the claim without a worker's exit; the sandbox is paused by the next step."""
+    await context.runs.forget(resource.metadata.name)
+    resource = await context.write_status(
+        resource,
+        phase=phase_of(reason),
+        verdicts=verdicts_of(reason, message, resource.status.sandbox.state),
+        work={"finishedAt": context.now(), "exitReason": exit_reason},
+    )
+    await context.tokens.delete(resource.metadata.name)
+    if reason is not Reason.IDLE:
+        context.event(resource, reason, message, warning=True)
+    context.metrics.turns.labels(exit_reason).inc()
+    return None

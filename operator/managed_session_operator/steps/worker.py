@@ -1,0 +1,236 @@
+"""The claim's worker: started once, listened to, and finished."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from managed_session_api.conditions import Reason
+from managed_session_api.resource import ManagedSession, SandboxState
+from managed_session_api.times import claim_name
+
+from managed_session_operator.clients.work_queue import SessionView
+from managed_session_operator.clients.worker_runs import ExitRecord, StartRequest, WorkerRun
+from managed_session_operator.context import Context
+from managed_session_operator.decisions import GIVEN_BACK
+from managed_session_operator.failures import Failure, Kind
+from managed_session_operator.skills import write_skills
+from managed_session_operator.steps.identity import note_end
+from managed_session_operator.steps.sandbox import vanished
+from managed_session_operator.steps.standing import phase_of, verdicts_of
+from managed_session_operator.steps.work import give_up
+
+logger = logging.getLogger(__name__)
+
+_RESTART_SECONDS = 1.0
+_NEVER_STARTED = frozenset({"Error", "Killed", "StartFailed", "Thawed"})
+"""Exits before the first heartbeat after which the same item can be tried again: nobody has its lease."""
+
+
+async def start(context: Context, resource: ManagedSession) -> float | None:
+    """Start the claim's worker, or find it started: the supervisor runs at most one per claim."""
+    name, work = resource.metadata.name, resource.status.work
+    memory = context.memory(name)
+    if memory.sandbox is None or work.claim is None or work.id is None:
+        return None
+    if memory.token is None or memory.token[0] != work.claim:
+        there, token = await context.tokens.get(name, work.claim)
+        if not there:
+            return await _start_without_token(context, resource)
+        memory.token = (work.claim, token)
+    token = memory.token[1]
+    if token is None and not context.settings.allow_environment_key_in_sandbox:
+        await context.queue.stop(work.id)
+        return await give_up(
+            context,
+            resource,
+            "NoSessionToken",
+            Reason.NO_SESSION_TOKEN,
+            "the work came without a session token, and the environment key is not given to sandboxes",
+        )
+    policy = context.policy(resource)
+    await write_skills(context, resource, memory.sandbox)
+    await context.runs.start(
+        name,
+        memory.sandbox,
+        StartRequest(
+            epoch=context.epoch(),
+            claim=work.claim,
+            session_id=resource.spec.session_id,
+            work_id=work.id,
+            environment_id=context.queue.environment_id,
+            work_secret=token,
+            environment_key=context.queue.environment_key if token is None else None,
+            base_url=context.queue.base_url,
+            max_idle_seconds=policy.max_idle_seconds,
+            attach_timeout_seconds=policy.attach_timeout_seconds,
+            log_level=policy.log_level,
+        ),
+    )
+    memory.started_at = context.now()
+    return None
+
+
+async def _start_without_token(context: Context, resource: ManagedSession) -> float | None:
+    """The token's Secret is gone: either the worker was started with it already, or it is lost."""
+    name, work = resource.metadata.name, resource.status.work
+    sandbox = context.memory(name).sandbox
+    if sandbox is not None and work.claim is not None and await _watch(context, name, sandbox, work.claim):
+        return None
+    if work.id is not None:
+        await context.queue.stop(work.id)
+    return await give_up(
+        context,
+        resource,
+        "TokenLost",
+        Reason.WORK_LOST,
+        "the session token was removed before the worker had started",
+    )
+
+
+async def record_heartbeat(context: Context, resource: ManagedSession) -> float | None:
+    """The worker has taken its lease: from here on only it can serve this claim."""
+    now, work = context.now(), resource.status.work
+    if work.offered_at is not None:
+        context.metrics.offer_to_heartbeat.observe((now - work.offered_at).total_seconds())
+    resource = await context.write_status(
+        resource,
+        phase=phase_of(Reason.RUNNING),
+        verdicts=verdicts_of(Reason.RUNNING, "", SandboxState.RUNNING),
+        work={"firstHeartbeatAt": now},
+        lastActiveTime=now,
+    )
+    context.memory(resource.metadata.name).token = None
+    await context.tokens.delete(resource.metadata.name)
+    context.event(resource, Reason.WORKER_STARTED, f"worker started in sandbox {resource.status.sandbox.id}")
+    return None
+
+
+async def reattach(context: Context, resource: ManagedSession) -> float | None:
+    """Take up the events of a worker that nobody listens to, without waking a paused sandbox."""
+    name, work = resource.metadata.name, resource.status.work
+    memory, sandbox_id = context.memory(name), resource.status.sandbox.id
+    view = await context.sandboxes.info(sandbox_id) if sandbox_id is not None else None
+    if view is None:
+        await vanished(context, resource)
+        return None
+    context.capacity.take_for_claim(name, force=True)
+    if view.paused:
+        memory.disconnect()
+        await _write_finished(context, resource, "SandboxPaused", SandboxState.PAUSED)
+        context.capacity.release(name)
+        return None
+    timeout = context.policy(resource).timeout_seconds
+    memory.connect(await context.sandboxes.connect(view.sandbox_id, timeout), timeout, context.now())
+    if work.claim is None or memory.sandbox is None:
+        return None
+    if not await _watch(context, name, memory.sandbox, work.claim):
+        await _write_finished(context, resource, "WorkerVanished", SandboxState.RUNNING)
+    return None
+
+
+async def _watch(context: Context, name: str, sandbox: object, claim: str) -> WorkerRun | None:
+    """The claim's run, or None when the sandbox's supervisor knows nothing of it."""
+    try:
+        return await context.runs.watch(name, sandbox, claim)  # type: ignore[arg-type]
+    except Failure as failure:
+        if "UnknownClaim" in failure.message or "StaleClaim" in failure.message:
+            return None
+        if failure.kind is Kind.GONE:
+            return None
+        raise
+
+
+async def finish(context: Context, resource: ManagedSession) -> float | None:
+    """The worker has ended: pause its sandbox, ask once more how the session is, write the turn down."""
+    name, work = resource.metadata.name, resource.status.work
+    run = context.runs.get(name, work.claim)
+    if run is None or run.record is None:
+        return None
+    record = run.record
+    logger.info(
+        "worker ended",
+        extra={"session": resource.spec.session_id, "claim": record.claim, "reason": record.reason},
+    )
+    if not run.heartbeat and record.reason in _NEVER_STARTED:
+        return await _start_again(context, resource, record)
+    session: SessionView | Failure | None
+    if context.inbox.get(resource.spec.session_id) is not None:
+        # More work is offered already: the sandbox is needed again at once.
+        session, state = await _session(context, resource), SandboxState.RUNNING
+    else:
+        session, _ = await asyncio.gather(
+            _session(context, resource), context.sandboxes.pause(run.sandbox_id), return_exceptions=False
+        )
+        context.memory(name).disconnect()
+        context.capacity.release(name)
+        state = SandboxState.PAUSED
+    resource = await _write_finished(context, resource, record.reason, state, record, heartbeat=run.heartbeat)
+    if not isinstance(session, Failure):
+        await note_end(context, resource, ended=session is None or session.ended, deleted=session is None)
+    return None
+
+
+async def _session(context: Context, resource: ManagedSession) -> SessionView | Failure | None:
+    try:
+        return await context.queue.session(resource.spec.session_id)
+    except Failure as failure:
+        return failure
+
+
+async def _start_again(context: Context, resource: ManagedSession, record: ExitRecord) -> float | None:
+    """The worker ended before it took its lease: try again under a new name, a bounded number of times."""
+    name, work = resource.metadata.name, resource.status.work
+    message = f"the worker ended before its first heartbeat ({record.reason}): {record.message or ''}"
+    there, token = await context.tokens.get(name, work.claim or "")
+    if there and work.attempts < context.settings.worker_start_attempts:
+        again = claim_name(context.now(), work.claim)
+        await context.tokens.put(resource, again, token)
+        context.memory(name).token = (again, token)
+        await context.runs.forget(name)
+        resource = await context.write_status(
+            resource,
+            verdicts=verdicts_of(Reason.STARTING_WORKER, message, SandboxState.RUNNING),
+            work={"claim": again, "attempts": work.attempts + 1},
+        )
+        context.event(resource, Reason.WORKER_START_FAILED, message, warning=True)
+        return _RESTART_SECONDS * context.settings.retry_scale
+    if work.id is not None:
+        await context.queue.stop(work.id)
+    return await give_up(context, resource, "StartFailed", Reason.WORKER_START_FAILED, message)
+
+
+async def _write_finished(
+    context: Context,
+    resource: ManagedSession,
+    exit_reason: str,
+    state: SandboxState,
+    record: ExitRecord | None = None,
+    *,
+    heartbeat: bool = True,
+) -> ManagedSession:
+    """Write the turn down and forget its run."""
+    name, now, work = resource.metadata.name, context.now(), resource.status.work
+    given_back = exit_reason in GIVEN_BACK
+    reason = Reason.IDLE if given_back else Reason.AWAITING_LEASE
+    message = "" if given_back else f"the worker ended ({exit_reason}) and its lease has not lapsed yet"
+    first = {"firstHeartbeatAt": now} if heartbeat and work.first_heartbeat_at is None else {}
+    served = heartbeat and exit_reason != "NoMessage"
+    resource = await context.write_status(
+        resource,
+        phase=phase_of(reason),
+        verdicts=verdicts_of(reason, message, state),
+        work={"finishedAt": now, "exitReason": exit_reason, **first},
+        sandbox={"state": str(state)},
+        turns=resource.status.turns + (1 if served else 0),
+        lastActiveTime=now,
+    )
+    await context.runs.forget(name)
+    context.metrics.turns.labels(exit_reason).inc()
+    if work.first_heartbeat_at is None:
+        await context.tokens.delete(name)
+    calls = f", {record.tool_calls} tool calls" if record else ""
+    context.event(
+        resource, Reason.WORKER_FINISHED, f"worker ended: {exit_reason}{calls}", warning=not given_back
+    )
+    return resource

@@ -1,0 +1,96 @@
+"""The newest known version of each resource: what the watch said and what our own writes were answered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from managed_session_api.resource import ManagedSession
+
+Body = dict[str, Any]
+
+
+def _version(body: Body) -> int:
+    # Resource versions are comparable as integers since Kubernetes 1.35; before that they were in practice.
+    return int(body["metadata"].get("resourceVersion") or 0)
+
+
+class ResourceStore:
+    """Lives on one event loop. Not a truth: reconciles write with the version they read, and sweeps list."""
+
+    def __init__(self) -> None:
+        self._bodies: dict[str, Body] = {}
+        self._by_session: dict[str, set[str]] = {}
+        self._parsed: dict[str, tuple[int, ManagedSession]] = {}
+
+    def __len__(self) -> int:
+        return len(self._bodies)
+
+    def names(self) -> list[str]:
+        """All known names."""
+        return list(self._bodies)
+
+    def observe(self, body: Body) -> bool:
+        """Note `body` unless something newer is known. Returns whether it was news."""
+        name = body["metadata"]["name"]
+        known = self._bodies.get(name)
+        if known is not None and _version(known) >= _version(body):
+            return False
+        body = {**body, "metadata": {k: v for k, v in body["metadata"].items() if k != "managedFields"}}
+        self._bodies[name] = body
+        session_id = (body.get("spec") or {}).get("sessionID")
+        if session_id:
+            self._by_session.setdefault(session_id, set()).add(name)
+        return True
+
+    def remove(self, name: str, uid: str | None = None) -> None:
+        """Forget the resource (only the one with `uid`, if given)."""
+        body = self._bodies.get(name)
+        if body is None or (uid is not None and body["metadata"].get("uid") != uid):
+            return
+        del self._bodies[name]
+        self._parsed.pop(name, None)
+        session_id = str((body.get("spec") or {}).get("sessionID"))
+        siblings = self._by_session.get(session_id)
+        if siblings is not None:
+            siblings.discard(name)
+            if not siblings:
+                del self._by_session[session_id]
+
+    def replace_all(self, bodies: Iterable[Body]) -> set[str]:
+        """Make the store agree with a fresh list. Returns the names that have vanished."""
+        listed = {body["metadata"]["name"]: body for body in bodies}
+        vanished = set(self._bodies) - set(listed)
+        for name in vanished:
+            self.remove(name)
+        for body in listed.values():
+            self.observe(body)
+        return vanished
+
+    def get(self, name: str) -> ManagedSession | None:
+        """The resource called `name`, typed."""
+        body = self._bodies.get(name)
+        if body is None:
+            return None
+        version = _version(body)
+        parsed = self._parsed.get(name)
+        if parsed is None or parsed[0] != version:
+            parsed = (version, ManagedSession.model_validate(body))
+            self._parsed[name] = parsed
+        return parsed[1]
+
+    def all(self) -> Iterator[ManagedSession]:
+        """All resources, typed."""
+        for name in list(self._bodies):
+            resource = self.get(name)
+            if resource is not None:
+                yield resource
+
+    def serving_name(self, session_id: str) -> str | None:
+        """The name of the resource that serves the session: the oldest, then the first by name."""
+        names = self._by_session.get(session_id)
+        if not names:
+            return None
+        return min(
+            names, key=lambda name: (self._bodies[name]["metadata"].get("creationTimestamp", ""), name)
+        )

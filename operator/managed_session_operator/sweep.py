@@ -1,0 +1,135 @@
+"""Makes true what events only make fast: compares E2B's list with the resources, on a slow clock."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+from managed_session_api import names
+from managed_session_api.resource import ManagedSession, SandboxState
+from managed_session_runtime.credentials import CredentialError
+
+from managed_session_operator.clients.sandboxes import SandboxView
+from managed_session_operator.context import Context
+from managed_session_operator.decisions import claim_active
+from managed_session_operator.failures import Failure, NotLeadingError, ResourceGoneError
+
+logger = logging.getLogger(__name__)
+
+
+class Sweep:
+    """Finds sandboxes that no resource has, resources whose sandbox is gone, and missed changes.
+
+    Args:
+        context: the operator's context.
+        enqueue: asks for a reconcile of the named resource.
+    """
+
+    def __init__(self, context: Context, enqueue: Callable[[str], None]) -> None:
+        self._context = context
+        self._enqueue = enqueue
+        self._suspects: set[str] = set()
+
+    async def run(self) -> None:
+        """Sweep until cancelled."""
+        while True:
+            try:
+                await self.sweep()
+                self._context.metrics.sweeps.labels("ok").inc()
+                self._context.metrics.last_sweep.set(time.time())
+            except (Failure, NotLeadingError, ResourceGoneError, CredentialError) as error:
+                self._context.metrics.sweeps.labels("failed").inc()
+                logger.warning("sweep failed", extra={"cause": str(error)})
+            await asyncio.sleep(self._context.settings.sweep_seconds * random.uniform(0.8, 1.0))
+
+    async def sweep(self) -> None:
+        """One comparison: E2B's list is read first, so that a resource is never older than its sandbox."""
+        context = self._context
+        views = await context.sandboxes.list({names.METADATA_INSTALLATION: context.installation_id})
+        bodies = await context.resources.list()
+        for name in context.store.replace_all(bodies):
+            self._enqueue(name)
+        by_uid = {resource.metadata.uid: resource for resource in context.store.all()}
+        listed: dict[str, set[str]] = {}
+        suspects: set[str] = set()
+        for view in views:
+            resource = by_uid.get(view.metadata.get(names.METADATA_RESOURCE_UID, ""))
+            if resource is None or self._is_surplus(resource, view):
+                suspects.add(view.sandbox_id)
+                continue
+            listed.setdefault(resource.metadata.uid, set()).add(view.sandbox_id)
+            self._compare(resource, view)
+        for resource in by_uid.values():
+            sandbox_id = resource.status.sandbox.id
+            if sandbox_id is not None and sandbox_id not in listed.get(resource.metadata.uid, set()):
+                context.memory(resource.metadata.name).missing = True
+        await self._kill_orphans(suspects)
+        for name in context.store.names():
+            self._enqueue(name)
+        context.metrics.resources.set(len(context.store))
+
+    @staticmethod
+    def _is_surplus(resource: ManagedSession, view: SandboxView) -> bool:
+        """Whether the resource has settled on another sandbox than this one."""
+        sandbox = resource.status.sandbox
+        if sandbox.state is SandboxState.CREATING:
+            return False
+        return sandbox.id != view.sandbox_id
+
+    def _compare(self, resource: ManagedSession, view: SandboxView) -> None:
+        memory = self._context.memory(resource.metadata.name)
+        needed = claim_active(resource) or memory.sandbox is not None
+        if not view.paused and not needed and resource.status.sandbox.state is SandboxState.PAUSED:
+            memory.running_unexpectedly = True
+
+    async def _kill_orphans(self, suspects: set[str]) -> None:
+        """Kill what two sweeps in a row found without a resource: a create may be on its way."""
+        context = self._context
+        for sandbox_id in suspects & self._suspects:
+            logger.warning("killing a sandbox that no resource has", extra={"sandbox": sandbox_id})
+            await context.sandboxes.kill(sandbox_id)
+            context.metrics.orphans_killed.inc()
+            suspects.discard(sandbox_id)
+        self._suspects = suspects
+
+
+class EndChecks:
+    """Asks about idle sessions in turn, so that an end whose webhook was lost is noticed.
+
+    Args:
+        context: the operator's context.
+        enqueue: asks for a reconcile of the named resource.
+    """
+
+    def __init__(self, context: Context, enqueue: Callable[[str], None]) -> None:
+        self._context = context
+        self._enqueue = enqueue
+
+    async def run(self) -> None:
+        """Spend the budget until cancelled."""
+        budget = self._context.settings.end_checks_per_minute
+        while budget:
+            await asyncio.sleep(60 / budget)
+            self._ask_next()
+        await asyncio.Event().wait()
+
+    def _ask_next(self) -> None:
+        """Mark the idle session that was not asked about for longest, if it is due."""
+        context, now = self._context, self._context.now()
+        patience = timedelta(seconds=context.settings.end_check_seconds)
+        due: tuple[float, str] | None = None
+        for resource in context.store.all():
+            if claim_active(resource) or resource.status.ended_at is not None:
+                continue
+            name = resource.metadata.name
+            asked = context.memory(name).end_asked_at or resource.status.last_active_time
+            if asked is None or now - asked < patience:
+                continue
+            due = min(due, (asked.timestamp(), name)) if due else (asked.timestamp(), name)
+        if due is not None:
+            context.memory(due[1]).end_check_due = True
+            self._enqueue(due[1])

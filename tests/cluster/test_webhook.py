@@ -1,0 +1,443 @@
+"""The webhook's process against a real API server, with the rights that the manifests give it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from managed_session_api import names
+from managed_session_local.control_plane import ControlPlane
+from standardwebhooks import Webhook
+
+ROOT = Path(__file__).parents[2]
+SIGNING_KEY = "whsec_" + base64.b64encode(b"webhook-signing-key-of-32-bytes!").decode()
+OTHER_KEY = "whsec_" + base64.b64encode(b"another-signing-key-of-32-bytes!").decode()
+ADMIN_TOKEN = "administrators-token"
+SESSION = "sesn_01AbCdEf"
+NAME = names.resource_name(SESSION)
+RUN = "session.status_run_started"
+T0 = datetime(2026, 3, 18, 14, 5, 22, tzinfo=UTC)
+DEADLINE_SECONDS = 60.0
+
+
+# Local versions of fixtures that tests/cluster/conftest.py is to provide under the same names.
+
+
+@pytest.fixture(scope="session")
+async def control_plane() -> AsyncIterator[ControlPlane]:
+    async with ControlPlane() as running:
+        yield running
+
+
+@pytest.fixture
+async def namespace(control_plane: ControlPlane) -> str:
+    await control_plane.kubectl("apply", f"--filename={ROOT / 'crds/managedsessions.yaml'}")
+    await control_plane.kubectl("wait", "--for=condition=Established", f"crd/{names.PLURAL}.{names.GROUP}")
+    name = f"test-{os.urandom(4).hex()}"
+    await control_plane.kubectl("create", "namespace", name)
+    return name
+
+
+# End of the local versions.
+
+
+class WebhookProcess:
+    """A running `managed-session-webhook`, seen from outside."""
+
+    def __init__(self, process: asyncio.subprocess.Process, credentials: Path) -> None:
+        self.process = process
+        self.credentials = credentials
+        self.lines: list[dict[str, Any]] = []
+        self.text = ""
+        self.port = self.probe_port = 0
+
+    async def follow(self, listening: asyncio.Event) -> None:
+        assert self.process.stderr is not None
+        async for line in self.process.stderr:
+            self.text += line.decode()
+            if line.startswith(b"{"):
+                record = json.loads(line)
+                self.lines.append(record)
+                if record["message"] == "listening":
+                    self.port, self.probe_port = record["port"], record["probePort"]
+                    listening.set()
+        listening.set()
+
+    def logged(self, message: str) -> list[dict[str, Any]]:
+        return [line for line in self.lines if line["message"].startswith(message)]
+
+    async def send(self, body: dict[str, Any], key: str = SIGNING_KEY, **headers: str) -> httpx.Response:
+        content = json.dumps(body)
+        sent_at = datetime.now(tz=UTC)
+        signed = {
+            "webhook-id": str(body.get("id")),
+            "webhook-timestamp": str(int(sent_at.timestamp())),
+            "webhook-signature": Webhook(key).sign(str(body.get("id")), sent_at, content),
+        }
+        return await self.request("POST", "/webhook", content=content, headers=signed | headers)
+
+    async def request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        async with httpx.AsyncClient(timeout=DEADLINE_SECONDS, trust_env=False) as client:
+            return await client.request(method, f"http://127.0.0.1:{self.port}{path}", **arguments)
+
+    async def probe(self, path: str) -> httpx.Response:
+        async with httpx.AsyncClient(timeout=DEADLINE_SECONDS, trust_env=False) as client:
+            return await client.get(f"http://127.0.0.1:{self.probe_port}{path}")
+
+
+@asynccontextmanager
+async def running_webhook(
+    kubeconfig: Path, namespace: str, credentials: Path, **settings: str
+) -> AsyncIterator[WebhookProcess]:
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "KUBECONFIG": str(kubeconfig),
+        "MANAGED_SESSIONS_NAMESPACE": namespace,
+        "MANAGED_SESSIONS_CREDENTIALS_DIR": str(credentials),
+        "MANAGED_SESSIONS_WEBHOOK_HOST": "127.0.0.1",
+        "MANAGED_SESSIONS_WEBHOOK_PORT": "0",
+        "MANAGED_SESSIONS_PROBE_HOST": "127.0.0.1",
+        "MANAGED_SESSIONS_PROBE_PORT": "0",
+        "MANAGED_SESSIONS_WEBHOOK_READINESS_INTERVAL_SECONDS": "0.2",
+        **settings,
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "managed_session_webhook.main", env=environment, stderr=asyncio.subprocess.PIPE
+    )
+    webhook = WebhookProcess(process, credentials)
+    listening = asyncio.Event()
+    following = asyncio.create_task(webhook.follow(listening))
+    try:
+        await asyncio.wait_for(listening.wait(), DEADLINE_SECONDS)
+        assert webhook.port, webhook.text
+        yield webhook
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await following
+
+
+@pytest.fixture
+async def kubeconfig(control_plane: ControlPlane, namespace: str) -> Path:
+    """The webhook's ServiceAccount with the Role of deploy/, in this test's namespace."""
+    documents = [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "managed-session-webhook"}}
+    ]
+    for document in yaml.safe_load_all((ROOT / "deploy/30-roles.yaml").read_text()):
+        if document["metadata"] | {"labels": 0} == {
+            "name": "managed-session-webhook",
+            "namespace": "managed-sessions",
+            "labels": 0,
+        }:
+            document["metadata"]["namespace"] = namespace
+            for subject in document.get("subjects", []):
+                subject["namespace"] = namespace
+            documents.append(document)
+    await control_plane.kubectl(
+        f"--namespace={namespace}", "apply", "--filename=-", input=yaml.safe_dump_all(documents)
+    )
+    return await control_plane.service_account_kubeconfig(namespace, "managed-session-webhook")
+
+
+@pytest.fixture
+def credentials(tmp_path: Path) -> Path:
+    (tmp_path / "anthropic-webhook-signing-key").write_text(SIGNING_KEY + "\n")
+    return tmp_path
+
+
+@pytest.fixture
+async def webhook(kubeconfig: Path, namespace: str, credentials: Path) -> AsyncIterator[WebhookProcess]:
+    async with running_webhook(kubeconfig, namespace, credentials) as running:
+        yield running
+
+
+class Cluster:
+    """What an administrator sees in the test's namespace."""
+
+    def __init__(self, control_plane: ControlPlane, namespace: str) -> None:
+        self.control_plane = control_plane
+        self.namespace = namespace
+
+    async def kubectl(self, *args: str, stdin: str | None = None) -> str:
+        return await self.control_plane.kubectl(f"--namespace={self.namespace}", *args, input=stdin)
+
+    async def resources(self) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = json.loads(await self.kubectl("get", names.PLURAL, "--output=json"))[
+            "items"
+        ]
+        return items
+
+    async def resource(self) -> dict[str, Any]:
+        [only] = await self.resources()
+        return only
+
+    async def patch(self, change: dict[str, Any], *args: str) -> None:
+        await self.kubectl(
+            "patch", names.PLURAL, NAME, "--type=merge", f"--patch={json.dumps(change)}", *args
+        )
+
+
+@pytest.fixture
+def cluster(control_plane: ControlPlane, namespace: str) -> Cluster:
+    return Cluster(control_plane, namespace)
+
+
+def event(
+    number: int = 1, type_: str = RUN, session: object = SESSION, at: datetime | None = None
+) -> dict[str, Any]:
+    created_at = at or T0 + timedelta(seconds=number)
+    return {
+        "type": "event",
+        "id": f"whe_{number}",
+        "created_at": created_at.isoformat().replace("+00:00", "Z"),
+        "data": {"type": type_, "id": session, "organization_id": "org", "workspace_id": "wrkspc"},
+    }
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = DEADLINE_SECONDS) -> None:
+    end = time.monotonic() + seconds
+    while not await condition():
+        assert time.monotonic() < end, "the condition did not come true in time"
+        await asyncio.sleep(0.02)
+
+
+async def test_a_run_creates_the_sessions_resource_with_its_event(
+    webhook: WebhookProcess, cluster: Cluster
+) -> None:
+    answer = await webhook.send(event())
+    assert (answer.status_code, answer.content) == (204, b"")
+    resource = await cluster.resource()
+    assert resource["metadata"]["name"] == NAME
+    assert resource["metadata"]["labels"] == {"app.kubernetes.io/managed-by": "managed-sessions"}
+    assert resource["spec"] == {"sessionID": SESSION}
+    assert resource["status"]["lastEvent"] == {
+        "id": "whe_1",
+        "type": RUN,
+        "createdAt": "2026-03-18T14:05:23.000000Z",
+    }
+    [line] = webhook.logged("routing work")
+    assert (line["session"], line["event"], line["resource"]) == (SESSION, "whe_1", NAME)
+
+
+async def test_the_same_event_again_writes_nothing(webhook: WebhookProcess, cluster: Cluster) -> None:
+    await webhook.send(event())
+    before = await cluster.resource()
+    assert (await webhook.send(event())).status_code == 204
+    assert await cluster.resource() == before
+
+
+async def test_fifty_equal_events_at_once_make_one_resource_through_two_replicas(
+    webhook: WebhookProcess, kubeconfig: Path, namespace: str, credentials: Path, cluster: Cluster
+) -> None:
+    async with running_webhook(kubeconfig, namespace, credentials) as second:
+        answers = await asyncio.gather(*((webhook, second)[n % 2].send(event()) for n in range(50)))
+    assert Counter(answer.status_code for answer in answers) == {204: 50}
+    resource = await cluster.resource()
+    assert resource["status"]["lastEvent"]["id"] == "whe_1"
+    assert resource["metadata"]["generation"] == 1
+
+
+async def test_the_newest_event_stays_whatever_the_order_of_arrival(
+    webhook: WebhookProcess, kubeconfig: Path, namespace: str, credentials: Path, cluster: Cluster
+) -> None:
+    async with running_webhook(kubeconfig, namespace, credentials) as second:
+        order = [(7 * n) % 30 for n in range(30)]
+        answers = await asyncio.gather(*((webhook, second)[n % 2].send(event(n)) for n in order))
+        assert {answer.status_code for answer in answers} <= {204, 503}
+        for number, answer in zip(order, answers, strict=True):
+            if answer.status_code == 503:
+                assert (await webhook.send(event(number))).status_code == 204
+    assert (await cluster.resource())["status"]["lastEvent"]["id"] == "whe_29"
+
+
+async def test_a_resource_whose_creator_died_before_the_status_gets_its_event_with_the_next_delivery(
+    webhook: WebhookProcess, cluster: Cluster
+) -> None:
+    manifest = {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "metadata": {"name": NAME},
+        "spec": {"sessionID": SESSION},
+    }
+    await cluster.kubectl("create", "--filename=-", stdin=json.dumps(manifest))
+    assert (await webhook.send(event())).status_code == 204
+    assert (await cluster.resource())["status"]["lastEvent"]["id"] == "whe_1"
+
+
+async def test_an_end_without_a_resource_creates_none_and_a_late_run_does(
+    webhook: WebhookProcess, cluster: Cluster
+) -> None:
+    assert (await webhook.send(event(2, "session.deleted"))).status_code == 204
+    assert await cluster.resources() == []
+    assert (await webhook.send(event(1))).status_code == 204
+    assert (await cluster.resource())["status"]["lastEvent"]["type"] == RUN
+
+
+@pytest.mark.parametrize("end", ["session.status_terminated", "session.archived", "session.deleted"])
+async def test_an_end_is_noted_and_deletes_nothing(
+    webhook: WebhookProcess, cluster: Cluster, end: str
+) -> None:
+    await webhook.send(event(1))
+    assert (await webhook.send(event(2, end))).status_code == 204
+    resource = await cluster.resource()
+    assert resource["status"]["lastEvent"]["type"] == end
+    assert "deletionTimestamp" not in resource["metadata"]
+
+
+async def test_a_run_of_a_finished_turn_is_ignored_and_one_near_its_end_is_not(
+    webhook: WebhookProcess, cluster: Cluster
+) -> None:
+    await webhook.send(event(1))
+    finished_at = (T0 + timedelta(seconds=60)).isoformat()
+    await cluster.patch({"status": {"work": {"finishedAt": finished_at}}}, "--subresource=status")
+
+    async def cache_has_it() -> bool:
+        return bool((await cluster.resource())["status"].get("work"))
+
+    await until(cache_has_it)
+    assert (await webhook.send(event(30))).status_code == 204
+    assert (await cluster.resource())["status"]["lastEvent"]["id"] == "whe_1"
+    assert (await webhook.send(event(58))).status_code == 204
+    assert (await cluster.resource())["status"]["lastEvent"]["id"] == "whe_58"
+
+
+async def test_a_resource_being_deleted_refuses_until_it_is_gone(
+    webhook: WebhookProcess, cluster: Cluster
+) -> None:
+    await webhook.send(event(1))
+    await cluster.patch({"metadata": {"finalizers": [names.FINALIZER]}})
+    await cluster.kubectl("delete", names.PLURAL, NAME, "--wait=false")
+
+    async def refused() -> bool:
+        return (await webhook.send(event(2))).status_code == 503
+
+    await until(refused)
+    answer = await webhook.send(event(2, "session.deleted"))
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    await cluster.patch({"metadata": {"finalizers": None}})
+
+    async def accepted() -> bool:
+        return (await webhook.send(event(2))).status_code == 204
+
+    await until(accepted)
+    assert (await cluster.resource())["status"]["lastEvent"]["id"] == "whe_2"
+
+
+async def test_without_the_api_server_deliveries_are_put_off_and_then_recorded(
+    webhook: WebhookProcess, cluster: Cluster, control_plane: ControlPlane
+) -> None:
+    await until(lambda: _has_status(webhook, "/readyz", 200))
+    async with AsyncExitStack() as stack:
+        await control_plane.stop_api_server(kill=True)
+        stack.push_async_callback(control_plane.start_api_server)
+        answer = await webhook.send(event())
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        await until(lambda: _has_status(webhook, "/readyz", 503))
+        assert (await webhook.probe("/livez")).status_code == 200
+    assert (await webhook.send(event())).status_code == 204
+    assert (await cluster.resource())["status"]["lastEvent"]["id"] == "whe_1"
+    await until(lambda: _has_status(webhook, "/readyz", 200))
+
+
+async def _has_status(webhook: WebhookProcess, path: str, status: int) -> bool:
+    return (await webhook.probe(path)).status_code == status
+
+
+@pytest.mark.parametrize("missing", ["rights", "namespace"])
+async def test_what_a_person_has_to_fix_is_put_off_and_named_in_the_log(
+    kubeconfig: Path,
+    control_plane: ControlPlane,
+    namespace: str,
+    credentials: Path,
+    cluster: Cluster,
+    missing: str,
+) -> None:
+    if missing == "rights":
+        await cluster.kubectl("delete", "rolebinding", "managed-session-webhook")
+        hint = "apply the Role and RoleBinding"
+    else:
+        kubeconfig, namespace, hint = control_plane.kubeconfig, "not-there", "create the namespace"
+    async with running_webhook(kubeconfig, namespace, credentials) as webhook:
+        answer = await webhook.send(event())
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert any(hint in line["message"] for line in webhook.logged("refused"))
+
+
+async def test_keys_are_added_and_rotated_without_a_restart(
+    kubeconfig: Path, namespace: str, tmp_path: Path, cluster: Cluster
+) -> None:
+    key_file = tmp_path / "anthropic-webhook-signing-key"
+    async with running_webhook(kubeconfig, namespace, tmp_path) as webhook:
+        answer = await webhook.send(event(1))
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert (await webhook.request("GET", "/health")).json()["signingKey"] is False
+        await until(lambda: _has_status(webhook, "/readyz", 200))
+        key_file.write_text(SIGNING_KEY)
+        assert (await webhook.request("GET", "/health")).json()["signingKey"] is True
+        assert (await webhook.send(event(1))).status_code == 204
+        key_file.write_text(f"{OTHER_KEY}\n{SIGNING_KEY}\n")
+        assert (await webhook.send(event(2), OTHER_KEY)).status_code == 204
+        assert (await webhook.send(event(3), SIGNING_KEY)).status_code == 204
+        key_file.write_text(OTHER_KEY)
+        assert (await webhook.send(event(4), SIGNING_KEY)).status_code == 401
+    assert (await cluster.resource())["status"]["lastEvent"]["id"] == "whe_3"
+    assert not [key for key in (SIGNING_KEY, OTHER_KEY) if key.removeprefix("whsec_") in webhook.text]
+
+
+async def test_assignments_are_for_the_holder_of_the_admin_token(
+    webhook: WebhookProcess, cluster: Cluster
+) -> None:
+    assert (await webhook.request("GET", "/sandboxes")).status_code == 404
+    (webhook.credentials / "webhook-admin-token").write_text(ADMIN_TOKEN)
+    for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {ADMIN_TOKEN}"}):
+        answer = await webhook.request("GET", "/sandboxes", headers=header)
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+    await webhook.send(event())
+    status = {"phase": "Running", "sandbox": {"id": "sbx-1", "state": "Running"}}
+    await cluster.patch({"status": status}, "--subresource=status")
+    answer = await webhook.request("GET", "/sandboxes", headers={"Authorization": f"Bearer {ADMIN_TOKEN}"})
+    assert answer.json() == {
+        "sandboxes": [
+            {"name": NAME, "sessionID": SESSION, "sandboxID": "sbx-1", "state": "Running", "phase": "Running"}
+        ]
+    }
+    assert ADMIN_TOKEN not in webhook.text
+
+
+async def test_sigterm_lets_requests_finish_and_ends_with_success(
+    kubeconfig: Path, namespace: str, credentials: Path, cluster: Cluster
+) -> None:
+    slow = {"MANAGED_SESSIONS_WEBHOOK_SHUTDOWN_DELAY_SECONDS": "2"}
+    async with running_webhook(kubeconfig, namespace, credentials, **slow) as webhook:
+        await until(lambda: _has_status(webhook, "/readyz", 200))
+        webhook.process.send_signal(signal.SIGTERM)
+        await until(lambda: _has_status(webhook, "/readyz", 503))
+        assert (await webhook.send(event())).status_code == 204
+        assert await asyncio.wait_for(webhook.process.wait(), DEADLINE_SECONDS) == 0
+    assert len(await cluster.resources()) == 1
+
+
+async def test_outcomes_are_counted(webhook: WebhookProcess) -> None:
+    await webhook.send(event(1))
+    await webhook.send(event(1, "session.updated"))
+    await webhook.send(event(2), OTHER_KEY)
+    text = (await webhook.probe("/metrics")).text
+    for outcome in ("created", "uninteresting", "bad_signature"):
+        assert f'managed_sessions_webhook_requests_total{{outcome="{outcome}"}} 1.0' in text
+    assert 'managed_sessions_build_info{component="webhook"' in text

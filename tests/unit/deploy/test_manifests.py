@@ -1,0 +1,197 @@
+"""deploy/ as text: what it holds, how its pods are confined, which rights it gives."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from managed_session_api import names
+
+ROOT = Path(__file__).parents[3]
+FILES = sorted((ROOT / "deploy").glob("*.yaml"))
+OBJECTS: list[dict[str, Any]] = list(
+    itertools.chain.from_iterable(yaml.safe_load_all(path.read_text()) for path in FILES)
+)
+PROCESSES = ["managed-session-webhook", "managed-session-operator"]
+UNPRIVILEGED_USER = 65532
+
+
+def objects(kind: str) -> list[dict[str, Any]]:
+    return [item for item in OBJECTS if item["kind"] == kind]
+
+
+def deployment(name: str) -> dict[str, Any]:
+    (found,) = (item for item in objects("Deployment") if item["metadata"]["name"] == name)
+    return found
+
+
+def pod(name: str) -> dict[str, Any]:
+    spec: dict[str, Any] = deployment(name)["spec"]["template"]["spec"]
+    return spec
+
+
+def container(name: str) -> dict[str, Any]:
+    (only,) = pod(name)["containers"]
+    found: dict[str, Any] = only
+    return found
+
+
+def test_definition_is_a_copy_of_the_one_in_crds() -> None:
+    (definition,) = objects("CustomResourceDefinition")
+    assert definition == yaml.safe_load((ROOT / "crds/managedsessions.yaml").read_text())
+    source = (ROOT / "crds/managedsessions.yaml").read_text().split("\n", 1)[1]
+    copy = (ROOT / "deploy/10-customresourcedefinition.yaml").read_text().split("\n", 1)[1]
+    assert copy == source, "copy crds/managedsessions.yaml to deploy/10-customresourcedefinition.yaml"
+
+
+def test_what_others_refer_to_comes_first() -> None:
+    order = [item["kind"] for item in OBJECTS]
+    assert order.index("CustomResourceDefinition") == order.count("Namespace")
+    assert order.index("ServiceAccount") < order.index("Role") < order.index("Deployment")
+
+
+def test_everything_is_in_one_of_the_two_namespaces() -> None:
+    cluster_wide = {"Namespace", "CustomResourceDefinition"}
+    namespaces = {item["metadata"]["name"] for item in objects("Namespace")}
+    assert namespaces == {names.SYSTEM_NAMESPACE, names.RESOURCE_NAMESPACE}
+    for item in OBJECTS:
+        if item["kind"] not in cluster_wide:
+            assert item["metadata"]["namespace"] in namespaces
+
+
+def test_namespaces_enforce_the_restricted_pod_security_standard() -> None:
+    for namespace in objects("Namespace"):
+        assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_no_secret_is_in_the_manifests() -> None:
+    assert objects("Secret") == []
+
+
+def test_rights_are_namespaced_and_spelled_out() -> None:
+    assert objects("ClusterRole") == objects("ClusterRoleBinding") == []
+    for role in objects("Role"):
+        for rule in role["rules"]:
+            assert "*" not in rule["apiGroups"] + rule["resources"] + rule["verbs"]
+
+
+def test_every_verb_has_its_reason_beside_it() -> None:
+    lines = (ROOT / "deploy/30-roles.yaml").read_text().splitlines()
+    verbs = [line for line in lines if line.startswith("      - ")]
+    assert len(verbs) == sum(len(rule["verbs"]) for role in objects("Role") for rule in role["rules"])
+    assert [line for line in verbs if " # " not in line] == []
+
+
+def test_each_role_is_bound_to_the_account_of_its_name() -> None:
+    roles = {(role["metadata"]["namespace"], role["metadata"]["name"]) for role in objects("Role")}
+    bound = set()
+    for binding in objects("RoleBinding"):
+        name = binding["metadata"]["name"]
+        assert binding["subjects"] == [
+            {"kind": "ServiceAccount", "name": name, "namespace": names.SYSTEM_NAMESPACE}
+        ]
+        assert binding["roleRef"] == {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name}
+        bound.add((binding["metadata"]["namespace"], name))
+    assert bound == roles
+
+
+def test_account_tokens_are_given_to_the_pods_that_need_them_alone() -> None:
+    assert {account["metadata"]["name"] for account in objects("ServiceAccount")} == set(PROCESSES)
+    for account in objects("ServiceAccount"):
+        assert account["automountServiceAccountToken"] is False
+    for name in PROCESSES:
+        assert pod(name)["automountServiceAccountToken"] is True
+        assert pod(name)["serviceAccountName"] == name
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_two_pods_of_one_image_run_the_process_of_their_name(name: str) -> None:
+    assert deployment(name)["spec"]["replicas"] == 2
+    assert container(name)["image"].startswith("managed-sessions:")
+    assert container(name)["command"] == [name]
+
+
+def test_image_has_the_version_of_the_project() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    for name in PROCESSES:
+        version = container(name)["image"].rpartition(":")[2]
+        assert f'version = "{version}"' in project
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_second_apply_changes_nothing_of_the_strategy(name: str) -> None:
+    """kubectl takes away a strategy's type that the manifest does not say."""
+    assert deployment(name)["spec"]["strategy"]["type"] == "RollingUpdate"
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_pod_is_confined(name: str) -> None:
+    assert pod(name)["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": UNPRIVILEGED_USER,
+        "runAsGroup": UNPRIVILEGED_USER,
+        "fsGroup": UNPRIVILEGED_USER,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert container(name)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    resources = container(name)["resources"]
+    for resource in ("cpu", "memory", "ephemeral-storage"):
+        assert resource in resources["requests"]
+        assert resource in resources["limits"]
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_pod_is_probed_on_the_metrics_port(name: str) -> None:
+    ports = {port["name"]: port["containerPort"] for port in container(name)["ports"]}
+    assert ports["metrics"] == 8080
+    for probe, path in (
+        ("startupProbe", "/livez"),
+        ("livenessProbe", "/livez"),
+        ("readinessProbe", "/readyz"),
+    ):
+        assert container(name)[probe]["httpGet"] == {"path": path, "port": "metrics"}
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_credentials_are_an_optional_secret_that_only_the_process_reads(name: str) -> None:
+    volumes = {volume["name"]: volume for volume in pod(name)["volumes"]}
+    mounts = {mount["name"]: mount for mount in container(name)["volumeMounts"]}
+    assert volumes["credentials"]["secret"] == {"secretName": name, "optional": True, "defaultMode": 0o440}
+    assert mounts["credentials"]["mountPath"] == "/etc/managed-sessions/credentials"
+    assert mounts["credentials"]["readOnly"] is True
+    assert "emptyDir" in volumes["tmp"]
+    assert mounts["tmp"]["mountPath"] == "/tmp"
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_pod_knows_its_namespace(name: str) -> None:
+    variables = {variable["name"]: variable for variable in container(name)["env"]}
+    assert variables["MANAGED_SESSIONS_SYSTEM_NAMESPACE"]["valueFrom"] == {
+        "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}
+    }
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_pod_has_time_to_stop(name: str) -> None:
+    delay = container(name).get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+    assert pod(name)["terminationGracePeriodSeconds"] >= delay + 20
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_disruption_budget_covers_the_pods(name: str) -> None:
+    (budget,) = (item for item in objects("PodDisruptionBudget") if item["metadata"]["name"] == name)
+    labels = deployment(name)["spec"]["template"]["metadata"]["labels"]
+    assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert budget["spec"]["maxUnavailable"] == 1
+
+
+def test_service_leads_to_the_webhook_and_not_to_its_metrics() -> None:
+    (service,) = objects("Service")
+    labels = deployment("managed-session-webhook")["spec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"].items() <= labels.items()
+    assert [(port["port"], port["targetPort"]) for port in service["spec"]["ports"]] == [(8000, "http")]

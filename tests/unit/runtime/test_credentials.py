@@ -1,0 +1,89 @@
+"""Credential files and their fallback variables."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from managed_session_runtime.credentials import (
+    Credential,
+    CredentialDirectory,
+    CredentialMissingError,
+    CredentialUnreadableError,
+)
+
+KEY = Credential.ANTHROPIC_WEBHOOK_SIGNING_KEY
+
+
+def read(directory: CredentialDirectory) -> list[str]:
+    return [value.get_secret_value() for value in directory.get_all(KEY)]
+
+
+def test_a_file_is_read_without_trailing_white_space(tmp_path: Path) -> None:
+    (tmp_path / KEY).write_text("whsec_abcdefgh \n")
+    value = CredentialDirectory(tmp_path, {}).get(KEY)
+    assert value is not None
+    assert value.get_secret_value() == "whsec_abcdefgh"
+
+
+def test_each_line_is_a_value_and_blank_lines_are_none(tmp_path: Path) -> None:
+    (tmp_path / KEY).write_text("new-value-1\n\n  old-value-2\r\n")
+    assert read(CredentialDirectory(tmp_path, {})) == ["new-value-1", "old-value-2"]
+
+
+def test_the_variable_stands_in_for_an_absent_file(tmp_path: Path) -> None:
+    environ = {"ANTHROPIC_WEBHOOK_SIGNING_KEY": "from-variable"}
+    assert read(CredentialDirectory(tmp_path / "absent", environ)) == ["from-variable"]
+
+
+def test_the_file_wins_over_the_variable(tmp_path: Path) -> None:
+    (tmp_path / KEY).write_text("from-file")
+    assert read(CredentialDirectory(tmp_path, {KEY.variable: "from-variable"})) == ["from-file"]
+
+
+def test_a_file_added_later_is_found(tmp_path: Path) -> None:
+    directory = CredentialDirectory(tmp_path, {})
+    assert directory.get(KEY) is None
+    (tmp_path / KEY).write_text("added-later")
+    assert read(directory) == ["added-later"]
+    (tmp_path / KEY).unlink()
+    assert read(directory) == []
+
+
+def test_the_kubelets_symlink_swap_is_noticed(tmp_path: Path) -> None:
+    for generation in ("..1", "..2"):
+        (tmp_path / generation).mkdir()
+        (tmp_path / generation / KEY).write_text(f"value-of-{generation}")
+        os.utime(tmp_path / generation / KEY, (1_700_000_000, 1_700_000_000))
+    (tmp_path / "..data").symlink_to("..1")
+    (tmp_path / KEY).symlink_to(Path("..data") / KEY)
+    directory = CredentialDirectory(tmp_path, {})
+    assert read(directory) == ["value-of-..1"]
+    (tmp_path / "..data_tmp").symlink_to("..2")
+    (tmp_path / "..data_tmp").rename(tmp_path / "..data")
+    assert read(directory) == ["value-of-..2"]
+
+
+def test_a_missing_credential_names_the_file_and_the_variable(tmp_path: Path) -> None:
+    with pytest.raises(CredentialMissingError) as raised:
+        CredentialDirectory(tmp_path, {}).require(KEY)
+    assert str(tmp_path / KEY) in str(raised.value)
+    assert "ANTHROPIC_WEBHOOK_SIGNING_KEY" in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["directory", "bytes"])
+def test_an_unreadable_file_is_named_and_its_content_is_not(tmp_path: Path, kind: str) -> None:
+    if kind == "directory":
+        (tmp_path / KEY).mkdir()
+    else:
+        (tmp_path / KEY).write_bytes(b"secretvalue\xff\xfe")
+    with pytest.raises(CredentialUnreadableError) as raised:
+        CredentialDirectory(tmp_path, {}).get(KEY)
+    assert str(tmp_path / KEY) in str(raised.value)
+    assert "secretvalue" not in str(raised.value)
+
+
+def test_values_do_not_show_in_representations(tmp_path: Path) -> None:
+    (tmp_path / KEY).write_text("not-to-be-seen")
+    assert "not-to-be-seen" not in repr(CredentialDirectory(tmp_path, {}).get_all(KEY))

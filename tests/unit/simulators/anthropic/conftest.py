@@ -1,0 +1,157 @@
+"""A real simulator process, real SDK clients, and conditions to wait for."""
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+import pytest
+from anthropic import AsyncAnthropic
+from anthropic.types.beta import BetaManagedAgentsSession
+from anthropic.types.beta.environments import BetaSelfHostedWork
+from managed_session_local.simulators.anthropic.client import AnthropicSimulator
+from managed_session_local.simulators.anthropic.process import Running, running_simulator
+from managed_session_local.simulators.anthropic.settings import Settings
+
+DEFAULTS = Settings()
+T = TypeVar("T")
+
+
+async def until(probe: Callable[[], Awaitable[T]], within: float = 20) -> T:
+    """Wait until the probe returns something true, and return that."""
+    deadline = time.monotonic() + within
+    while not (value := await probe()):
+        assert time.monotonic() < deadline, "the awaited condition did not come true"
+        await asyncio.sleep(0.02)
+    return value
+
+
+def token_of(work: BetaSelfHostedWork) -> str:
+    """Return the sessions token inside a work item's secret, as the SDK's worker takes it out."""
+    assert work.secret is not None
+    padded = work.secret + "=" * (-len(work.secret) % 4)
+    return str(json.loads(base64.urlsafe_b64decode(padded))["sessions_token"])
+
+
+class Api:
+    """The SDK against one simulator, with each kind of credential."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.environment_id = DEFAULTS.environment_id
+        self.agent_id = DEFAULTS.agent_id
+        self._clients: list[AsyncAnthropic] = []
+        self.admin = self.client(DEFAULTS.api_key)
+        self.worker = self.client(DEFAULTS.environment_key)
+
+    def client(self, token: str | None) -> AsyncAnthropic:
+        client = AsyncAnthropic(base_url=self.url, auth_token=token, api_key=None, max_retries=0, timeout=30)
+        self._clients.append(client)
+        return client
+
+    async def close(self) -> None:
+        for client in self._clients:
+            await client.close()
+
+    async def create(self, message: str | None = None, **fields: Any) -> BetaManagedAgentsSession:
+        session = await self.admin.beta.sessions.create(
+            agent=self.agent_id, environment_id=self.environment_id, **fields
+        )
+        if message is not None:
+            await self.say(session.id, message)
+        return session
+
+    async def say(self, session_id: str, text: str) -> None:
+        content = [{"type": "text", "text": text}]
+        events: Any = [{"type": "user.message", "content": content}]
+        await self.admin.beta.sessions.events.send(session_id, events=events)
+
+    async def interrupt(self, session_id: str) -> None:
+        await self.admin.beta.sessions.events.send(session_id, events=[{"type": "user.interrupt"}])
+
+    async def poll(self, **options: Any) -> BetaSelfHostedWork | None:
+        work = await self.worker.beta.environments.work.poll(self.environment_id, **options)
+        return work or None
+
+    async def offered(self, **options: Any) -> BetaSelfHostedWork:
+        """Poll until an item is offered."""
+
+        async def next_item() -> BetaSelfHostedWork | None:
+            return await self.poll(**options)
+
+        work = await until(next_item)
+        assert work is not None
+        return work
+
+    async def claim(self) -> BetaSelfHostedWork:
+        """Poll one item and acknowledge it; return it as polled, with its secret."""
+        work = await self.poll(block_ms=999)
+        assert work is not None
+        await self.worker.beta.environments.work.ack(work.id, environment_id=self.environment_id)
+        return work
+
+    async def beat(self, work: BetaSelfHostedWork, expected: str = "NO_HEARTBEAT", **options: Any) -> Any:
+        return await self.client(token_of(work)).beta.environments.work.heartbeat(
+            work.id, environment_id=self.environment_id, expected_last_heartbeat=expected, **options
+        )
+
+    async def stop(self, work_id: str, **options: Any) -> BetaSelfHostedWork:
+        return await self.worker.beta.environments.work.stop(
+            work_id, environment_id=self.environment_id, **options
+        )
+
+    async def state(self, work_id: str) -> str:
+        return (await self.item(work_id)).state
+
+    async def item(self, work_id: str) -> BetaSelfHostedWork:
+        return await self.admin.beta.environments.work.retrieve(work_id, environment_id=self.environment_id)
+
+    async def events(self, session_id: str, **options: Any) -> list[Any]:
+        return [event async for event in self.admin.beta.sessions.events.list(session_id, **options)]
+
+    async def answer(self, session_id: str, within: float = 20) -> str:
+        """Wait for the end of the newest turn and return what the agent said last."""
+
+        async def ended() -> str:
+            events = await self.events(session_id)
+            ends = [e for e in events if e.type == "session.status_idle" and e.stop_reason.type == "end_turn"]
+            messages = [e for e in events if e.type == "user.message"]
+            said = [e for e in events if e.type == "agent.message"]
+            return str(said[-1].content[0].text) if said and len(ends) >= len(messages) else ""
+
+        return await until(ended, within)
+
+    async def tool_use(self, session_id: str) -> str:
+        """Wait for the newest unanswered tool call and return its ID."""
+
+        async def open_call() -> str:
+            events = await self.events(session_id)
+            if events[-1].type == "session.status_idle" and events[-1].stop_reason.type == "requires_action":
+                return str(events[-1].stop_reason.event_ids[-1])
+            return ""
+
+        return await until(open_call)
+
+
+@pytest.fixture(scope="session")
+async def process() -> AsyncIterator[Running]:
+    async with running_simulator() as running:
+        yield running
+
+
+@pytest.fixture
+async def simulator(process: Running) -> AsyncIterator[AnthropicSimulator]:
+    async with AnthropicSimulator(process.url) as control:
+        await control.reset()
+        yield control
+
+
+@pytest.fixture
+async def api(simulator: AnthropicSimulator) -> AsyncIterator[Api]:
+    api = Api(simulator.url)
+    try:
+        yield api
+    finally:
+        await api.close()

@@ -1,0 +1,93 @@
+"""The webhook's app on a real server; its API server is a scripted one that speaks HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from kubernetes.aio.client import Configuration
+from managed_session_runtime.credentials import CredentialDirectory
+from managed_session_runtime.kubernetes_client import TimeoutApiClient
+from managed_session_runtime.probes import serve
+from managed_session_webhook.app import webhook_app
+from managed_session_webhook.delivery import DeliveryEndpoint
+from managed_session_webhook.metrics import WebhookMetrics
+from managed_session_webhook.readiness import KubernetesReadiness
+from managed_session_webhook.recorder import EventRecorder
+from managed_session_webhook.session_api import SessionApi
+from managed_session_webhook.signature import SignatureVerifier
+from prometheus_client import CollectorRegistry
+from starlette.types import Receive, Scope, Send
+
+Answer = tuple[int, Any]
+
+
+@dataclass
+class ScriptedApiServer:
+    """Answers each request with what `answer` returns, and remembers it."""
+
+    answer: Callable[[str, str], Awaitable[Answer]]
+    requests: list[tuple[str, str]] = field(default_factory=list)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        self.requests.append((scope["method"], scope["path"]))
+        status, body = await self.answer(scope["method"], scope["path"])
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        await send({"type": "http.response.body", "body": content})
+
+
+async def never(_: str, __: str) -> Answer:
+    """An API server that hangs."""
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+@dataclass
+class Harness:
+    """A served webhook."""
+
+    url: str
+    port: int
+    client: httpx.AsyncClient
+    api_server: ScriptedApiServer
+    credentials: Path
+
+
+@pytest.fixture
+async def webhook(tmp_path: Path) -> AsyncIterator[Harness]:
+    api_server = ScriptedApiServer(never)
+    async with serve(api_server, host="127.0.0.1", port=0, drain_seconds=1) as kubernetes:
+        configuration = Configuration()
+        configuration.host = kubernetes.url
+        async with TimeoutApiClient(configuration, timeout_seconds=0.3) as client:
+            credentials = CredentialDirectory(tmp_path, {})
+            verifier = SignatureVerifier(credentials)
+            api = SessionApi(client, "managed-sessions")
+            app = webhook_app(
+                delivery=DeliveryEndpoint(
+                    verifier=verifier,
+                    recorder=EventRecorder(api, concurrency=4, deadline_seconds=1.0),
+                    metrics=WebhookMetrics(CollectorRegistry()),
+                    body_timeout_seconds=1.0,
+                    retry_after_seconds=7,
+                ),
+                verifier=verifier,
+                credentials=credentials,
+                api=api,
+                readiness=KubernetesReadiness(api, 1.0),
+            )
+            async with (
+                serve(app, host="127.0.0.1", port=0, drain_seconds=1) as server,
+                httpx.AsyncClient(base_url=server.url, trust_env=False) as sender,
+            ):
+                yield Harness(server.url, server.port, sender, api_server, tmp_path)

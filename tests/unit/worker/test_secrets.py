@@ -1,0 +1,92 @@
+import os
+import re
+from pathlib import Path
+
+from worker_sandbox import SECRET, TOKEN, Sandbox
+from worker_wire import Wire
+
+SECRETS = (TOKEN, SECRET)
+
+
+def readable_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def test_the_secret_is_in_no_argument_environment_or_file(sandbox: Sandbox, wire: Wire) -> None:
+    attach = sandbox.start(logLevel="DEBUG")
+    attach.event("heartbeat")
+    wire.say()
+    wire.run("env > environment.txt")
+    own = os.getpid()
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal() and int(process.name) != own:
+            for name in ("environ", "cmdline"):
+                assert not any(secret in readable_text(process / name) for secret in SECRETS), process
+    files = [path for path in sandbox.root.rglob("*") if path.is_file()]
+    assert Path(sandbox.paths.worker_log) in files
+    for path in files:
+        assert not any(secret in readable_text(path) for secret in SECRETS), path
+    assert not os.listdir(sandbox.paths.inbox)
+    assert wire.calls[0][2] == f"Bearer {TOKEN}"
+
+
+def test_the_agents_shell_cannot_read_the_worker_or_the_supervisor(sandbox: Sandbox, wire: Wire) -> None:
+    attach = sandbox.start()
+    worker = attach.event("accepted")["pid"]
+    assert sandbox.supervisor is not None
+    wire.say()
+    for pid in (worker, sandbox.supervisor.pid):
+        for name in ("environ", "mem", "maps", "fd/0", "stack", "syscall"):
+            output, _ = wire.run(f"head -c 1 /proc/{pid}/{name} >/dev/null && echo readable")
+            assert "readable" not in output.splitlines(), name
+            assert "ermission denied" in output or "No such" in output, output
+    output, _ = wire.run("echo $PPID; grep -E '^(Uid|CapEff|CapBnd|NoNewPrivs)' /proc/self/status")
+    assert output.startswith(str(worker))
+    assert re.search(r"CapEff:\s0+$", output, re.MULTILINE)
+    assert re.search(r"NoNewPrivs:\s1$", output, re.MULTILINE)
+
+
+def test_the_agents_shell_is_an_unprivileged_user_without_access_to_the_supervisor(
+    sandbox: Sandbox, wire: Wire
+) -> None:
+    sandbox.start()
+    wire.say()
+    paths = sandbox.paths
+    for command in (
+        f"ls {paths.run}",
+        f"ls {paths.inbox}",
+        f"echo x >> {paths.worker_log}",
+        f"rm -f {paths.exits}/*.json; touch {paths.exits}/x",
+        f"touch {sandbox.library}/x.py",
+    ):
+        output, is_error = wire.run(command)
+        assert is_error, command
+        assert "ermission denied" in output
+    assert wire.run("id -u")[0] != "0"
+    assert wire.run("touch outputs/a skills/b c && echo fine") == ("fine", False)
+
+
+def test_variables_of_the_sdk_do_not_reach_the_agent(sandbox: Sandbox, wire: Wire) -> None:
+    sandbox.start()
+    wire.say()
+    output, _ = wire.run("env")
+    assert "FROM_THE_SANDBOX=yes" in output
+    assert "ANTHROPIC_" not in output
+    assert f"PWD={sandbox.paths.workdir}" in output
+
+
+def test_skills_are_not_downloaded_and_the_operators_stay(sandbox: Sandbox, wire: Wire) -> None:
+    skill = Path(sandbox.paths.workdir, "skills", "pdf", "SKILL.md")
+    skill.parent.mkdir(parents=True)
+    skill.write_text("how to")
+    wire.skills = [{"type": "anthropic", "skill_id": "pdf", "version": "latest"}]
+    attach = sandbox.start()
+    wire.say()
+    assert wire.run("cat skills/pdf/SKILL.md") == ("how to", False)
+    wire.end_turn()
+    assert attach.record()["reason"] == "Idle"
+    assert skill.read_text() == "how to"
+    assert wire.count("GET", "latest") == 0

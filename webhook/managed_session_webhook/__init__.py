@@ -1,0 +1,1 @@
+"""The webhook: turns Anthropic's signed session events into ManagedSession resources."""

@@ -1,0 +1,116 @@
+"""The process `managed-session-webhook`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+
+import uvloop
+from managed_session_runtime.credentials import CredentialDirectory
+from managed_session_runtime.kubernetes_client import KubernetesConfigurationError, connect
+from managed_session_runtime.log import configure_logging
+from managed_session_runtime.probes import probe_app, publish_build_info, serve
+from managed_session_runtime.settings import EXIT_CODE, load_settings
+
+from managed_session_webhook.app import webhook_app
+from managed_session_webhook.delivery import DeliveryEndpoint
+from managed_session_webhook.metrics import WebhookMetrics
+from managed_session_webhook.readiness import KubernetesReadiness
+from managed_session_webhook.recorder import EventRecorder
+from managed_session_webhook.session_api import SessionApi
+from managed_session_webhook.settings import WebhookSettings
+from managed_session_webhook.signature import SignatureVerifier
+
+_logger = logging.getLogger(__name__)
+
+
+async def run(settings: WebhookSettings, stop: asyncio.Event) -> None:
+    """Serve until `stop`, then become unready, wait for load balancers, and let requests finish.
+
+    Raises:
+        KubernetesConfigurationError: no API server is configured.
+        OSError: a port cannot be bound.
+    """
+    client = await connect(
+        connections=settings.kubernetes_connections,
+        timeout_seconds=settings.kubernetes_timeout_seconds,
+        user_agent="managed-session-webhook",
+    )
+    async with client:
+        credentials = CredentialDirectory(settings.credentials_dir)
+        verifier = SignatureVerifier(credentials)
+        api = SessionApi(client, settings.namespace)
+        readiness = KubernetesReadiness(api, settings.webhook_readiness_interval_seconds)
+        delivery = DeliveryEndpoint(
+            verifier=verifier,
+            recorder=EventRecorder(
+                api,
+                concurrency=settings.webhook_concurrent_events,
+                deadline_seconds=settings.webhook_deadline_seconds,
+            ),
+            metrics=WebhookMetrics(),
+            body_timeout_seconds=settings.webhook_body_timeout_seconds,
+            retry_after_seconds=settings.webhook_retry_after_seconds,
+        )
+        app = webhook_app(
+            delivery=delivery, verifier=verifier, credentials=credentials, api=api, readiness=readiness
+        )
+        publish_build_info("webhook")
+        watch = asyncio.create_task(readiness.watch(), name="readiness")
+        try:
+            async with (
+                serve(
+                    probe_app(ready=readiness.check), host=settings.probe_host, port=settings.probe_port
+                ) as probes,
+                serve(
+                    app,
+                    host=settings.webhook_host,
+                    port=settings.webhook_port,
+                    drain_seconds=settings.webhook_drain_seconds,
+                    limit_concurrency=settings.webhook_max_connections,
+                ) as server,
+            ):
+                _logger.info("listening", extra={"port": server.port, "probePort": probes.port})
+                await stop.wait()
+                readiness.stop()
+                _logger.info("stopping")
+                await asyncio.sleep(settings.webhook_shutdown_delay_seconds)
+        finally:
+            watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watch
+
+
+async def _run_until_signal(settings: WebhookSettings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        stop.set()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)  # a second one ends the process at once
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    await run(settings, stop)
+
+
+def main() -> None:
+    """Run the webhook; exit code 2 where the settings are wrong, 1 where it cannot start."""
+    settings = load_settings(WebhookSettings)
+    configure_logging(settings.log_format, settings.log_level)
+    try:
+        uvloop.run(_run_until_signal(settings))
+    except KubernetesConfigurationError as error:
+        _logger.error("cannot start: %s", error)  # noqa: TRY400 - the text says it all
+        sys.exit(EXIT_CODE)
+    except OSError as error:
+        _logger.error("cannot start: %s", error)  # noqa: TRY400 - the text says it all
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""The operator's end inside the sandbox: hands a request to the supervisor and copies its events to stdout.
+
+    python3 -I -S attach.py start CLAIM        (the request itself waits in the inbox)
+    python3 -I -S attach.py watch CLAIM
+    python3 -I -S attach.py stop CLAIM EPOCH
+    python3 -I -S attach.py status
+
+Standard library only, and little of it: this starts once per turn. A supervisor that is not there (cold boot,
+out of memory) is started again, detached. Exit status: 0 after `exited` or `status`, 1 after `refused`, 2 usage.
+"""
+
+# ruff: noqa: PTH - see paths
+
+import errno
+import json
+import os
+import socket
+import sys
+import time
+
+if __name__ == "__main__":  # run by path, with -I -S: nothing of ours is importable yet
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from managed_session_worker.paths import SOCKET_NAME, Paths, within_directory
+
+#: How long a supervisor may take from its start to its socket (an import of `anthropic` on a cold disk).
+SUPERVISOR_START_SECONDS = 60.0
+#: How long the first answer may take: the supervisor may first have to kill a superseded worker.
+FIRST_ANSWER_SECONDS = 30.0
+RECONNECT_ATTEMPTS = 3
+FINAL_EVENTS = frozenset({"exited", "refused", "status"})
+MAX_REQUEST_BYTES = 256 * 1024
+
+Event = dict[str, object]
+
+
+class Refusal(Exception):
+    """The request cannot be passed on; the message says why and goes to the operator."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def take_request(paths: Paths, claim: str) -> Event:
+    """Read and at once remove the request of `claim` from the inbox.
+
+    Raises:
+        Refusal: there is no such file, or it is not one JSON object for this claim.
+    """
+    if os.path.basename(claim) != claim or claim.startswith("."):
+        raise Refusal("BadRequest", f"{claim!r} is not the name of a claim")
+    path = os.path.join(paths.inbox, f"{claim}.json")
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise Refusal("BadRequest", f"no request in the inbox for this claim: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        os.unlink(path)
+        data = file.read(MAX_REQUEST_BYTES + 1)
+    if len(data) > MAX_REQUEST_BYTES:
+        raise Refusal("BadRequest", f"the request is larger than {MAX_REQUEST_BYTES} bytes")
+    try:
+        request = json.loads(data)
+    except ValueError:
+        # The decoder's message would quote the document, and with it a credential.
+        raise Refusal("BadRequest", "the request in the inbox is not JSON") from None
+    if not isinstance(request, dict) or request.get("claim") != claim:
+        raise Refusal("BadRequest", "the request in the inbox is for another claim")
+    request["command"] = "start"
+    # Variables set when the sandbox was created reach its commands only, and the agent's shell should have them.
+    request["environment"] = {k: v for k, v in os.environ.items() if not k.startswith("ANTHROPIC_")}
+    return request
+
+
+def connect(paths: Paths) -> socket.socket:
+    """A connection to the supervisor, which is started if none listens.
+
+    Raises:
+        Refusal: no supervisor came up in time.
+    """
+    deadline = time.monotonic() + SUPERVISOR_START_SECONDS
+    started = False
+    while True:
+        connection = _try_connect(paths)
+        if connection is not None:
+            return connection
+        if not started:
+            _start_supervisor(paths)
+            started = True
+        if time.monotonic() > deadline:
+            raise Refusal(
+                "StartFailed",
+                f"no supervisor listened within {SUPERVISOR_START_SECONDS:.0f} s; see {paths.supervisor_log}",
+            )
+        time.sleep(0.02)
+
+
+def _try_connect(paths: Paths) -> socket.socket | None:
+    try:
+        directory = os.open(paths.run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(5)
+        connection.connect(within_directory(directory, SOCKET_NAME))
+    except OSError as error:
+        connection.close()
+        if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN):
+            return None
+        raise
+    finally:
+        os.close(directory)
+    return connection
+
+
+def _start_supervisor(paths: Paths) -> None:
+    """Start a supervisor that outlives this process and holds none of its descriptors."""
+    os.makedirs(paths.home, mode=0o755, exist_ok=True)
+    if os.fork() != 0:
+        os.wait()
+        return
+    try:
+        os.setsid()
+        if os.fork() == 0:
+            log = os.open(paths.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            null = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(null, 0)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            os.closerange(3, 256)
+            program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "supervisor.py")
+            os.execv(sys.executable, [sys.executable, program])  # noqa: S606 - the interpreter that runs this
+    finally:
+        os._exit(0)
+
+
+def converse(paths: Paths, request: Event) -> int:
+    """Send `request`, copy events to stdout until the final one, and return the exit status.
+
+    A connection that ends early means that the supervisor died: the claim is then watched through its successor,
+    which knows how it ended. Events already copied are not copied again.
+    """
+    copied: set[object] = set()
+    for attempt in range(RECONNECT_ATTEMPTS):
+        if attempt:
+            if "claim" not in request:
+                break
+            request = {"command": "watch", "claim": request["claim"]}
+        with connect(paths) as connection:
+            connection.settimeout(FIRST_ANSWER_SECONDS)
+            try:
+                connection.sendall(json.dumps(request).encode() + b"\n")
+                for line in connection.makefile("rb"):
+                    connection.settimeout(None)
+                    event = json.loads(line)
+                    name = event.get("event")
+                    if name in copied:
+                        continue
+                    copied.add(name)
+                    write(event)
+                    if name in FINAL_EVENTS:
+                        return 1 if name == "refused" else 0
+            except (ConnectionError, ValueError):
+                pass
+            except TimeoutError as error:
+                raise Refusal("StartFailed", "the supervisor accepts connections but does not answer") from error
+    raise Refusal("StartFailed", "the supervisor ended before it answered")
+
+
+def write(event: Event) -> None:
+    """One event as one line on stdout."""
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+def main(arguments: list[str]) -> int:
+    """Run one verb and return the exit status."""
+    paths = Paths.from_environment()
+    claim = arguments[1] if len(arguments) > 1 else ""
+    epoch: int | None = None
+    try:
+        match arguments:
+            case ["start", _]:
+                request = take_request(paths, claim)
+            case ["watch", _]:
+                request = {"command": "watch", "claim": claim}
+            case ["stop", _, number] if number.isdecimal():
+                epoch = int(number)
+                request = {"command": "stop", "claim": claim, "epoch": epoch}
+            case ["status"]:
+                request = {"command": "status"}
+            case _:
+                sys.stderr.write("usage: attach.py start CLAIM | watch CLAIM | stop CLAIM EPOCH | status\n")
+                return 2
+        return converse(paths, request)
+    except Refusal as refusal:
+        event: Event = {"event": "refused", "reason": refusal.reason, "message": str(refusal)}
+        write({**event, "epoch": epoch, "claim": claim or None})
+        return 1
+    except BrokenPipeError:
+        # The operator's stream was cut. The worker goes on; nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,130 @@
+"""What keeps the agent's commands away from the worker's memory, and the worker away from root.
+
+Linux: prctl(2), capabilities(7), ptrace(2) "Ptrace access mode checking".
+"""
+
+import ctypes
+import os
+import pwd
+import resource
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_CAPBSET_DROP = 24
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+LINUX_CAPABILITY_VERSION_3 = 0x20080522
+MAX_CAPABILITY = 63
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class Account:
+    """Who the worker and the agent's commands run as. `exclusive`: nothing else in the sandbox has this uid."""
+
+    name: str
+    uid: int
+    gid: int
+    home: str
+    exclusive: bool
+
+    @classmethod
+    def find(cls, name: str) -> "Account":
+        """The account `name` (or a numeric uid) if this process may switch to it, otherwise its own."""
+        own = os.geteuid()
+        if own == 0:
+            try:
+                entry = pwd.getpwnam(name)
+            except KeyError:
+                if name.isdecimal():
+                    return cls(name, int(name), int(name), "/tmp", exclusive=False)  # noqa: S108 - no home of its own
+            else:
+                return cls(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir, exclusive=True)
+        home = os.environ.get("HOME") or "/"
+        return cls(os.environ.get("USER") or str(own), own, os.getegid(), home, exclusive=False)
+
+
+def _prctl(option: int, *arguments: int) -> bool:
+    padded = [ctypes.c_ulong(argument) for argument in (*arguments, 0, 0, 0, 0)[:4]]
+    return int(_libc.prctl(ctypes.c_int(option), *padded)) == 0
+
+
+def become_subreaper() -> None:
+    """Make every orphan below this process its child.
+
+    Raises:
+        OSError: the kernel refused; tools could then outlive a killed worker unseen.
+    """
+    if not _prctl(PR_SET_CHILD_SUBREAPER, 1):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def forbid_memory_access() -> None:
+    """Close this process's memory, environment and descriptors to all without CAP_SYS_PTRACE; no core dumps.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    if not _prctl(PR_SET_DUMPABLE, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def drop_privileges(account: Account) -> None:
+    """Give up root for good: no capability, no way to regain one, and the identity of `account`.
+
+    When there is no other account to switch to, uid 0 stays, without any capability: such a process cannot trace a
+    process that may not be dumped either.
+
+    Raises:
+        OSError: the identity could not be changed.
+    """
+    _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    for capability in range(MAX_CAPABILITY + 1):
+        _prctl(PR_CAPBSET_DROP, capability)
+    if os.geteuid() == 0 and account.uid != 0:
+        if account.exclusive:
+            os.initgroups(account.name, account.gid)
+        else:
+            os.setgroups([])
+        os.setresgid(account.gid, account.gid, account.gid)
+        os.setresuid(account.uid, account.uid, account.uid)
+    _clear_capabilities()
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def die_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when `parent` dies. Call it last: a change of identity resets it."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _clear_capabilities() -> None:
+    header = (ctypes.c_uint32 * 2)(LINUX_CAPABILITY_VERSION_3, 0)
+    data = (ctypes.c_uint32 * 6)()
+    if _libc.capset(ctypes.byref(header), ctypes.byref(data)) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def effective_capabilities(pid: int | str) -> int:
+    """The effective capability set of a process as a bit mask; 0 when it cannot be read."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:")), 0)
+
+
+def set_memory_kill_preference(score: int) -> None:
+    """Tell the kernel how gladly to kill this process when memory is short (-1000 never … 1000 first)."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text(str(score))
+    except OSError:
+        return

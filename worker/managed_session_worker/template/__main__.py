@@ -1,0 +1,27 @@
+"""The command line: `build` builds, `exists` answers by its exit status, `name` prints the template's name."""
+
+import argparse
+import asyncio
+import sys
+
+from managed_session_worker.template import build_template, template_exists, template_name
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return the exit status."""
+    parser = argparse.ArgumentParser(description="The E2B template of managed sessions.")
+    parser.add_argument("command", choices=("build", "exists", "name"))
+    parser.add_argument("--name", default=template_name(), help="NAME:TAG of the template")
+    options = parser.parse_args(arguments)
+    if options.command == "name":
+        sys.stdout.write(f"{options.name}\n")
+        return 0
+    if options.command == "exists":
+        return 0 if asyncio.run(template_exists(options.name)) else 1
+    built = asyncio.run(build_template(name=options.name, on_log=lambda line: print(line, flush=True)))
+    sys.stdout.write(f"{options.name} is template {built.template_id}, build {built.build_id}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
