@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 
 # The SDK reads its pool's size when it is imported: one stream stays open per running sandbox.
@@ -38,13 +39,19 @@ async def run(settings: OperatorSettings) -> None:
         probes = probe_app(ready=operator.ready, registry=operator.metrics.registry)
         async with serve(probes, host=settings.probe_host, port=settings.probe_port) as server:
             logger.info("starting", extra={"installation": installation, "probePort": server.port})
-            await operator.run()
+            stop = asyncio.Event()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            await operator.run(stop)
+            logger.info("stopped")
 
 
 def main() -> None:
     """Run the operator; exit code 2 where the settings are wrong, 1 where it cannot start."""
     settings = load_settings(OperatorSettings)
     configure_logging(settings.log_format, settings.log_level)
+    for chatty in ("kopf.objects", "httpx", "httpx2", "e2b"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         asyncio.run(run(settings))
     except KubernetesConfigurationError as error:

@@ -10,13 +10,11 @@ import socket
 import uuid
 from typing import Any
 
-import kopf
 from aiolimiter import AsyncLimiter
 from kubernetes.aio import client
 from managed_session_runtime.credentials import Credential, CredentialDirectory
 from pydantic import SecretStr
 
-from managed_session_operator import handlers
 from managed_session_operator.capacity import Capacity
 from managed_session_operator.claim_loop import ClaimLoop
 from managed_session_operator.clients.events import EventRecorder
@@ -35,6 +33,7 @@ from managed_session_operator.reconciler import Reconciler
 from managed_session_operator.settings import OperatorSettings
 from managed_session_operator.store import ResourceStore
 from managed_session_operator.sweep import EndChecks, Sweep
+from managed_session_operator.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -113,26 +112,21 @@ class OperatorProcess:
         """The probe's answer: the watch runs. A standby is ready too."""
         return self._watching, {"leading": self.leadership.leading, "watching": self._watching}
 
-    async def run(self) -> None:
-        """Run until kopf is told to stop by SIGTERM or SIGINT, or something essential fails."""
-        watch = asyncio.create_task(
-            kopf.operator(
-                registry=handlers.registry(self._observe),
-                settings=handlers.watch_settings(),
-                namespaces=[self._settings.namespace],
-                standalone=True,
-            ),
-            name="watch",
-        )
-        lead = asyncio.create_task(self.leadership.run(self._lead), name="leadership")
-        events = asyncio.create_task(self._context.events.run(), name="events")
-        tasks = {watch, lead, events}
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop`, or until something essential fails; the Lease is given back first."""
+        watch = Watch(self._settings.namespace, self._observe)
+        tasks = {
+            asyncio.create_task(watch.run(), name="watch"),
+            asyncio.create_task(self.leadership.run(self._lead), name="leadership"),
+            asyncio.create_task(self._context.events.run(), name="events"),
+            asyncio.create_task(stop.wait(), name="stop"),
+        }
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
-            for task in (lead, events, watch):
+            for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 

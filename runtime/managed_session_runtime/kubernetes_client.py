@@ -19,9 +19,6 @@ DEFAULT_CONNECTIONS = 64
 DEFAULT_TIMEOUT_SECONDS = 10.0
 
 _CONNECT_SECONDS = 5.0
-_REFRESH_SECONDS = 60.0
-"""How old a credential from a kubeconfig may get. In a pod the library reads the token file as often."""
-
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")
 
 
@@ -75,6 +72,7 @@ async def connect(
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     environ: Mapping[str, str] = os.environ,
     user_agent: str = "managed-sessions",
+    token_refresh_seconds: float = 60.0,
 ) -> ApiClient:
     """A client for the API server: KUBECONFIG if set, else the pod's service account, else `~/.kube/config`.
 
@@ -87,6 +85,8 @@ async def connect(
         timeout_seconds: for each call that brings no limit of its own, waiting for a connection included.
         environ: where KUBECONFIG and the pod's variables are looked up.
         user_agent: what the API server's audit log shows.
+        token_refresh_seconds: how old a kubeconfig's token may get. In a pod, the library reads the token file
+            every minute.
 
     Raises:
         KubernetesConfigurationError: nothing is configured, or what is configured cannot be read.
@@ -100,11 +100,11 @@ async def connect(
     home = Path(environ.get("HOME", "/")) / ".kube" / "config"
     try:
         if kubeconfig := environ.get("KUBECONFIG"):
-            await _load_kubeconfig(kubeconfig, configuration)
+            await _load_kubeconfig(kubeconfig, configuration, token_refresh_seconds)
         elif environ.get("KUBERNETES_SERVICE_HOST"):
             kubernetes_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         elif home.is_file():
-            await _load_kubeconfig(str(home), configuration)
+            await _load_kubeconfig(str(home), configuration, token_refresh_seconds)
         else:
             raise KubernetesConfigurationError(
                 "no Kubernetes API server is configured: run in a pod with a service account, or set "
@@ -117,15 +117,15 @@ async def connect(
     return client
 
 
-async def _load_kubeconfig(path: str, configuration: Configuration) -> None:
+async def _load_kubeconfig(path: str, configuration: Configuration, refresh_seconds: float) -> None:
     await _read_kubeconfig(path, configuration)
-    refresh_at = time.monotonic() + _REFRESH_SECONDS
+    refresh_at = time.monotonic() + refresh_seconds
 
     async def refresh(current: Configuration) -> None:
         nonlocal refresh_at
         if time.monotonic() < refresh_at:
             return
-        refresh_at = time.monotonic() + _REFRESH_SECONDS
+        refresh_at = time.monotonic() + refresh_seconds
         fresh = Configuration()
         try:
             await _read_kubeconfig(path, fresh)

@@ -7,31 +7,35 @@ import base64
 import json
 import os
 import signal
-import sys
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 import yaml
 from managed_session_api import names
 from managed_session_local.control_plane import ControlPlane
-from standardwebhooks import Webhook
+
+from .webhook_process import (
+    DEADLINE_SECONDS,
+    NAME,
+    RUN,
+    SESSION,
+    SIGNING_KEY,
+    T0,
+    Cluster,
+    WebhookProcess,
+    event,
+    has_status,
+    running_webhook,
+    until,
+)
 
 ROOT = Path(__file__).parents[2]
-SIGNING_KEY = "whsec_" + base64.b64encode(b"webhook-signing-key-of-32-bytes!").decode()
 OTHER_KEY = "whsec_" + base64.b64encode(b"another-signing-key-of-32-bytes!").decode()
 ADMIN_TOKEN = "administrators-token"
-SESSION = "sesn_01AbCdEf"
-NAME = names.resource_name(SESSION)
-RUN = "session.status_run_started"
-T0 = datetime(2026, 3, 18, 14, 5, 22, tzinfo=UTC)
-DEADLINE_SECONDS = 60.0
 
 
 # Local versions of fixtures that tests/cluster/conftest.py is to provide under the same names.
@@ -53,84 +57,6 @@ async def namespace(control_plane: ControlPlane) -> str:
 
 
 # End of the local versions.
-
-
-class WebhookProcess:
-    """A running `managed-session-webhook`, seen from outside."""
-
-    def __init__(self, process: asyncio.subprocess.Process, credentials: Path) -> None:
-        self.process = process
-        self.credentials = credentials
-        self.lines: list[dict[str, Any]] = []
-        self.text = ""
-        self.port = self.probe_port = 0
-
-    async def follow(self, listening: asyncio.Event) -> None:
-        assert self.process.stderr is not None
-        async for line in self.process.stderr:
-            self.text += line.decode()
-            if line.startswith(b"{"):
-                record = json.loads(line)
-                self.lines.append(record)
-                if record["message"] == "listening":
-                    self.port, self.probe_port = record["port"], record["probePort"]
-                    listening.set()
-        listening.set()
-
-    def logged(self, message: str) -> list[dict[str, Any]]:
-        return [line for line in self.lines if line["message"].startswith(message)]
-
-    async def send(self, body: dict[str, Any], key: str = SIGNING_KEY, **headers: str) -> httpx.Response:
-        content = json.dumps(body)
-        sent_at = datetime.now(tz=UTC)
-        signed = {
-            "webhook-id": str(body.get("id")),
-            "webhook-timestamp": str(int(sent_at.timestamp())),
-            "webhook-signature": Webhook(key).sign(str(body.get("id")), sent_at, content),
-        }
-        return await self.request("POST", "/webhook", content=content, headers=signed | headers)
-
-    async def request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        async with httpx.AsyncClient(timeout=DEADLINE_SECONDS, trust_env=False) as client:
-            return await client.request(method, f"http://127.0.0.1:{self.port}{path}", **arguments)
-
-    async def probe(self, path: str) -> httpx.Response:
-        async with httpx.AsyncClient(timeout=DEADLINE_SECONDS, trust_env=False) as client:
-            return await client.get(f"http://127.0.0.1:{self.probe_port}{path}")
-
-
-@asynccontextmanager
-async def running_webhook(
-    kubeconfig: Path, namespace: str, credentials: Path, **settings: str
-) -> AsyncIterator[WebhookProcess]:
-    environment = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "KUBECONFIG": str(kubeconfig),
-        "MANAGED_SESSIONS_NAMESPACE": namespace,
-        "MANAGED_SESSIONS_CREDENTIALS_DIR": str(credentials),
-        "MANAGED_SESSIONS_WEBHOOK_HOST": "127.0.0.1",
-        "MANAGED_SESSIONS_WEBHOOK_PORT": "0",
-        "MANAGED_SESSIONS_PROBE_HOST": "127.0.0.1",
-        "MANAGED_SESSIONS_PROBE_PORT": "0",
-        "MANAGED_SESSIONS_WEBHOOK_READINESS_INTERVAL_SECONDS": "0.2",
-        **settings,
-    }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "managed_session_webhook.main", env=environment, stderr=asyncio.subprocess.PIPE
-    )
-    webhook = WebhookProcess(process, credentials)
-    listening = asyncio.Event()
-    following = asyncio.create_task(webhook.follow(listening))
-    try:
-        await asyncio.wait_for(listening.wait(), DEADLINE_SECONDS)
-        assert webhook.port, webhook.text
-        yield webhook
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-        await following
 
 
 @pytest.fixture
@@ -167,54 +93,9 @@ async def webhook(kubeconfig: Path, namespace: str, credentials: Path) -> AsyncI
         yield running
 
 
-class Cluster:
-    """What an administrator sees in the test's namespace."""
-
-    def __init__(self, control_plane: ControlPlane, namespace: str) -> None:
-        self.control_plane = control_plane
-        self.namespace = namespace
-
-    async def kubectl(self, *args: str, stdin: str | None = None) -> str:
-        return await self.control_plane.kubectl(f"--namespace={self.namespace}", *args, input=stdin)
-
-    async def resources(self) -> list[dict[str, Any]]:
-        items: list[dict[str, Any]] = json.loads(await self.kubectl("get", names.PLURAL, "--output=json"))[
-            "items"
-        ]
-        return items
-
-    async def resource(self) -> dict[str, Any]:
-        [only] = await self.resources()
-        return only
-
-    async def patch(self, change: dict[str, Any], *args: str) -> None:
-        await self.kubectl(
-            "patch", names.PLURAL, NAME, "--type=merge", f"--patch={json.dumps(change)}", *args
-        )
-
-
 @pytest.fixture
 def cluster(control_plane: ControlPlane, namespace: str) -> Cluster:
     return Cluster(control_plane, namespace)
-
-
-def event(
-    number: int = 1, type_: str = RUN, session: object = SESSION, at: datetime | None = None
-) -> dict[str, Any]:
-    created_at = at or T0 + timedelta(seconds=number)
-    return {
-        "type": "event",
-        "id": f"whe_{number}",
-        "created_at": created_at.isoformat().replace("+00:00", "Z"),
-        "data": {"type": type_, "id": session, "organization_id": "org", "workspace_id": "wrkspc"},
-    }
-
-
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = DEADLINE_SECONDS) -> None:
-    end = time.monotonic() + seconds
-    while not await condition():
-        assert time.monotonic() < end, "the condition did not come true in time"
-        await asyncio.sleep(0.02)
 
 
 async def test_a_run_creates_the_sessions_resource_with_its_event(
@@ -342,21 +223,17 @@ async def test_a_resource_being_deleted_refuses_until_it_is_gone(
 async def test_without_the_api_server_deliveries_are_put_off_and_then_recorded(
     webhook: WebhookProcess, cluster: Cluster, control_plane: ControlPlane
 ) -> None:
-    await until(lambda: _has_status(webhook, "/readyz", 200))
+    await until(lambda: has_status(webhook, "/readyz", 200))
     async with AsyncExitStack() as stack:
         await control_plane.stop_api_server(kill=True)
         stack.push_async_callback(control_plane.start_api_server)
         answer = await webhook.send(event())
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
-        await until(lambda: _has_status(webhook, "/readyz", 503))
+        await until(lambda: has_status(webhook, "/readyz", 503))
         assert (await webhook.probe("/livez")).status_code == 200
     assert (await webhook.send(event())).status_code == 204
     assert (await cluster.resource())["status"]["lastEvent"]["id"] == "whe_1"
-    await until(lambda: _has_status(webhook, "/readyz", 200))
-
-
-async def _has_status(webhook: WebhookProcess, path: str, status: int) -> bool:
-    return (await webhook.probe(path)).status_code == status
+    await until(lambda: has_status(webhook, "/readyz", 200))
 
 
 @pytest.mark.parametrize("missing", ["rights", "namespace"])
@@ -387,7 +264,7 @@ async def test_keys_are_added_and_rotated_without_a_restart(
         answer = await webhook.send(event(1))
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
         assert (await webhook.request("GET", "/health")).json()["signingKey"] is False
-        await until(lambda: _has_status(webhook, "/readyz", 200))
+        await until(lambda: has_status(webhook, "/readyz", 200))
         key_file.write_text(SIGNING_KEY)
         assert (await webhook.request("GET", "/health")).json()["signingKey"] is True
         assert (await webhook.send(event(1))).status_code == 204
@@ -425,9 +302,9 @@ async def test_sigterm_lets_requests_finish_and_ends_with_success(
 ) -> None:
     slow = {"MANAGED_SESSIONS_WEBHOOK_SHUTDOWN_DELAY_SECONDS": "2"}
     async with running_webhook(kubeconfig, namespace, credentials, **slow) as webhook:
-        await until(lambda: _has_status(webhook, "/readyz", 200))
+        await until(lambda: has_status(webhook, "/readyz", 200))
         webhook.process.send_signal(signal.SIGTERM)
-        await until(lambda: _has_status(webhook, "/readyz", 503))
+        await until(lambda: has_status(webhook, "/readyz", 503))
         assert (await webhook.send(event())).status_code == 204
         assert await asyncio.wait_for(webhook.process.wait(), DEADLINE_SECONDS) == 0
     assert len(await cluster.resources()) == 1

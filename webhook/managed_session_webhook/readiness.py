@@ -55,6 +55,8 @@ class KubernetesReadiness:
                 if str(error) != self._problem:
                     _logger.error("not ready: %s", error)  # noqa: TRY400 - the text says it all
                 self._problem = str(error)
+            except Exception:
+                _logger.exception("the readiness check failed")
             else:
                 self._problem = ""
                 self._reached_at = time.monotonic()

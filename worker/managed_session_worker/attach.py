@@ -5,11 +5,12 @@
     python3 -I -S attach.py stop CLAIM EPOCH
     python3 -I -S attach.py status
 
-Standard library only, and little of it: this starts once per turn. A supervisor that is not there (cold boot,
-out of memory) is started again, detached. Exit status: 0 after `exited` or `status`, 1 after `refused`, 2 usage.
+Standard library only, and little of it: this starts once per turn, and pathlib alone would cost a third more.
+A supervisor that is not there (cold boot, out of memory) is started again, detached.
+Exit status: 0 after `exited` or `status`, 1 after `refused`, 2 for wrong arguments.
 """
 
-# ruff: noqa: PTH - see paths
+# ruff: noqa: PTH100, PTH103, PTH108, PTH118, PTH119, PTH120
 
 import errno
 import json
@@ -34,7 +35,7 @@ MAX_REQUEST_BYTES = 256 * 1024
 Event = dict[str, object]
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """The request cannot be passed on; the message says why and goes to the operator."""
 
     def __init__(self, reason: str, message: str) -> None:
@@ -46,29 +47,31 @@ def take_request(paths: Paths, claim: str) -> Event:
     """Read and at once remove the request of `claim` from the inbox.
 
     Raises:
-        Refusal: there is no such file, or it is not one JSON object for this claim.
+        RefusalError: there is no such file, or it is not one JSON object for this claim.
     """
     if os.path.basename(claim) != claim or claim.startswith("."):
-        raise Refusal("BadRequest", f"{claim!r} is not the name of a claim")
+        raise RefusalError("BadRequest", f"{claim!r} is not the name of a claim")
     path = os.path.join(paths.inbox, f"{claim}.json")
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        raise Refusal("BadRequest", f"no request in the inbox for this claim: {error.strerror}") from error
+        raise RefusalError(
+            "BadRequest", f"no request in the inbox for this claim: {error.strerror}"
+        ) from error
     with os.fdopen(descriptor, "rb") as file:
         os.unlink(path)
         data = file.read(MAX_REQUEST_BYTES + 1)
     if len(data) > MAX_REQUEST_BYTES:
-        raise Refusal("BadRequest", f"the request is larger than {MAX_REQUEST_BYTES} bytes")
+        raise RefusalError("BadRequest", f"the request is larger than {MAX_REQUEST_BYTES} bytes")
     try:
         request = json.loads(data)
     except ValueError:
         # The decoder's message would quote the document, and with it a credential.
-        raise Refusal("BadRequest", "the request in the inbox is not JSON") from None
+        raise RefusalError("BadRequest", "the request in the inbox is not JSON") from None
     if not isinstance(request, dict) or request.get("claim") != claim:
-        raise Refusal("BadRequest", "the request in the inbox is for another claim")
+        raise RefusalError("BadRequest", "the request in the inbox is for another claim")
     request["command"] = "start"
-    # Variables set when the sandbox was created reach its commands only, and the agent's shell should have them.
+    # Variables set when the sandbox was created reach its commands only; the agent's shell should have them.
     request["environment"] = {k: v for k, v in os.environ.items() if not k.startswith("ANTHROPIC_")}
     return request
 
@@ -77,7 +80,7 @@ def connect(paths: Paths) -> socket.socket:
     """A connection to the supervisor, which is started if none listens.
 
     Raises:
-        Refusal: no supervisor came up in time.
+        RefusalError: no supervisor came up in time.
     """
     deadline = time.monotonic() + SUPERVISOR_START_SECONDS
     started = False
@@ -89,7 +92,7 @@ def connect(paths: Paths) -> socket.socket:
             _start_supervisor(paths)
             started = True
         if time.monotonic() > deadline:
-            raise Refusal(
+            raise RefusalError(
                 "StartFailed",
                 f"no supervisor listened within {SUPERVISOR_START_SECONDS:.0f} s; see {paths.supervisor_log}",
             )
@@ -139,8 +142,8 @@ def _start_supervisor(paths: Paths) -> None:
 def converse(paths: Paths, request: Event) -> int:
     """Send `request`, copy events to stdout until the final one, and return the exit status.
 
-    A connection that ends early means that the supervisor died: the claim is then watched through its successor,
-    which knows how it ended. Events already copied are not copied again.
+    A connection that ends early means that the supervisor died: the claim is then watched through its
+    successor, which knows how it ended. Events already copied are not copied again.
     """
     copied: set[object] = set()
     for attempt in range(RECONNECT_ATTEMPTS):
@@ -165,8 +168,10 @@ def converse(paths: Paths, request: Event) -> int:
             except (ConnectionError, ValueError):
                 pass
             except TimeoutError as error:
-                raise Refusal("StartFailed", "the supervisor accepts connections but does not answer") from error
-    raise Refusal("StartFailed", "the supervisor ended before it answered")
+                raise RefusalError(
+                    "StartFailed", "the supervisor accepts connections and does not answer"
+                ) from error
+    raise RefusalError("StartFailed", "the supervisor ended before it answered")
 
 
 def write(event: Event) -> None:
@@ -195,11 +200,23 @@ def main(arguments: list[str]) -> int:
                 sys.stderr.write("usage: attach.py start CLAIM | watch CLAIM | stop CLAIM EPOCH | status\n")
                 return 2
         return converse(paths, request)
-    except Refusal as refusal:
+    except RefusalError as refusal:
         event: Event = {"event": "refused", "reason": refusal.reason, "message": str(refusal)}
         write({**event, "epoch": epoch, "claim": claim or None})
         return 1
-    except BrokenPipeError:
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            message = f"attach failed: {error.strerror or type(error).__name__}"
+            write(
+                {
+                    "event": "refused",
+                    "reason": "StartFailed",
+                    "message": message,
+                    "epoch": epoch,
+                    "claim": claim,
+                }
+            )
+            return 1
         # The operator's stream was cut. The worker goes on; nobody is left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1

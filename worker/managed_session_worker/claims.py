@@ -57,7 +57,7 @@ class Claims:
         self.running: Running | None = None
 
     def recover(self) -> None:
-        """Finish what an earlier supervisor left: kill its workers' processes and record how its claim ended."""
+        """Finish what an earlier supervisor left: kill its workers' processes and record its claim's end."""
         uid = self._account.uid if self._account.exclusive else None
         left = processes.kill_marked(marker(self._paths), uid, self._reaper, KILL_SECONDS)
         if left:
@@ -143,9 +143,7 @@ class Claims:
     def _start(self, request: StartRequest, listener: Listener) -> None:
         ledger = self._ledger
         if request.epoch < ledger.highest_epoch:
-            raise RefusedError(
-                "StaleEpoch", f"epoch {request.epoch} is older than {ledger.highest_epoch}: another leader took over"
-            )
+            raise _stale_epoch(request.epoch, ledger.highest_epoch)
         ledger.note_epoch(request.epoch)
         if self._known(request.claim):
             self._watch(request.claim, listener)
@@ -165,7 +163,7 @@ class Claims:
             reading, writing = os.pipe()
             os.set_blocking(reading, False)
             record = self._ledger.begin(request)
-            # Nothing that exists now is ever collected in the child: its descriptors are closed by number there.
+            # Nothing that exists now is collected in the child: its descriptors are closed by number there.
             gc.collect()
             gc.freeze()
             blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD, signal.SIGTERM))
@@ -205,9 +203,7 @@ class Claims:
 
     def _stop(self, claim: str, epoch: int, listener: Listener) -> None:
         if epoch < self._ledger.highest_epoch:
-            raise RefusedError(
-                "StaleEpoch", f"epoch {epoch} is older than {self._ledger.highest_epoch}: another leader took over"
-            )
+            raise _stale_epoch(epoch, self._ledger.highest_epoch)
         if not self._known(claim):
             raise RefusedError("UnknownClaim", "this supervisor has never started that claim")
         self._ledger.note_epoch(epoch)
@@ -262,3 +258,7 @@ class Claims:
     def _tell(self, event: Event) -> None:
         for listener in list(self._listeners.get(event["claim"], [])):
             listener.tell(event)
+
+
+def _stale_epoch(epoch: int, highest: int) -> RefusedError:
+    return RefusedError("StaleEpoch", f"epoch {epoch} is older than {highest}: another leader took over")

@@ -1,8 +1,8 @@
 """A worker that was frozen past the end of its lease must not do anything any more.
 
-A paused sandbox thaws in the middle of whatever its worker did, perhaps hours later, when another worker may serve
-the session. Depending on how it was frozen, one clock jumps or another: stopped processes see all clocks go on, a
-resumed virtual machine may see only the wall clock jump. So the largest step of any clock counts.
+A paused sandbox thaws in the middle of whatever its worker did, perhaps hours later, when another worker may
+serve the session. Depending on how it was frozen, one clock jumps or another: stopped processes see all of
+them go on, a resumed virtual machine may see only the wall clock jump. So the largest step of any clock counts.
 """
 
 import selectors

@@ -26,7 +26,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class Account:
-    """Who the worker and the agent's commands run as. `exclusive`: nothing else in the sandbox has this uid."""
+    """Who the worker and the agent's commands run as. `exclusive`: nothing else runs as this user."""
 
     name: str
     uid: int
@@ -36,16 +36,17 @@ class Account:
 
     @classmethod
     def find(cls, name: str) -> "Account":
-        """The account `name` (or a numeric uid) if this process may switch to it, otherwise its own."""
+        """The account `name` (or a numeric uid) if this process can switch to it, otherwise its own."""
         own = os.geteuid()
-        if own == 0:
-            try:
-                entry = pwd.getpwnam(name)
-            except KeyError:
-                if name.isdecimal():
-                    return cls(name, int(name), int(name), "/tmp", exclusive=False)  # noqa: S108 - no home of its own
-            else:
-                return cls(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir, exclusive=True)
+        found: Account | None = None
+        try:
+            entry = pwd.getpwnam(name)
+            found = cls(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir, exclusive=True)
+        except KeyError:
+            if name.isdecimal():
+                found = cls(name, int(name), int(name), "/", exclusive=False)
+        if own == 0 and found is not None and _can_become(found):
+            return found
         home = os.environ.get("HOME") or "/"
         return cls(os.environ.get("USER") or str(own), own, os.getegid(), home, exclusive=False)
 
@@ -79,8 +80,8 @@ def forbid_memory_access() -> None:
 def drop_privileges(account: Account) -> None:
     """Give up root for good: no capability, no way to regain one, and the identity of `account`.
 
-    When there is no other account to switch to, uid 0 stays, without any capability: such a process cannot trace a
-    process that may not be dumped either.
+    When there is no other account to switch to, uid 0 stays, without any capability: it can't trace a process
+    that may not be dumped either.
 
     Raises:
         OSError: the identity could not be changed.
@@ -89,14 +90,30 @@ def drop_privileges(account: Account) -> None:
     for capability in range(MAX_CAPABILITY + 1):
         _prctl(PR_CAPBSET_DROP, capability)
     if os.geteuid() == 0 and account.uid != 0:
-        if account.exclusive:
-            os.initgroups(account.name, account.gid)
-        else:
-            os.setgroups([])
-        os.setresgid(account.gid, account.gid, account.gid)
-        os.setresuid(account.uid, account.uid, account.uid)
+        _become(account)
     _clear_capabilities()
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _become(account: Account) -> None:
+    if account.exclusive:
+        os.initgroups(account.name, account.gid)
+    else:
+        os.setgroups([])
+    os.setresgid(account.gid, account.gid, account.gid)
+    os.setresuid(account.uid, account.uid, account.uid)
+
+
+def _can_become(account: Account) -> bool:
+    """Try it in a child: a user namespace may map no uid but this one."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _become(account)
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1] == 0
 
 
 def die_with_parent(parent: int) -> None:

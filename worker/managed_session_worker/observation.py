@@ -1,7 +1,7 @@
 """What a run of the SDK's worker did, seen from its requests and log lines.
 
-`EnvironmentWorker.handle_item` returns normally for most outcomes, so the reason for an exit is put together here.
-The request side is SDK middleware, called once per HTTP attempt; the rest is in log lines of the pinned SDK.
+`EnvironmentWorker.handle_item` returns normally for most outcomes, so the reason for an exit is put together
+here. The requests come from SDK middleware, called once per HTTP attempt; the rest from the pinned SDK's logs.
 """
 
 import logging
@@ -21,6 +21,7 @@ _EVENTS = re.compile(r"/v1/sessions/[^/]+/events$")
 _STREAM = re.compile(r"/v1/sessions/[^/]+/events/stream$")
 _SESSION = re.compile(r"/v1/sessions/[^/]+$")
 _SKILLS = "/v1/skills/"
+_SKIPPED = ("tool %r not owned by this runner", "thread terminated; not posting the result")
 #: 4xx answers that the SDK tries again (anthropic.lib._retry).
 _RETRIED = frozenset({408, 409, 429})
 
@@ -159,19 +160,22 @@ class RequestObserver(SDKMiddleware):
 
     Args of the constructor:
         observer: Who is told.
-        download_skills: False keeps the SDK from asking for skills, which the skills API answers to an environment
-            key only; the operator has put them in place, and a download would replace and later remove them.
+        download_skills: False keeps the SDK from asking for skills, which the skills API answers to an
+            environment key only; the operator has put them in place, and a download would replace and later
+            remove them.
     """
 
     def __init__(self, observer: Observer, *, download_skills: bool) -> None:
         self._observer = observer
         self._download_skills = download_skills
 
-    async def handle_async(self, request: Any, call_next: Any) -> Any:  # noqa: ANN401 - the SDK's generics
+    async def handle_async(self, request: Any, call_next: Any) -> Any:
         """Pass one attempt on and look at its answer."""
         path = str(request.url).split("?", 1)[0]
         if path.startswith(_SKILLS) and not self._download_skills:
-            raise SkillsFromOperatorError("skills are provided by the operator, not downloaded in the sandbox")
+            raise SkillsFromOperatorError(
+                "skills come from the operator and are not downloaded in the sandbox"
+            )
         sent = ClockReading.take()
         response = await call_next(request)
         status: int = response.status_code
@@ -198,9 +202,7 @@ class LogObserver(logging.Handler):
         text, arguments = str(record.msg), record.args if isinstance(record.args, tuple) else ()
         if text.startswith("executing tool ") and len(arguments) == 2:
             self._observer.tool_started(str(arguments[1]))
-        elif text.startswith("tool %r not owned by this runner") and len(arguments) == 2:
-            self._observer.tool_skipped(str(arguments[1]))
-        elif text.startswith("thread terminated; not posting the result") and len(arguments) == 2:
+        elif text.startswith(_SKIPPED) and len(arguments) == 2:
             self._observer.tool_skipped(str(arguments[1]))
         elif text.startswith("failed to send tool result") and arguments:
             self._observer.result_given_up(str(arguments[0]))
@@ -225,7 +227,7 @@ def ending_of_error(error: BaseException) -> Ending:
     return "Error", f"{type(error).__name__}: {error}"
 
 
-async def _document(response: Any, status: int) -> object:  # noqa: ANN401 - the SDK's generics
+async def _document(response: Any, status: int) -> object:
     if status != 200:
         return None
     try:

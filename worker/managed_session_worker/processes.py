@@ -86,7 +86,7 @@ def descendants(table: dict[int, Process], roots: set[int]) -> Iterator[Process]
 
 
 def marked(table: dict[int, Process], marker: str, uid: int | None) -> Iterator[Process]:
-    """What an earlier supervisor's workers left: processes with `marker` in their environment or owned by `uid`.
+    """What an earlier supervisor's workers left: processes with `marker` in their environment, or of `uid`.
 
     A process can hide from the first test by clearing its environment, not from the second.
     """
@@ -114,7 +114,9 @@ def _lineage(table: dict[int, Process], pid: int) -> set[int]:
     return lineage
 
 
-def kill_all(select: Callable[[dict[int, Process]], Iterator[Process]], reaper: Reaper, seconds: float) -> list[int]:
+def kill_all(
+    select: Callable[[dict[int, Process]], Iterator[Process]], reaper: Reaper, seconds: float
+) -> list[int]:
     """SIGKILL what `select` picks until nothing of it is alive, at most `seconds` long.
 
     Returns:

@@ -29,7 +29,7 @@ ExitReason = Literal[
 
 
 class RefusedError(Exception):
-    """The supervisor will not do what a request asks for; `reason` is for programs, the message for people."""
+    """The supervisor refuses a request. `reason` is for programs, the message for people."""
 
     def __init__(self, reason: RefusalReason, message: str) -> None:
         super().__init__(message)
@@ -75,7 +75,9 @@ class StartRequest:
             environment=_environment(document),
         )
         if request.work_secret is None and request.environment_key is None:
-            raise RefusedError("BadRequest", "workSecret is required (environmentKey only as an explicit opt-in)")
+            raise RefusedError(
+                "BadRequest", "workSecret is required (or environmentKey as an explicit opt-in)"
+            )
         if request.log_level not in LOG_LEVELS:
             raise RefusedError("BadRequest", f"logLevel must be one of {', '.join(sorted(LOG_LEVELS))}")
         if not request.base_url.startswith(("https://", "http://")):
@@ -156,6 +158,10 @@ def _seconds(document: Mapping[str, Any], name: str, default: float) -> float:
 
 def _environment(document: Mapping[str, Any]) -> dict[str, str]:
     value = document.get("environment") or {}
-    if not isinstance(value, dict) or not all(isinstance(item, str) for pair in value.items() for item in pair):
+    if not isinstance(value, dict) or not all(
+        isinstance(part, str) for pair in value.items() for part in pair
+    ):
         raise RefusedError("BadRequest", "environment must map names to texts")
-    return {name: text for name, text in value.items() if name and "=" not in name and "\0" not in name + text}
+    return {
+        name: text for name, text in value.items() if name and "=" not in name and "\0" not in f"{name}{text}"
+    }

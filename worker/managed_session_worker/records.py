@@ -1,6 +1,7 @@
 """What survives a supervisor: the newest claim and epoch, and one exit record per claim."""
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ Record = dict[str, Any]
 #: Records kept on disk; the operator reads one within seconds of its making.
 KEPT_RECORDS = 100
 
+logger = logging.getLogger(__name__)
+
 
 class Ledger:
     """The state file and the exit records. Every write is atomic and reaches the disk before it returns."""
@@ -19,6 +22,7 @@ class Ledger:
     def __init__(self, paths: Paths) -> None:
         self._state_path = Path(paths.state)
         self._exits = Path(paths.exits)
+        self._unwritten: dict[str, Record] = {}
         state = self._read(self._state_path) or {}
         self.highest_epoch: int = state.get("highestEpoch", 0)
         self.newest_epoch: int = state.get("newestEpoch", 0)
@@ -38,7 +42,7 @@ class Ledger:
             self._save()
 
     def begin(self, request: StartRequest) -> Record:
-        """Remember `request` as the newest claim, before its worker is forked, and return its unfinished record."""
+        """Remember `request` as the newest claim before its worker is forked; gives its unfinished record."""
         self.highest_epoch = max(self.highest_epoch, request.epoch)
         self.newest_epoch, self.newest_claim = request.epoch, request.claim
         self.running = {
@@ -63,8 +67,11 @@ class Ledger:
         return self.running
 
     def checkpoint(self) -> None:
-        """Write the unfinished record as it is now."""
-        self._save()
+        """Write the unfinished record as it is now; a full disk must not end what runs well."""
+        try:
+            self._save()
+        except OSError:
+            logger.exception("the state of claim %s could not be written", self.newest_claim)
 
     def finish(self, reason: ExitReason, message: str, *, status: int | None) -> Record:
         """Complete the running record, put it on disk, flush all file systems, and return it.
@@ -82,16 +89,21 @@ class Ledger:
         if status is not None:
             record["exitCode"] = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
             record["signal"] = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-        _write(self._exits / f"{record['claim']}.json", record, 0o644)
         self.running = None
-        self._save()
-        self._prune()
+        try:
+            _write(self._exits / f"{record['claim']}.json", record, 0o644)
+            self._save()
+            self._prune()
+        except OSError:
+            # A full disk, usually: the agent can fill it. The operator still learns how the claim ended.
+            logger.exception("the exit record of claim %s could not be written", record["claim"])
+            self._unwritten[record["claim"]] = record
         os.sync()
         return record
 
     def record(self, claim: str) -> Record | None:
         """The exit record of a finished claim, or None."""
-        return self._read(self._exits / f"{claim}.json")
+        return self._unwritten.get(claim) or self._read(self._exits / f"{claim}.json")
 
     def _save(self) -> None:
         state = {

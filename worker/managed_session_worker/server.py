@@ -207,10 +207,11 @@ class Server:
 def _trusted(peer: socket.socket) -> bool:
     """Whether the other end is as privileged as this process.
 
-    The socket's directory already keeps other users out. This matters where the agent's commands share uid 0: they
-    have no capability, or only those of a user namespace of their own.
+    The socket's directory already keeps other users out. This matters where the agent's commands share uid 0:
+    they have no capability, or only those of a user namespace of their own.
     """
-    pid, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid, uid, _ = struct.unpack("3i", credentials)
     if uid != os.geteuid():
         return False
     if uid != 0 or pid == 0:

@@ -16,7 +16,7 @@ from managed_session_worker.paths import Paths
 from managed_session_worker.protocol import ExitReason, StartRequest, now
 from managed_session_worker.worker_log import logger
 
-#: After a lost lease the SDK may still send memory files (two passes of 30 s); then this process must be gone.
+#: After a lost lease the SDK may still send memory files (two passes of 30 s); then the process must be gone.
 LEASE_LOST_GRACE_SECONDS = 65.0
 #: How often a question to the API is repeated when it failed, and a refused result is looked after.
 RECHECK_SECONDS = 2.0
@@ -37,7 +37,7 @@ class Reporter(ABC):
 
 
 def session_token(request: StartRequest) -> str | None:
-    """The bearer token inside the work secret (base64url JSON), or the environment key where that is opted into."""
+    """The token inside the work secret (base64url JSON), or the environment key where that is opted into."""
     if request.work_secret is not None:
         padded = request.work_secret + "=" * (-len(request.work_secret) % 4)
         try:
@@ -124,7 +124,7 @@ class _Run:
         self._reporter.end("Thawed", f"frozen for {seconds:.0f} s, past the end of the lease")
 
     def _lease_lost(self, message: str) -> None:
-        # The SDK would finish a running tool and post its result, although another worker may be at it by now.
+        # The SDK would finish a running tool and post its result, although another worker may be at it.
         if self.observer.tool_running:
             self._reporter.end("LeaseLost", message)
         self._start(self._leave_after_lease_lost(message))
@@ -138,7 +138,8 @@ class _Run:
         await asyncio.sleep(self._request.attach_timeout_seconds)
         while not await self._anything_said():
             if self._said_nothing:
-                self._stop("NoMessage", f"no user message within {self._request.attach_timeout_seconds:.0f} s")
+                seconds = self._request.attach_timeout_seconds
+                self._stop("NoMessage", f"no user message within {seconds:g} s")
                 return
             await asyncio.sleep(RECHECK_SECONDS)
 
@@ -165,10 +166,10 @@ class _Run:
     async def _look_after_refused_results(self) -> None:
         """End a worker whose session waits for a result that the API does not take.
 
-        The SDK never tries again and never leaves. A stop would wedge the session in the middle of its turn; so
-        this process ends hard, the lease lapses and the work is queued again. A result that the session does not
-        wait for any more (the user interrupted) is no reason to leave, but the SDK's idle clock may then stay
-        still: idle is decided here.
+        The SDK never tries again and never leaves. A stop would wedge the session in mid-turn; so
+        this process ends hard, the lease lapses and the work is queued again. A result that the session does
+        not wait for any more (the user interrupted) is no reason to leave, but the SDK's idle clock may then
+        stay still: idle is decided here.
         """
         loop = asyncio.get_running_loop()
         idle_since: float | None = None

@@ -2,7 +2,7 @@
 
     python3 /opt/anthropic-managed-agents/lib/managed_session_worker/supervisor.py [--account NAME]
 
-It is part of the template's snapshot: it reads no clock, no entropy and no create-time variable when it starts.
+It is part of the template's snapshot: when it starts it relies on no clock, entropy or create-time variable.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-if __package__ in (None, ""):  # run by path: make the package importable, and not its modules as top-level names
+if __package__ in (None, ""):  # run by path: make the package importable, not its modules one by one
     _here = Path(__file__).resolve().parent
     sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry or ".").resolve() != _here)]
 

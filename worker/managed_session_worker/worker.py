@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import json
-import logging
 import os
 import random
 import signal
@@ -77,15 +76,17 @@ def run_worker(
         log_to_standard_error(request.log_level, formatter)
         leftovers = prepare_as_agent(paths, request.claim)
         if leftovers:
-            logger.warning("moved aside files of memory stores that an earlier worker left: %d", len(leftovers))
+            logger.warning(
+                "moved aside %d files of memory stores that an earlier worker left", len(leftovers)
+            )
             reporter.report("unsynchronised", paths=leftovers)
     except BaseException as error:  # noqa: BLE001 - the supervisor is the only one who can be told
         reporter.end("StartFailed", f"{type(error).__name__}: {error}")
     try:
-        logger.info("worker starts claim=%s session_id=%s account=%s", request.claim, request.session_id, account.name)
+        logger.info("worker starts claim=%s session_id=%s", request.claim, request.session_id)
         reason, message = serve(request, paths, reporter)
     except BaseException as error:  # noqa: BLE001 - as above
-        logging.getLogger(__name__).exception("worker failed")
+        logger.exception("worker failed")
         reporter.end("Error", f"{type(error).__name__}: {error}")
     reporter.end(reason, message)
 
@@ -125,14 +126,14 @@ def _close_all_but(kept: set[int]) -> None:
         if descriptor >= boundary:
             os.closerange(boundary, descriptor)
             boundary = descriptor + 1
-    os.closerange(boundary, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") < 65536 else 65536)
+    os.closerange(boundary, min(65536, os.sysconf("SC_OPEN_MAX")))
 
 
 def _set_environment(extra: Mapping[str, str], paths: Paths, account: Account) -> None:
     """Give the agent's commands the template's and the sandbox's variables, and none of the SDK's."""
     combined = {**os.environ, **extra}
     for name in list(combined):
-        if name.startswith(("ANTHROPIC_", "PYTHON")):
+        if name.startswith("ANTHROPIC_"):
             del combined[name]
     combined.update(HOME=account.home, USER=account.name, LOGNAME=account.name, PWD=paths.workdir)
     combined.setdefault("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")

@@ -6,14 +6,14 @@ from pathlib import Path
 from managed_session_worker.isolation import Account
 from managed_session_worker.paths import Paths
 
-#: The SDK puts this file at the root of each memory store that it has downloaded (anthropic.lib.tools._memories).
+#: The SDK puts this file at the root of each memory store that it downloads (anthropic.lib.tools._memories).
 MEMORY_STORE_MARKER = ".anthropic-memory-store"
 UNSYNCHRONISED_DIRECTORY = "unsynchronised-memory"
 MAX_REPORTED_FILES = 1000
 
 
 def make_directories(paths: Paths) -> None:
-    """Make what the supervisor itself needs, closed to everyone else where requests and state pass through."""
+    """Make what the supervisor itself needs, closed to others where requests and state pass through."""
     for directory, mode in (
         (paths.home, 0o755),
         (paths.exits, 0o755),
@@ -39,8 +39,8 @@ def give_to(account: Account, paths: Paths) -> None:
 def prepare_as_agent(paths: Paths, claim: str) -> list[str]:
     """With the agent's rights: make `outputs` and `skills`, move leftover memory stores aside.
 
-    The SDK refuses a memory store whose directory exists. A marked one holds what a killed worker may not have sent,
-    so it is kept below the workdir, where people and the agent can find it.
+    The SDK refuses a memory store whose directory exists. A marked one holds what a killed worker may not
+    have sent; it is kept below the workdir, where people and the agent can find it.
 
     Returns:
         The paths of the files in the stores that were moved, where they are now.

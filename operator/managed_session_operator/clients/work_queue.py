@@ -11,7 +11,7 @@ from typing import Any
 
 import anthropic
 from anthropic import AsyncAnthropic
-from anthropic.lib.tools._skills import download_session_skills
+from anthropic.lib.environments import download_session_skills
 from managed_session_api.conditions import Reason
 from pydantic import SecretStr
 

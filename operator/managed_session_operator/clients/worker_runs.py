@@ -29,6 +29,7 @@ ROOT = "/opt/anthropic-managed-agents"
 WORKDIR = "/mnt/session"
 _ATTACH = f"python3 -I -S {ROOT}/lib/managed_session_worker/attach.py"
 _USER = "root"
+_CLOSE_SECONDS = 0.5
 
 
 class StartRequest(BaseModel):
@@ -221,6 +222,12 @@ class WorkerRuns:
             await sandbox.commands.run(
                 f"{_ATTACH} stop {shlex.quote(claim)} {epoch}; true", user=_USER, timeout=self._accept_timeout
             )
+
+    async def settle(self, name: str) -> None:
+        """Let the stream of an ended worker close by itself, so that a pause does not cut it."""
+        task = self._tasks.get(name)
+        if task is not None:
+            await asyncio.wait({task}, timeout=_CLOSE_SECONDS)
 
     async def forget(self, name: str) -> None:
         """Close the resource's stream; its worker goes on."""

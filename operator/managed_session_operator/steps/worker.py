@@ -159,6 +159,7 @@ async def finish(context: Context, resource: ManagedSession) -> float | None:
         # More work is offered already: the sandbox is needed again at once.
         session, state = await _session(context, resource), SandboxState.RUNNING
     else:
+        await context.runs.settle(name)
         session, _ = await asyncio.gather(
             _session(context, resource), context.sandboxes.pause(run.sandbox_id), return_exceptions=False
         )

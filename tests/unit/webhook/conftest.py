@@ -63,14 +63,15 @@ class Harness:
     credentials: Path
 
 
-@pytest.fixture
-async def webhook(tmp_path: Path) -> AsyncIterator[Harness]:
+@pytest.fixture(scope="module")
+async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Harness]:
     api_server = ScriptedApiServer(never)
+    folder = tmp_path_factory.mktemp("credentials")
     async with serve(api_server, host="127.0.0.1", port=0, drain_seconds=1) as kubernetes:
         configuration = Configuration()
         configuration.host = kubernetes.url
         async with TimeoutApiClient(configuration, timeout_seconds=0.3) as client:
-            credentials = CredentialDirectory(tmp_path, {})
+            credentials = CredentialDirectory(folder, {})
             verifier = SignatureVerifier(credentials)
             api = SessionApi(client, "managed-sessions")
             app = webhook_app(
@@ -90,4 +91,14 @@ async def webhook(tmp_path: Path) -> AsyncIterator[Harness]:
                 serve(app, host="127.0.0.1", port=0, drain_seconds=1) as server,
                 httpx.AsyncClient(base_url=server.url, trust_env=False) as sender,
             ):
-                yield Harness(server.url, server.port, sender, api_server, tmp_path)
+                yield Harness(server.url, server.port, sender, api_server, folder)
+
+
+@pytest.fixture
+def webhook(served: Harness) -> Harness:
+    """The served webhook without credentials, its API server hanging."""
+    for file in served.credentials.iterdir():
+        file.unlink()
+    served.api_server.answer = never
+    served.api_server.requests.clear()
+    return served

@@ -16,7 +16,7 @@ from managed_session_webhook.refusals import RefusalLog
 from standardwebhooks import Webhook
 
 if TYPE_CHECKING:
-    from conftest import Answer, Harness
+    from .conftest import Answer, Harness
 
 KEY = "whsec_" + base64.b64encode(b"webhook-signing-key-of-32-bytes!").decode()
 SESSION = "sesn_01AbCdEf"

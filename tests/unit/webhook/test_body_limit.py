@@ -14,7 +14,7 @@ from managed_session_webhook.body import MAX_BODY_BYTES
 from standardwebhooks import Webhook
 
 if TYPE_CHECKING:
-    from conftest import Harness
+    from .conftest import Harness
 
 KEY = "whsec_" + base64.b64encode(b"webhook-signing-key-of-32-bytes!").decode()
 
@@ -34,7 +34,8 @@ def event_of(size: int) -> bytes:
 def headers_for(body: bytes) -> str:
     now = datetime.now(tz=UTC)
     signature = Webhook(KEY).sign("whe_1", now, body.decode())
-    return f"webhook-id: whe_1\r\nwebhook-timestamp: {int(now.timestamp())}\r\nwebhook-signature: {signature}\r\n"
+    timestamp = int(now.timestamp())
+    return f"webhook-id: whe_1\r\nwebhook-timestamp: {timestamp}\r\nwebhook-signature: {signature}\r\n"
 
 
 def chunks(body: bytes, size: int = 65_536) -> Iterator[bytes]:

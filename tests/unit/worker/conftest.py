@@ -1,13 +1,9 @@
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from worker_sandbox import Sandbox
-from worker_wire import Wire
+from .worker_sandbox import Sandbox
+from .worker_wire import Wire
 
 
 @pytest.fixture
@@ -19,9 +15,15 @@ def wire() -> Iterator[Wire]:
 
 
 @pytest.fixture
-def sandbox(wire: Wire) -> Iterator[Sandbox]:
-    """A sandbox whose supervisor is up."""
+def stopped_sandbox(wire: Wire) -> Iterator[Sandbox]:
+    """A sandbox without a supervisor yet."""
     sandbox = Sandbox(wire.url)
-    sandbox.start_supervisor()
     yield sandbox
     sandbox.close()
+
+
+@pytest.fixture
+def sandbox(stopped_sandbox: Sandbox) -> Sandbox:
+    """A sandbox whose supervisor is up."""
+    stopped_sandbox.start_supervisor()
+    return stopped_sandbox

@@ -1,14 +1,15 @@
 import json
-import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
-from worker_sandbox import FIRST, SECOND, THIRD, Sandbox, alive, eventually
-from worker_wire import Wire
 
-#: A tool call that leaves, besides a command in the foreground, a child in another session, one without a terminal,
-#: and a daemon that forked twice; each writes its pid into the workdir.
+from .worker_sandbox import FIRST, SECOND, THIRD, Sandbox, alive, eventually
+from .worker_wire import Wire
+
+#: A tool call that leaves, besides its command, a child in another session, one that ignores hang-ups and a daemon
+#: that forked twice; each writes its pid into the workdir.
 STUBBORN = (
     "setsid sleep 1000 & echo $! > setsid.pid; nohup sleep 1000 >/dev/null 2>&1 & echo $! > nohup.pid; "
     "(setsid sh -c 'trap \"\" TERM HUP; env -i sleep 1000 & echo $! > daemon.pid' &) ; sleep 1000"
@@ -22,7 +23,9 @@ def pids(sandbox: Sandbox) -> list[int]:
     return [int(file.read_text()) for file in files]
 
 
-def test_the_same_claim_again_starts_no_second_worker_and_replays_its_events(sandbox: Sandbox, wire: Wire) -> None:
+def test_the_same_claim_again_starts_no_second_worker_and_replays_its_events(
+    sandbox: Sandbox, wire: Wire
+) -> None:
     first = sandbox.start()
     first.event("heartbeat")
     again = sandbox.start()
@@ -81,7 +84,9 @@ def test_a_watch_after_a_cut_stream_sees_the_whole_claim(sandbox: Sandbox, wire:
     assert sandbox.attach("watch", SECOND).event("refused")["reason"] == "UnknownClaim"
 
 
-def test_a_killed_supervisor_takes_its_worker_along_and_its_successor_says_so(sandbox: Sandbox, wire: Wire) -> None:
+def test_a_killed_supervisor_takes_its_worker_along_and_its_successor_says_so(
+    sandbox: Sandbox, wire: Wire
+) -> None:
     attach = sandbox.start()
     attach.event("heartbeat")
     wire.say()
@@ -134,12 +139,12 @@ def test_what_an_orderly_turn_left_in_the_background_lives_on(sandbox: Sandbox, 
     ],
 )
 def test_a_bad_request_is_refused_with_the_name_of_the_field(
-    sandbox: Sandbox, changes: dict[str, object], word: str
+    sandbox: Sandbox, changes: dict[str, Any], word: str
 ) -> None:
-    refused = sandbox.start(**changes).event("refused")  # type: ignore[arg-type]
+    refused = sandbox.start(**changes).event("refused")
     assert refused["reason"] == "BadRequest"
     assert word in refused["message"]
-    assert not os.listdir(sandbox.paths.inbox)
+    assert not list(Path(sandbox.paths.inbox).iterdir())
 
 
 def test_a_start_without_a_request_in_the_inbox_is_refused(sandbox: Sandbox) -> None:

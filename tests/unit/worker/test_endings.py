@@ -3,11 +3,14 @@ import signal
 from pathlib import Path
 
 import pytest
-from worker_sandbox import FIRST, SECOND, Sandbox, alive, eventually
-from worker_wire import Wire
+
+from .worker_sandbox import FIRST, SECOND, Sandbox, alive, eventually
+from .worker_wire import Wire
 
 
-def test_a_session_without_a_message_is_stopped_after_the_attach_timeout(sandbox: Sandbox, wire: Wire) -> None:
+def test_a_session_without_a_message_is_stopped_after_the_attach_timeout(
+    sandbox: Sandbox, wire: Wire
+) -> None:
     record = sandbox.start(attachTimeoutSeconds=0.5).record()
     assert record["reason"] == "NoMessage"
     assert wire.count("POST", "/stop") == 1
@@ -159,7 +162,9 @@ def test_memory_stores_of_a_killed_worker_are_moved_aside_and_reported(sandbox: 
     sandbox.start(FIRST).event("heartbeat")
     wire.say()
     store = Path(sandbox.paths.memory, "notes")
-    wire.run(f"mkdir -p {store}/deep; echo x > {store}/.anthropic-memory-store; echo y > {store}/deep/note.md")
+    wire.run(
+        f"mkdir -p {store}/deep; echo x > {store}/.anthropic-memory-store; echo y > {store}/deep/note.md"
+    )
     attach = sandbox.start(SECOND)
     attach.event("heartbeat")
     assert not store.exists()

@@ -2,8 +2,10 @@ import os
 import re
 from pathlib import Path
 
-from worker_sandbox import SECRET, TOKEN, Sandbox
-from worker_wire import Wire
+import pytest
+
+from .worker_sandbox import AGENT_UID, SECRET, TOKEN, Sandbox
+from .worker_wire import Wire
 
 SECRETS = (TOKEN, SECRET)
 
@@ -29,11 +31,16 @@ def test_the_secret_is_in_no_argument_environment_or_file(sandbox: Sandbox, wire
     assert Path(sandbox.paths.worker_log) in files
     for path in files:
         assert not any(secret in readable_text(path) for secret in SECRETS), path
-    assert not os.listdir(sandbox.paths.inbox)
+    assert not list(Path(sandbox.paths.inbox).iterdir())
     assert wire.calls[0][2] == f"Bearer {TOKEN}"
 
 
-def test_the_agents_shell_cannot_read_the_worker_or_the_supervisor(sandbox: Sandbox, wire: Wire) -> None:
+@pytest.mark.parametrize("account", [str(AGENT_UID), "no-such-account"])
+def test_the_agents_shell_cannot_read_the_worker_or_the_supervisor(
+    stopped_sandbox: Sandbox, wire: Wire, account: str
+) -> None:
+    sandbox = stopped_sandbox
+    sandbox.start_supervisor(account)
     attach = sandbox.start()
     worker = attach.event("accepted")["pid"]
     assert sandbox.supervisor is not None
@@ -47,6 +54,7 @@ def test_the_agents_shell_cannot_read_the_worker_or_the_supervisor(sandbox: Sand
     assert output.startswith(str(worker))
     assert re.search(r"CapEff:\s0+$", output, re.MULTILINE)
     assert re.search(r"NoNewPrivs:\s1$", output, re.MULTILINE)
+    assert wire.run(f"setsid python3 -IS {sandbox.library}/attach.py status")[1], "the agent may not command"
 
 
 def test_the_agents_shell_is_an_unprivileged_user_without_access_to_the_supervisor(

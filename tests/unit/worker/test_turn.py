@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from worker_sandbox import FIRST, Sandbox
-from worker_wire import Wire
+from .worker_sandbox import FIRST, Sandbox
+from .worker_wire import Wire
 
 
 def test_a_turn_runs_from_the_first_heartbeat_to_an_idle_exit_record(sandbox: Sandbox, wire: Wire) -> None:

@@ -96,10 +96,9 @@ class Sandbox:
         self.supervisor: subprocess.Popen[bytes] | None = None
         self._attached: list[Attach] = []
 
-    def start_supervisor(self) -> int:
-        arguments = ["--account", str(AGENT_UID)] if os.geteuid() == 0 else []
+    def start_supervisor(self, account: str = str(AGENT_UID)) -> int:
         self.supervisor = subprocess.Popen(
-            [sys.executable, str(self.library / "supervisor.py"), *arguments],
+            [sys.executable, str(self.library / "supervisor.py"), "--account", account],
             env={**os.environ, ROOT_VARIABLE: str(self.root)},
         )
         eventually(lambda: Path(self.paths.socket).exists(), "no supervisor")

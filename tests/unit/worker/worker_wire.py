@@ -35,7 +35,9 @@ class Wire:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
 
     def close(self) -> None:
         self._server.shutdown()
@@ -45,7 +47,9 @@ class Wire:
         with self.changed:
             self._number += 1
             identifier = f"sevt_{self._number}"
-            self.events.append({"id": identifier, "type": kind, "processed_at": "2026-01-01T00:00:00Z", **fields})
+            self.events.append(
+                {"id": identifier, "type": kind, "processed_at": "2026-01-01T00:00:00Z", **fields}
+            )
             self.changed.notify_all()
             return identifier
 
@@ -94,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         pass
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         path = self._note()
         if self._unauthorized():
             return
@@ -109,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(404, {"type": "error", "error": {"type": "not_found_error", "message": path}})
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         path = self._note()
         body = json.loads(self.rfile.read(int(self.headers.get("content-length") or 0)) or b"{}")
         if self._unauthorized():

@@ -1,7 +1,7 @@
 """The E2B template that holds the supervisor: `python -m managed_session_worker.template build`.
 
-A build runs the start command and snapshots the running machine, so every sandbox begins with a supervisor that
-has `anthropic` imported already (E2B: "Template", start and ready commands).
+A build runs the start command and snapshots the running machine, so every sandbox begins with a supervisor
+that has `anthropic` imported already (E2B: "Template", start and ready commands).
 """
 
 import tomllib
@@ -25,7 +25,7 @@ PACKAGE = Path(__file__).parent.parent
 LIBRARY = "/opt/anthropic-managed-agents/lib/managed_session_worker"
 #: The runtime, all in one layer. What only a build needs lives in this subpackage and is left out.
 RUNTIME_FILES = "*.py"
-#: Commands that agents reach for first and the Python image lacks; the SDK's grep tool uses ripgrep where it is.
+#: What agents reach for first; the SDK's grep tool uses ripgrep where it is installed.
 PACKAGES = ("curl", "git", "jq", "procps", "ripgrep", "unzip")
 
 
@@ -45,7 +45,7 @@ def template_name() -> str:
 
 
 def worker_template() -> "TemplateClass":
-    """The build steps. The sandbox gets the version of `anthropic` that is installed here: the project pins it."""
+    """The build steps. The sandbox gets the `anthropic` version that is installed here: the project's pin."""
     paths = Paths()
     directories = " ".join((LIBRARY, paths.exits, paths.workdir, paths.memory))
     return (
@@ -63,7 +63,7 @@ def worker_template() -> "TemplateClass":
     )
 
 
-async def template_exists(name: str | None = None, **options: Any) -> bool:  # noqa: ANN401 - E2B's API parameters
+async def template_exists(name: str | None = None, **options: Any) -> bool:
     """Whether the template (by default this version's) exists.
 
     Args:
@@ -79,7 +79,7 @@ async def build_template(
     on_log: Callable[[str], None] | None = None,
     cpu_count: int | None = None,
     memory_mb: int | None = None,
-    **options: Any,  # noqa: ANN401 - E2B's API parameters
+    **options: Any,
 ) -> "BuildInfo":
     """Build the template and wait until it can be used.
 

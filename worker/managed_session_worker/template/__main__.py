@@ -1,4 +1,4 @@
-"""The command line: `build` builds, `exists` answers by its exit status, `name` prints the template's name."""
+"""The command line: `build` builds, `exists` answers by exit status, `name` prints the template's name."""
 
 import argparse
 import asyncio

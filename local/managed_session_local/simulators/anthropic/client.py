@@ -93,7 +93,7 @@ class AnthropicSimulator:
         """Close the connections."""
         await self._http.aclose()
 
-    async def _call(self, method: str, path: str, body: Any = None, **query: str) -> Any:  # noqa: ANN401
+    async def _call(self, method: str, path: str, body: Any = None, **query: str) -> Any:
         response = await self._http.request(method, path, json=body, params=query)
         if response.is_error:
             raise ControlError(f"{method} {path}: {response.status_code} {response.text}")
@@ -119,7 +119,7 @@ class AnthropicSimulator:
         """Return the settings in force."""
         return dict(await self._call("GET", "/settings"))
 
-    async def change_settings(self, **sections: Any) -> dict[str, Any]:  # noqa: ANN401
+    async def change_settings(self, **sections: Any) -> dict[str, Any]:
         """Merge a change into the settings, e.g. ``work={"lease_ttl_seconds": 2}``; return all of them."""
         return dict(await self._call("PATCH", "/settings", sections))
 
@@ -176,7 +176,7 @@ class AnthropicSimulator:
         """Remove an endpoint."""
         await self._call("DELETE", f"/webhooks/{endpoint_id}")
 
-    async def deliver(self, **event: Any) -> dict[str, Any]:  # noqa: ANN401
+    async def deliver(self, **event: Any) -> dict[str, Any]:
         """Post an event now (fields of `control_routes.DeliveryRequest`); return the event."""
         return dict((await self._call("POST", "/webhooks/deliveries", event))["event"])
 

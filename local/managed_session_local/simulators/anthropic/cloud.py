@@ -135,7 +135,7 @@ class Cloud:
         self._announce(session, "session.created")
         return session
 
-    def _agent_of(self, reference: Any) -> dict[str, Any]:  # noqa: ANN401
+    def _agent_of(self, reference: Any) -> dict[str, Any]:
         overrides: dict[str, Any] = {}
         agent_id = reference
         if isinstance(reference, dict):

@@ -94,29 +94,29 @@ class HealthcheckRequest(_Request):
 Handler = Callable[[Cloud, Request, Any], Awaitable[Any]]
 
 
-async def _ledger(cloud: Cloud, request: Request, _: Any) -> Any:  # noqa: ANN401
+async def _ledger(cloud: Cloud, request: Request, _: Any) -> Any:
     return cloud.ledger.report(calls=request.query_params.get("calls", "true") != "false")
 
 
-async def _clear_ledger(cloud: Cloud, _: Request, __: Any) -> Any:  # noqa: ANN401
+async def _clear_ledger(cloud: Cloud, _: Request, __: Any) -> Any:
     cloud.ledger.clear()
     return {}
 
 
-async def _settings(cloud: Cloud, _: Request, __: Any) -> Any:  # noqa: ANN401
+async def _settings(cloud: Cloud, _: Request, __: Any) -> Any:
     return cloud.settings.model_dump(mode="json")
 
 
-async def _patch_settings(cloud: Cloud, _: Request, body: Any) -> Any:  # noqa: ANN401
+async def _patch_settings(cloud: Cloud, _: Request, body: Any) -> Any:
     cloud.settings = cloud.settings.merged(body)
     return cloud.settings.model_dump(mode="json")
 
 
-async def _faults(cloud: Cloud, _: Request, __: Any) -> Any:  # noqa: ANN401
+async def _faults(cloud: Cloud, _: Request, __: Any) -> Any:
     return [fault.model_dump(mode="json") for fault in cloud.faults.faults]
 
 
-async def _add_fault(cloud: Cloud, _: Request, body: Any) -> Any:  # noqa: ANN401
+async def _add_fault(cloud: Cloud, _: Request, body: Any) -> Any:
     fault = Fault.model_validate(body)
     known = [*cloud.operation_names, "webhook.deliver"]
     if not fnmatch.filter(known, fault.operation):
@@ -124,16 +124,16 @@ async def _add_fault(cloud: Cloud, _: Request, body: Any) -> Any:  # noqa: ANN40
     return cloud.faults.add(fault).model_dump(mode="json")
 
 
-async def _clear_faults(cloud: Cloud, _: Request, __: Any) -> Any:  # noqa: ANN401
+async def _clear_faults(cloud: Cloud, _: Request, __: Any) -> Any:
     cloud.faults.faults.clear()
     return {}
 
 
-async def _webhooks(cloud: Cloud, _: Request, __: Any) -> Any:  # noqa: ANN401
+async def _webhooks(cloud: Cloud, _: Request, __: Any) -> Any:
     return [endpoint.as_json() for endpoint in cloud.webhooks.endpoints.values()]
 
 
-async def _add_webhook(cloud: Cloud, _: Request, body: Any) -> Any:  # noqa: ANN401
+async def _add_webhook(cloud: Cloud, _: Request, body: Any) -> Any:
     wanted = WebhookRequest.model_validate(body)
     secrets = wanted.secrets or [wanted.secret or new_signing_secret()]
     endpoint = Endpoint(wanted.url, wanted.events, secrets)
@@ -148,7 +148,7 @@ def _endpoint(cloud: Cloud, endpoint_id: str) -> Endpoint:
     return endpoint
 
 
-async def _change_webhook(cloud: Cloud, request: Request, body: Any) -> Any:  # noqa: ANN401
+async def _change_webhook(cloud: Cloud, request: Request, body: Any) -> Any:
     change = WebhookChange.model_validate(body)
     endpoint = _endpoint(cloud, request.path_params["endpoint_id"])
     if change.enabled is not None:
@@ -158,11 +158,11 @@ async def _change_webhook(cloud: Cloud, request: Request, body: Any) -> Any:  # 
     return endpoint.as_json()
 
 
-async def _remove_webhook(cloud: Cloud, request: Request, _: Any) -> Any:  # noqa: ANN401
+async def _remove_webhook(cloud: Cloud, request: Request, _: Any) -> Any:
     return cloud.webhooks.endpoints.pop(_endpoint(cloud, request.path_params["endpoint_id"]).id).as_json()
 
 
-async def _deliver(cloud: Cloud, _: Request, body: Any) -> Any:  # noqa: ANN401
+async def _deliver(cloud: Cloud, _: Request, body: Any) -> Any:
     wanted = DeliveryRequest.model_validate(body)
     event = wanted.event
     if event is None:
@@ -181,7 +181,7 @@ async def _deliver(cloud: Cloud, _: Request, body: Any) -> Any:  # noqa: ANN401
     return {"event": event, "sent": len(endpoints) * wanted.copies}
 
 
-async def _hold(cloud: Cloud, _: Request, body: Any) -> Any:  # noqa: ANN401
+async def _hold(cloud: Cloud, _: Request, body: Any) -> Any:
     wanted = HoldRequest.model_validate(body)
     if wanted.hold:
         cloud.webhooks.holding = True
@@ -189,34 +189,34 @@ async def _hold(cloud: Cloud, _: Request, body: Any) -> Any:  # noqa: ANN401
     return {"released": cloud.webhooks.release(wanted.order)}
 
 
-async def _add_environment(cloud: Cloud, _: Request, body: Any) -> Any:  # noqa: ANN401
+async def _add_environment(cloud: Cloud, _: Request, body: Any) -> Any:
     wanted = EnvironmentRequest.model_validate(body)
     return {**cloud.add_environment(wanted.id, wanted.key), "key": wanted.key}
 
 
-async def _add_agent(cloud: Cloud, _: Request, body: Any) -> Any:  # noqa: ANN401
+async def _add_agent(cloud: Cloud, _: Request, body: Any) -> Any:
     wanted = AgentRequest.model_validate(body)
     cloud.agents[wanted.id] = new_agent(wanted.id, wanted.skills)
     return cloud.agents[wanted.id]
 
 
-async def _add_skill(cloud: Cloud, _: Request, body: Any) -> Any:  # noqa: ANN401
+async def _add_skill(cloud: Cloud, _: Request, body: Any) -> Any:
     wanted = SkillRequest.model_validate(body)
     skill = Skill(wanted.id, wanted.name, wanted.description, wanted.files)
     cloud.skills.add(skill)
     return skill.as_json()
 
 
-async def _scripts(cloud: Cloud, _: Request, __: Any) -> Any:  # noqa: ANN401
+async def _scripts(cloud: Cloud, _: Request, __: Any) -> Any:
     return cloud.scripts.names()
 
 
-async def _add_script(cloud: Cloud, _: Request, body: Any) -> Any:  # noqa: ANN401
+async def _add_script(cloud: Cloud, _: Request, body: Any) -> Any:
     cloud.scripts.add(Script.model_validate(body))
     return cloud.scripts.names()
 
 
-async def _add_healthcheck(cloud: Cloud, _: Request, body: Any) -> Any:  # noqa: ANN401
+async def _add_healthcheck(cloud: Cloud, _: Request, body: Any) -> Any:
     wanted = HealthcheckRequest.model_validate(body)
     environment_id = wanted.environment_id or cloud.settings.environment_id
     if environment_id not in cloud.queues:
@@ -224,7 +224,7 @@ async def _add_healthcheck(cloud: Cloud, _: Request, body: Any) -> Any:  # noqa:
     return cloud.queues[environment_id].enqueue_healthcheck().as_json()
 
 
-async def _lapse(cloud: Cloud, request: Request, _: Any) -> Any:  # noqa: ANN401
+async def _lapse(cloud: Cloud, request: Request, _: Any) -> Any:
     item = next((item for item in cloud.items() if item.id == request.path_params["work_id"]), None)
     if item is None or item.lease_holder is None:
         raise APIError(404, "no live lease on this work item")
@@ -232,7 +232,7 @@ async def _lapse(cloud: Cloud, request: Request, _: Any) -> Any:  # noqa: ANN401
     return item.as_json()
 
 
-async def _session(cloud: Cloud, request: Request, _: Any) -> Any:  # noqa: ANN401
+async def _session(cloud: Cloud, request: Request, _: Any) -> Any:
     session_id = request.path_params["session_id"]
     session = cloud.sessions.get(session_id)
     item = next((item for item in cloud.items() if item.data_id == session_id), None)
@@ -250,7 +250,7 @@ def stranded(cloud: Cloud) -> list[str]:
     return [item.id for item in cloud.items() if item.stranded(cloud.settings.work.stranded_after_seconds)]
 
 
-async def _terminate(cloud: Cloud, request: Request, _: Any) -> Any:  # noqa: ANN401
+async def _terminate(cloud: Cloud, request: Request, _: Any) -> Any:
     session = cloud.sessions.get(request.path_params["session_id"])
     if session is None:
         raise APIError(404, "no such session")
@@ -258,14 +258,14 @@ async def _terminate(cloud: Cloud, request: Request, _: Any) -> Any:  # noqa: AN
     return session.as_json()
 
 
-async def _sever(cloud: Cloud, request: Request, _: Any) -> Any:  # noqa: ANN401
+async def _sever(cloud: Cloud, request: Request, _: Any) -> Any:
     session = cloud.sessions.get(request.path_params["session_id"])
     if session is None:
         raise APIError(404, "no such session")
     return {"severed": session.sever()}
 
 
-async def _work(cloud: Cloud, _: Request, __: Any) -> Any:  # noqa: ANN401
+async def _work(cloud: Cloud, _: Request, __: Any) -> Any:
     return {"items": [item.as_json() for item in cloud.items()], "stranded": stranded(cloud)}
 
 

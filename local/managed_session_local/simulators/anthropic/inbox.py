@@ -27,7 +27,7 @@ class EventInbox:
         self,
         session: Session,
         queue: WorkQueue,
-        events: Any,  # noqa: ANN401 - as it came over the wire
+        events: Any,
         sender: Credential,
         settings: EventSettings,
     ) -> list[dict[str, Any]]:

@@ -111,11 +111,11 @@ class Ledger:
         """Return a session's record."""
         return self._sessions.setdefault(session_id, SessionRecord())
 
-    def note(self, session_id: str, kind: str, **fields: Any) -> None:  # noqa: ANN401
+    def note(self, session_id: str, kind: str, **fields: Any) -> None:
         """Add an entry to a session's timeline."""
         self.of(session_id).timeline.append({"at": time.time(), "kind": kind, **fields})
 
-    def _count(self, session_id: str, name: str, **fields: Any) -> None:  # noqa: ANN401
+    def _count(self, session_id: str, name: str, **fields: Any) -> None:
         self.of(session_id).counts[name] += 1
         self.note(session_id, name, **fields)
 
@@ -161,7 +161,7 @@ class Ledger:
             self._stamp(session_id, "result_at")
         self._count(session_id, "results" if accepted else "results_rejected", tool_use_id=tool_use_id)
 
-    def script_mismatch(self, session_id: str, reason: str, **fields: Any) -> None:  # noqa: ANN401
+    def script_mismatch(self, session_id: str, reason: str, **fields: Any) -> None:
         """A tool result was not what its script expects."""
         self.mismatches.append({"at": time.time(), "session_id": session_id, "reason": reason, **fields})
         self._count(session_id, "script_mismatches", reason=reason)

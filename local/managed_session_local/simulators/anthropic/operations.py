@@ -77,7 +77,7 @@ class JSONResponse(Response):
 
     media_type = "application/json"
 
-    def render(self, content: Any) -> bytes:  # noqa: ANN401
+    def render(self, content: Any) -> bytes:
         """Serialize."""
         return json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
 

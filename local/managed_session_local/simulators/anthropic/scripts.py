@@ -3,8 +3,9 @@
 A script is a list of steps, each a JSON object with one of these keys:
 
 - ``{"tool": "bash", "input": {"command": "…"}, "expect": "…", "permission": "allow|ask|deny",
-  "custom": false}``: ask for a tool call and wait for its result. ``expect`` is a substring or regular expression of the result's
-  text; ``expect_error`` (true or false) is what ``is_error`` must be. A mismatch goes to the ledger.
+  "custom": false}``: ask for a tool call and wait for its result. ``expect`` is a substring or regular
+  expression of the result's text; ``expect_error`` (true or false) is what ``is_error`` must be. A mismatch
+  goes to the ledger.
 - ``{"tools": [{…}, {…}]}``: several such calls at once, answered in any order.
 - ``{"say": "text"}``: say something. ``{result}`` stands for the text of the newest tool result.
 - ``{"sleep_ms": 250}``: think.
@@ -67,7 +68,7 @@ class Step(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _single_tool(cls, value: Any) -> Any:  # noqa: ANN401
+    def _single_tool(cls, value: Any) -> Any:
         if isinstance(value, dict) and "tool" in value:
             return {"tools": [value]}
         return value
@@ -109,7 +110,7 @@ class Script(BaseModel):
         ]
 
 
-def _fill(value: Any, groups: Mapping[str, str]) -> Any:  # noqa: ANN401
+def _fill(value: Any, groups: Mapping[str, str]) -> Any:
     if isinstance(value, str):
         return fill(value, groups)
     if isinstance(value, dict):

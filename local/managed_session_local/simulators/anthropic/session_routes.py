@@ -114,7 +114,7 @@ class EventStreamResponse(StreamingResponse):
         super().__init__(_records(call, session, stream), media_type="text/event-stream")
         self._call, self._session, self._stream = call, session, stream
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve until the client leaves, the session is deleted or the stream is severed."""
         ledger, worker = self._call.cloud.ledger, self._stream.worker
         # Attached before the answer starts, so that no event falls between the answer and the first read.

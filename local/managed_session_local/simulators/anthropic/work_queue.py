@@ -1,8 +1,8 @@
 """The work queue of one environment.
 
 Semantics from the SDK's types and comments (`resources/beta/environments/work.py`,
-`lib/environments/_worker.py`) and SDK issue 1746: an acknowledged item leaves the queue; only a lease that lapses
-after a first heartbeat, or a stop followed by a new entry, brings it back.
+`lib/environments/_worker.py`) and SDK issue 1746: an acknowledged item leaves the queue; only a lease that
+lapses after a first heartbeat, or a stop followed by a new entry, brings it back.
 """
 
 from __future__ import annotations

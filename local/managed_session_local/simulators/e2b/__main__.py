@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import uvicorn
@@ -25,7 +26,7 @@ from managed_session_local.simulators.e2b.settings import Settings, load_setting
 
 
 class TransportProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 protocol which tells the application its TCP connection, so that a fault can reset it."""
+    """uvicorn's HTTP/1.1 protocol; the application learns its TCP connection, so that a fault can reset it."""
 
     def __init__(self, *arguments: object, **keywords: object) -> None:
         super().__init__(*arguments, **keywords)  # type: ignore[arg-type]
@@ -33,15 +34,25 @@ class TransportProtocol(H11Protocol):
 
         async def with_transport(scope: Scope, receive: Receive, send: Send) -> None:
             scope[TRANSPORT] = self.transport
-            await application(scope, receive, send)  # type: ignore[arg-type]
+            await application(scope, receive, send)
 
-        self.app = with_transport  # type: ignore[assignment]
+        self.app = with_transport
 
 
 class _Server(uvicorn.Server):
+    """uvicorn's server; its caller handles signals and is told when it listens."""
+
+    def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_listening = on_listening
+
     @contextlib.contextmanager
-    def capture_signals(self):  # type: ignore[no-untyped-def]  # noqa: ANN201 - signals are handled by serve() below
+    def capture_signals(self) -> Generator[None, None, None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_listening()
 
 
 def _write_ready_file(path: Path, port: int) -> None:
@@ -65,16 +76,16 @@ async def serve(settings: Settings, port: int, ready_file: Path | None, director
             timeout_keep_alive=600,
             timeout_graceful_shutdown=1,
         )
-        server = _Server(config)
+
+        def on_listening() -> None:
+            if ready_file is not None:
+                _write_ready_file(ready_file, listener.getsockname()[1])
+
+        server = _Server(config, on_listening)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, setattr, server, "should_exit", True)
-        serving = loop.create_task(server.serve(sockets=[listener]))
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.005)
-        if ready_file is not None:
-            _write_ready_file(ready_file, listener.getsockname()[1])
-        await serving
+        await server.serve(sockets=[listener])
     finally:
         await simulator.close()
         listener.close()

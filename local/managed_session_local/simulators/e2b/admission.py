@@ -61,8 +61,8 @@ class Admission:
             self._ledger.count("concurrency_limited")
             raise ApiError(
                 429,
-                f"You have reached the maximum number of concurrent E2B sandboxes ({limit}). If you need more, "
-                "please contact us at 'https://e2b.dev/docs/getting-help'",
+                f"You have reached the maximum number of concurrent E2B sandboxes ({limit}). If you need "
+                "more, please contact us at 'https://e2b.dev/docs/getting-help'",
             )
         self._reserved += 1
         self._ledger.observe_concurrency(self.concurrent)

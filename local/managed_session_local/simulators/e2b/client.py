@@ -117,7 +117,7 @@ class E2BSimulatorClient:
         """Close the connections."""
         await self._client.aclose()
 
-    async def _call(self, method: str, path: str, json: object = None, **query: str | None) -> Any:  # noqa: ANN401
+    async def _call(self, method: str, path: str, json: object = None, **query: str | None) -> Any:
         parameters = {key: value for key, value in query.items() if value is not None}
         response = await self._client.request(method, path, json=json, params=parameters)
         if response.is_error:
@@ -150,7 +150,7 @@ class E2BSimulatorClient:
         settings: dict[str, Any] = await self._call("GET", "/settings")
         return settings
 
-    async def change_settings(self, **changes: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON values
+    async def change_settings(self, **changes: Any) -> dict[str, Any]:
         """Change some settings; the settings then in force."""
         settings: dict[str, Any] = await self._call("PATCH", "/settings", json=changes)
         return settings

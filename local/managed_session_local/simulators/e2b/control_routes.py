@@ -14,7 +14,7 @@ from managed_session_local.simulators.e2b.lifecycle import Lifecycle
 from managed_session_local.simulators.e2b.listing import list_page
 
 _V1_DEFAULT_TIMEOUT: Final = 15
-_CREATE_FIELDS: Final = (
+_CREATE_FIELDS: Final[tuple[str, ...]] = (
     "templateID", "timeout", "autoPause", "autoPauseMemory", "autoResume", "allow_internet_access", "network",
     "metadata", "envVars", "mcp", "iam", "volumeMounts", "secure",
 )  # fmt: skip

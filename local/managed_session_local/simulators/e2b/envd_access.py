@@ -60,7 +60,7 @@ async def running_sandbox(lifecycle: Lifecycle, call: Call) -> Sandbox:
 
 
 def check_token(call: Call, sandbox: Sandbox) -> None:
-    """envd's own check. Raises ConnectError unauthenticated (401)."""
+    """Envd's own check. Raises ConnectError unauthenticated (401)."""
     given = call.header("x-access-token") or ""
     if not hmac.compare_digest(given.encode(), access_token(sandbox.id).encode()):
         raise ConnectError(
@@ -91,7 +91,7 @@ def tracked(call: Call, sandbox: Sandbox) -> Iterator[None]:
 
 
 def resolve_path(path: str, user: EnvdUser, default_directory: str) -> str:
-    """envd's path rules: empty is the default directory, `~` and relative paths start at the user's home."""
+    """Envd's path rules: empty is the default directory, `~` and relative paths start at the user's home."""
     if not path:
         return default_directory
     if path == "~" or path.startswith("~/"):

@@ -142,7 +142,7 @@ class FileRoutes:
     ) -> dict[str, str]:
         target = resolve_path(path, user, user.home)
         try:
-            _, descriptors = await slot_of(sandbox).process.request(
+            reply, descriptors = await slot_of(sandbox).process.request(
                 "file", action="write", path=target, user=user.number
             )
         except FileOperationError as error:
@@ -150,10 +150,10 @@ class FileRoutes:
         with os.fdopen(descriptors[0], "wb") as stream:
             async for chunk in content:
                 await asyncio.to_thread(stream.write, chunk)
-        normal = os.path.normpath(target)
-        return {"path": normal, "name": os.path.basename(normal), "type": "file"}  # noqa: PTH119 - of a sandbox path
+        path = reply["entry"]["path"]
+        return {"path": path, "name": path.rpartition("/")[2], "type": "file"}
 
-    async def _operate(self, call: Call, path: str, **fields: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON values
+    async def _operate(self, call: Call, path: str, **fields: Any) -> dict[str, Any]:
         sandbox = await self._sandbox(call)
         user = envd_user(sandbox, basic_user(call))
         resolved = resolve_path(path, user, user.home)

@@ -21,8 +21,8 @@ NamedAction = Literal[
 class Action(BaseModel):
     """Either a named action or an answer with a status.
 
-    `status` without `after_commit` replaces the operation; with it, the operation happens first. `seconds` is for
-    `hang` (which goes on normally afterwards) and delays a status answer; `after_events` is for streams.
+    `status` without `after_commit` replaces the operation; with it, the operation happens first. `seconds` is
+    for `hang` (which goes on normally afterwards) and delays a status answer; `after_events` is for streams.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -74,7 +74,7 @@ class Fault:
 
 
 def matches(wanted: object, present: object) -> bool:
-    """Whether `wanted` is contained in `present`: objects by key, {"$contains": text} in strings, else equality."""
+    """Whether `present` has all of `wanted`: objects by key, {"$contains": text} in text, else equality."""
     if isinstance(wanted, dict):
         if set(wanted) == {"$contains"}:
             return str(wanted["$contains"]) in str(present)

@@ -135,17 +135,13 @@ class Gateway:
             response = error.response()
         if call.sandbox_id is not None:
             entry["sandboxID"] = call.sandbox_id
-        remaining = self.settings.latency_seconds(call.operation) - (time.monotonic() - began)
+        await self._take_time(call.operation, began)
+        return await _after_commit(fault, response)
+
+    async def _take_time(self, operation: str, began: float) -> None:
+        remaining = self.settings.latency_seconds(operation) - (time.monotonic() - began)
         if remaining > 0:
             await asyncio.sleep(remaining)
-        if fault is not None and fault.action == "drop_after_commit":
-            return DroppedResponse()
-        if fault is not None and fault.after_commit:
-            await asyncio.sleep(fault.seconds)
-            return _status_answer(fault)
-        if fault is not None and fault.action == "idempotency_outcome_unknown":
-            return ApiError(504, "Gateway Timeout").response()
-        return response
 
     def _check_key(self, request: Request) -> None:
         key = request.headers.get("x-api-key")
@@ -164,6 +160,19 @@ async def _before_commit(fault: Action) -> Response | None:
         await asyncio.sleep(fault.seconds)
         return _status_answer(fault)
     return None
+
+
+async def _after_commit(fault: Action | None, response: Response) -> Response:
+    if fault is None:
+        return response
+    if fault.action == "drop_after_commit":
+        return DroppedResponse()
+    if fault.after_commit:
+        await asyncio.sleep(fault.seconds)
+        return _status_answer(fault)
+    if fault.action == "idempotency_outcome_unknown":
+        return ApiError(504, "Gateway Timeout").response()
+    return response
 
 
 def _status_answer(fault: Action) -> Response:

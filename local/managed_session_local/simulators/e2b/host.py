@@ -18,7 +18,8 @@ _BIRTH_TIMEOUT_SECONDS: Final = 60.0
 _REQUEST_TIMEOUT_SECONDS: Final = 60.0
 _PROGRAM: Final = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
-    "from managed_session_local.simulators.e2b.namespace import zygote; zygote.main(int(sys.argv[2]), sys.argv[3:])"
+    "from managed_session_local.simulators.e2b.namespace import zygote; "
+    "zygote.main(int(sys.argv[2]), sys.argv[3:])"
 )
 
 
@@ -155,7 +156,7 @@ class SandboxProcess:
         self,
         operation: str,
         descriptors: list[int] | None = None,
-        **fields: Any,  # noqa: ANN401 - JSON values
+        **fields: Any,
     ) -> tuple[dict[str, Any], list[int]]:
         """One request to PID 1: its reply and descriptors. Raises FileOperationError, SandboxHostError."""
         self._next_id += 1
@@ -204,7 +205,7 @@ class Zygote:
         self.privileged = False
 
     async def start(self) -> None:
-        """Start it unless it runs, wait until it can fork. Raises SandboxHostError with the setting to change."""
+        """Start it unless it runs, wait until it can fork. Raises SandboxHostError: what to change."""
         async with self._starting:
             if self._channel is not None:
                 return

@@ -1,4 +1,4 @@
-"""The record behind `Idempotency-Key`: one outcome per key, errors included, replayed to repeated requests."""
+"""The record behind `Idempotency-Key`: one outcome per key, errors included, replayed to repetitions."""
 
 import json
 import re

@@ -26,7 +26,7 @@ class Ledger:
     events: Counter[str] = field(default_factory=Counter)
     peak_concurrent: int = 0
 
-    def record(self, **fields: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON values
+    def record(self, **fields: Any) -> dict[str, Any]:
         """Add a call; the returned entry may be completed later."""
         entry = {"at": timestamp(now()), **{key: value for key, value in fields.items() if value is not None}}
         self.calls.append(entry)

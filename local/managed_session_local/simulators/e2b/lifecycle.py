@@ -134,7 +134,7 @@ class Lifecycle:
             sandbox.end_at = end
             self._schedule_expiry(sandbox)
 
-    def _latest_end(self, sandbox: Sandbox) -> Any:  # noqa: ANN401 - datetime
+    def _latest_end(self, sandbox: Sandbox) -> Any:
         return sandbox.started_at + timedelta(seconds=self.settings.max_lifetime_seconds)
 
     async def _resume(self, sandbox: Sandbox, timeout: float, *, reboot: bool = False) -> None:
@@ -257,7 +257,7 @@ class Lifecycle:
         process.on_gone = gone
 
     async def set_timeout(self, sandbox_id: str, seconds: int) -> None:
-        """New countdown from now, shorter too; at most the maximum lifetime. Raises ApiError 400, 404, 409."""
+        """New countdown from now, shorter too; the lifetime is capped. Raises ApiError 400, 404, 409."""
         sandbox = self.get(sandbox_id)
         if sandbox.state == "pausing":
             raise ApiError(409, f'Sandbox "{sandbox_id}" is transitioning')
@@ -301,7 +301,7 @@ class Lifecycle:
             else:
                 await self._end(sandbox, "timeout")
 
-    def _spawn(self, coroutine: Any) -> None:  # noqa: ANN401 - a coroutine of None
+    def _spawn(self, coroutine: Any) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -316,18 +316,17 @@ class Lifecycle:
     async def for_traffic(
         self, sandbox_id: str, token: str | None, traffic_token: str | None, port: int
     ) -> Sandbox:
-        """The running sandbox that data-plane traffic is for, resumed if its policy says so. Raises ProxyError."""
+        """The running sandbox that traffic is for, resumed if its policy says so. Raises ProxyError."""
         sandbox = self.sandboxes.get(sandbox_id)
         if sandbox is None or not sandbox.exists:
             raise ProxyError(502, sandbox_id, "The sandbox was not found")
-        if sandbox.state == "running":
+        if sandbox.running:
             return sandbox
         try:
             async with asyncio.timeout(self.settings.transition_wait_seconds), sandbox.lock:
-                state = sandbox.state
-                if state == "running":
+                if sandbox.running:
                     return sandbox
-                if state != "paused" or not sandbox.auto_resume or sandbox.pause_mode == "filesystem":
+                if sandbox.state != "paused" or not sandbox.auto_resume or sandbox.pause_mode == "filesystem":
                     raise ProxyError(502, sandbox_id, "The sandbox was not found")
                 allowed = token == access_token(sandbox_id) if port == ENVD_PORT else True
                 if not allowed or (
@@ -368,5 +367,5 @@ def check_network(network: dict[str, Any]) -> None:
     if domains and "0.0.0.0/0" not in (network.get("denyOut") or []):
         raise ApiError(
             400,
-            "When specifying allowed domains in allowOut, you must include '0.0.0.0/0' in denyOut to block others.",
+            "When specifying allowed domains in allowOut, you must include '0.0.0.0/0' in denyOut",
         )

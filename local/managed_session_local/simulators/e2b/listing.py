@@ -23,7 +23,7 @@ class Page:
 
 
 def parse_metadata(parameter: str | None) -> dict[str, str]:
-    """The metadata filter from its query parameter, decoded once already; keys and values are encoded twice more."""
+    """The metadata filter; its parameter was decoded once, keys and values are encoded twice more."""
     if not parameter:
         return {}
     wanted = {}

@@ -220,7 +220,7 @@ class ProcessTable:
             process.exited(self._early_exits.pop(process.pid))
         return process
 
-    def _spawn(self, coroutine: Any) -> None:  # noqa: ANN401 - a coroutine of None
+    def _spawn(self, coroutine: Any) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -241,7 +241,10 @@ class ProcessTable:
             await self.signal(process.pid, signal.SIGKILL)
 
     def find(self, selector: dict[str, Any], retention_seconds: float = 0) -> EnvdProcess:
-        """A process by `{"pid"}` or `{"tag"}`, one that ended at most `retention_seconds` ago too. Raises ConnectError."""
+        """A process by `{"pid"}` or `{"tag"}`, also one that ended in the last `retention_seconds`.
+
+        Raises ConnectError.
+        """
         pid, tag = selector.get("pid"), selector.get("tag")
         for process in self._running.values():
             if (pid is not None and process.pid == pid) or (tag is not None and process.config.tag == tag):

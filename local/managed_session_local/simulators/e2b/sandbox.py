@@ -65,6 +65,11 @@ class Sandbox:
         return self.state not in ("killing", "killed")
 
     @property
+    def running(self) -> bool:
+        """Whether it runs and is in no transition."""
+        return self.state == "running"
+
+    @property
     def billed_seconds(self) -> float:
         """Running time so far."""
         current = (now() - self.started_at).total_seconds() if self.billing else 0.0

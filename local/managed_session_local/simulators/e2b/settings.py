@@ -51,7 +51,7 @@ class Settings(BaseModel):
     warm_pool: int = Field(default=2, ge=0, description="ready sandboxes kept per template")
     preload_modules: list[str] = Field(
         default=["anthropic", "anthropic.lib.environments"],
-        description="imported once and shared by start commands of the form `python3 script.py …`; empty: off",
+        description="imported once, shared by start commands like `python3 script.py …`; empty: off",
     )
     ready_timeout_seconds: PositiveSeconds = 60
     extra_read_only_paths: list[str] = Field(default=[], description="host directories visible in sandboxes")

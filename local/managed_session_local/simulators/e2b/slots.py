@@ -28,7 +28,7 @@ _REFILL_QUIET_SECONDS: Final = 0.25
 
 @dataclass
 class TemplateBuild:
-    """What a finished build left: a layer of files and the commands whose processes every sandbox starts with."""
+    """What a build left: a layer of files, and the commands whose processes every sandbox starts with."""
 
     template_id: str
     build_id: str

@@ -1,7 +1,8 @@
 """A COPY step of a template build: files of an uploaded archive put into the template's layer.
 
-Follows E2B's own steps: the archive is unpacked aside, then a file or link is moved to the target path (into it,
-when that ends with a slash) and a directory's contents are merged into it. Only copied entries change owner.
+Follows E2B's own steps: the archive is unpacked aside, then a file or link is moved to the target path (into
+it, when that ends with a slash) and a directory's contents are merged into it. Only copied entries change
+owner.
 """
 
 import os

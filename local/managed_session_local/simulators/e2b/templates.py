@@ -106,7 +106,7 @@ class Templates:
         raise ApiError(404, f"template '{name}' not found")
 
     def resolve(self, name: str) -> tuple[TemplateBuild, str]:
-        """The finished build that a create with `name[:tag]` uses, and the template's alias. Raises ApiError 404."""
+        """The build that a create with `name[:tag]` uses, and the template's alias. Raises ApiError 404."""
         template = self.find(name)
         tag = split_name(name)[1] or _DEFAULT_TAG
         build_id = template.tags.get(tag)

@@ -5,10 +5,12 @@ import base64
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 from anthropic import AsyncAnthropic
+from anthropic.lib.environments import EnvironmentWorker
 from anthropic.types.beta import BetaManagedAgentsSession
 from anthropic.types.beta.environments import BetaSelfHostedWork
 from managed_session_local.simulators.anthropic.client import AnthropicSimulator
@@ -133,6 +135,17 @@ class Api:
             return ""
 
         return await until(open_call)
+
+
+async def serve(api: Api, work: Any, workdir: Path, max_idle: float = 0.1) -> None:
+    """Serve a claimed item with Anthropic's own worker, on the work secret alone."""
+    worker = EnvironmentWorker(api.client(None), workdir=workdir, max_idle=max_idle)
+    await worker.handle_item(
+        work_id=work.id,
+        environment_id=work.environment_id,
+        session_id=work.data.id,
+        work_secret=work.secret,
+    )
 
 
 @pytest.fixture(scope="session")

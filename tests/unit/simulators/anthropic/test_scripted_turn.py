@@ -8,17 +8,7 @@ import pytest
 from anthropic.lib.environments import EnvironmentWorker
 from managed_session_local.simulators.anthropic.client import AnthropicSimulator
 
-from .conftest import Api, until
-
-
-async def serve(api: Api, work: Any, workdir: Path, max_idle: float = 0.1) -> None:
-    worker = EnvironmentWorker(api.client(None), workdir=workdir, max_idle=max_idle)
-    await worker.handle_item(
-        work_id=work.id,
-        environment_id=work.environment_id,
-        session_id=work.data.id,
-        work_secret=work.secret,
-    )
+from .conftest import Api, serve, until
 
 
 async def test_sdk_worker_answers_a_bash_turn_on_the_work_secret_alone(
@@ -88,7 +78,8 @@ async def test_inline_script_plays_its_steps_and_reports_an_unexpected_result(
 ) -> None:
     script = (
         '{"script": [{"tool": "bash", "input": {"command": "echo 12"}, "expect": "^1\\\\d$"},'
-        ' {"sleep_ms": 5}, {"tools": [{"tool": "bash", "input": {"command": "(exit 3)"}, "expect_error": true},'
+        ' {"sleep_ms": 5}, {"tools": ['
+        '{"tool": "bash", "input": {"command": "(exit 3)"}, "expect_error": true},'
         ' {"tool": "bash", "input": {"command": "echo a"}, "expect": "b"}]}, {"say": "last: {result}"}]}'
     )
     session = await api.create(script)

@@ -1,10 +1,11 @@
-"""File operations inside a sandbox, done by its first process so that paths and links mean what they mean there."""
+"""File operations inside a sandbox, done by its first process: paths and links mean what they mean there."""
 
 import grp
 import os
 import pwd
 import shutil
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +13,7 @@ from typing import Any, Final
 _FILE: Final = "FILE_TYPE_FILE"
 _DIRECTORY: Final = "FILE_TYPE_DIRECTORY"
 _OTHER: Final = "FILE_TYPE_UNSPECIFIED"
+_Answer = tuple[dict[str, Any], list[int]]
 
 
 def _describe(path: Path) -> dict[str, Any]:
@@ -97,37 +99,44 @@ def _open_for_writing(path: Path, user: int, privileged: bool) -> int:
     return descriptor
 
 
-def perform(request: dict[str, Any], privileged: bool) -> tuple[dict[str, Any], list[int]]:
-    """One file operation: (reply, descriptors for the simulator). Raises OSError and ValueError."""
+def _read(path: Path) -> _Answer:
+    if path.is_dir():
+        raise IsADirectoryError(21, f"path '{path}' is a directory")
+    return {"size": path.stat().st_size}, [os.open(path, os.O_RDONLY | os.O_CLOEXEC)]
+
+
+def _move(path: Path, destination: Path, user: int, privileged: bool) -> _Answer:
+    path.lstat()
+    _make_directories(destination.parent, user, privileged)
+    path.rename(destination)
+    return {"entry": _describe(destination)}, []
+
+
+def _make_directory(path: Path, user: int, privileged: bool) -> _Answer:
+    if path.is_dir():
+        raise FileExistsError(17, f"directory already exists: {path}")
+    _make_directories(path, user, privileged)
+    return {"entry": _describe(path)}, []
+
+
+def _remove_all(paths: list[Path]) -> _Answer:
+    for path in paths:
+        _remove(path)
+    return {}, []
+
+
+def perform(request: dict[str, Any], privileged: bool) -> _Answer:
+    """One file operation: (reply, descriptors for the simulator). Raises OSError, KeyError."""
     path = Path(os.path.normpath(request["path"]))
     user = int(request.get("user", 0))
-    action = request["action"]
-    if action == "read":
-        if path.is_dir():
-            raise IsADirectoryError(21, f"path '{path}' is a directory")
-        return {"size": path.stat().st_size}, [os.open(path, os.O_RDONLY | os.O_CLOEXEC)]
-    if action == "write":
-        return {"entry": {"path": str(path)}}, [_open_for_writing(path, user, privileged)]
-    if action == "stat":
-        return {"entry": _describe(path)}, []
-    if action == "list":
-        return {"entries": _list(path, int(request.get("depth", 1)))}, []
-    if action == "make_directory":
-        if path.is_dir():
-            raise FileExistsError(17, f"directory already exists: {path}")
-        _make_directories(path, user, privileged)
-        return {"entry": _describe(path)}, []
-    if action == "move":
-        destination = Path(os.path.normpath(request["destination"]))
-        path.lstat()
-        _make_directories(destination.parent, user, privileged)
-        path.rename(destination)
-        return {"entry": _describe(destination)}, []
-    if action == "remove":
-        _remove(path)
-        return {}, []
-    if action == "empty":
-        for child in path.iterdir():
-            _remove(child)
-        return {}, []
-    raise ValueError(f"unknown file action {action}")
+    actions: dict[str, Callable[[], _Answer]] = {
+        "read": lambda: _read(path),
+        "write": lambda: ({"entry": {"path": str(path)}}, [_open_for_writing(path, user, privileged)]),
+        "stat": lambda: ({"entry": _describe(path)}, []),
+        "list": lambda: ({"entries": _list(path, int(request.get("depth", 1)))}, []),
+        "make_directory": lambda: _make_directory(path, user, privileged),
+        "move": lambda: _move(path, Path(os.path.normpath(request["destination"])), user, privileged),
+        "remove": lambda: _remove_all([path]),
+        "empty": lambda: _remove_all(list(path.iterdir())),
+    }
+    return actions[request["action"]]()

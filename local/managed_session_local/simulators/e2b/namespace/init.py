@@ -160,9 +160,9 @@ def _become_script_process(request: dict[str, Any], descriptors: list[int], priv
 def _execute_script(arguments: list[str]) -> int:
     """What the interpreter does for `python3 script arguments…`; the exit code."""
     sys.argv = arguments
-    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115, PTH123 - the process's own streams
-    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115, PTH123
-    sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115, PTH123
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - the process's own streams
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
     main = types.ModuleType("__main__")
     main.__file__ = arguments[0]
     sys.modules["__main__"] = main

@@ -65,7 +65,7 @@ def unshare(flags: int) -> None:
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
-    """mount(2). Raises OSError that names source and target."""
+    """Attach a file system. Raises OSError that names source and target."""
     result = _libc.mount(
         _text(source), _text(target), _text(kind), ctypes.c_ulong(flags), ctypes.c_char_p(_text(data))
     )

@@ -32,8 +32,8 @@ _WRITABLE: Final = {
     "etc": 0o755,
 }
 _COPIED_ETC: Final = (
-    "hosts", "resolv.conf", "nsswitch.conf", "localtime", "timezone", "os-release", "ld.so.cache", "ld.so.conf",
-    "services", "protocols", "mime.types", "host.conf", "gai.conf", "debian_version",
+    "hosts", "resolv.conf", "nsswitch.conf", "localtime", "timezone", "os-release", "ld.so.cache",
+    "ld.so.conf", "services", "protocols", "mime.types", "host.conf", "gai.conf", "debian_version",
 )  # fmt: skip
 _BOUND_ETC: Final = (
     "ssl/certs",
@@ -43,18 +43,18 @@ _BOUND_ETC: Final = (
     "pki/tls/certs",
     "ld.so.conf.d",
 )
-_PASSWD: Final = (
+_USERS: Final = (
     "root:x:0:0:root:/root:/bin/bash\n"
     "user:x:1000:1000::/home/user:/bin/bash\n"
     "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
 )
-_GROUP: Final = "root:x:0:\nuser:x:1000:\ntty:x:5:\nnogroup:x:65534:\n"
+_GROUPS: Final = "root:x:0:\nuser:x:1000:\ntty:x:5:\nnogroup:x:65534:\n"
 # A login shell must not replace the PATH on which `python3` is the simulator's own interpreter.
 _PROFILE: Final = "export PS1='\\u@e2b:\\w\\$ '\n"
 
 
 def system_windows() -> list[str]:
-    """Host directories that hold programs and libraries. (/bin, /lib… only where they are no links.)"""
+    """Host directories that hold programs and libraries. /bin, /lib… only where they are no links."""
     candidates = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix")
     return [path for path in candidates if Path(path).is_dir() and not Path(path).is_symlink()]
 
@@ -74,8 +74,8 @@ def build_skeleton(skeleton: Path) -> None:
         source = Path("/etc", name)
         if source.is_file():
             shutil.copyfile(source, etc / name)
-    (etc / "passwd").write_text(_PASSWD)
-    (etc / "group").write_text(_GROUP)
+    (etc / "passwd").write_text(_USERS)
+    (etc / "group").write_text(_GROUPS)
     (etc / "profile").write_text(_PROFILE)
     (etc / "hostname").write_text("e2b\n")
     for name in _BOUND_ETC:
@@ -115,7 +115,7 @@ def populate(root: Path, layers: list[str]) -> None:
 
 
 def enter(root: str, windows: list[str]) -> None:
-    """Mount the sandbox's root and change into it. The caller is the first process of new mount and PID namespaces.
+    """Mount the sandbox's root and change into it, as first process of new mount and PID namespaces.
 
     Raises OSError with the step that the system refused.
     """

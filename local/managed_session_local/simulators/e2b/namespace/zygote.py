@@ -1,9 +1,9 @@
 """A small single-threaded process from which every sandbox is forked.
 
-Started once by the simulator with a clean environment. As an ordinary user it first takes a user namespace in
-which it is root. Each packet on its control socket carries the socket of a new sandbox; a fork of this process
-becomes PID 1 of new PID, mount, IPC and host name namespaces. Modules imported here beforehand are shared by the
-memory of all sandboxes, which stands for E2B's memory snapshots.
+Started once by the simulator with a clean environment. As an ordinary user it first takes a user namespace
+in which it is root. Each packet on its control socket carries the socket of a new sandbox; a fork of this
+process becomes PID 1 of new PID, mount, IPC and host name namespaces. Modules imported here beforehand are
+shared by the memory of all sandboxes, which stands for E2B's memory snapshots.
 """
 
 import gc
@@ -30,7 +30,9 @@ def _refusal(error: OSError) -> str:
             wanted = {"kernel.unprivileged_userns_clone": "1", "user.max_user_namespaces": "10000"}.get(
                 setting, "0"
             )
-            return f"this system forbids user namespaces to ordinary users; as root: sysctl -w {setting}={wanted}"
+            return (
+                f"user namespaces are forbidden to ordinary users here; allow: sysctl -w {setting}={wanted}"
+            )
     return (
         f"cannot create the namespaces of a sandbox ({error}); run as root, or allow user namespaces "
         "(kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0)"

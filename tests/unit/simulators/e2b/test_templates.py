@@ -1,0 +1,95 @@
+import json
+from pathlib import Path
+
+import pytest
+from e2b import E2B, AsyncTemplate, NotFoundException
+from e2b.exceptions import BuildException, SandboxException
+
+from managed_session_local.simulators.e2b.client import E2BSimulatorClient
+
+
+async def test_build_records_steps_and_materialises_copied_files(
+    e2b: E2B, control: E2BSimulatorClient, worker_name: str
+) -> None:
+    template = next(entry for entry in await control.templates() if entry["name"] == "worker")
+    request = template["builds"][-1]["request"]
+    assert [step["type"] for step in request["steps"]] == ["RUN", "ENV", "COPY", "USER"]
+    assert request["fromImage"] == "python:3.12"
+    assert set(template["tags"]) == {"v1", "stable"}
+    sandbox = await e2b.AsyncSandbox.create(worker_name)
+    assert "import anthropic" in await sandbox.files.read("/opt/anthropic-managed-agents/lib/worker.py")
+
+
+async def test_start_command_is_already_running_in_a_new_sandbox(
+    e2b: E2B, control: E2BSimulatorClient, worker_name: str
+) -> None:
+    sandbox = await e2b.AsyncSandbox.create(worker_name, envs={"CREATED": "1"}, metadata={"a": "b"})
+    state = json.loads(await sandbox.files.read("/tmp/ready", user="root"))
+    assert state == {"argv": ["/opt/anthropic-managed-agents/lib/worker.py", "one"], "name": "__main__"}
+    processes = (await control.sandbox(sandbox.sandbox_id)).processes
+    assert [process.command for process in processes] == [
+        "python3 /opt/anthropic-managed-agents/lib/worker.py one"
+    ]
+
+
+async def test_start_command_sees_template_variables_and_commands_those_of_create(
+    e2b: E2B, tmp_path: Path
+) -> None:
+    template = (
+        AsyncTemplate(file_context_path=str(tmp_path))
+        .from_base_image()
+        .set_envs({"FOR_START": "yes"})
+        .set_start_cmd("env > /tmp/environment; sleep 1000", "test -s /tmp/environment")
+    )
+    await e2b.AsyncTemplate.build(template, "environment")
+    sandbox = await e2b.AsyncSandbox.create("environment", envs={"CREATED": "1"})
+    started_with = await sandbox.files.read("/tmp/environment")
+    assert "FOR_START=yes" in started_with
+    assert "CREATED" not in started_with
+    ran_with = (await sandbox.commands.run("env", envs={"OWN": "2"})).stdout
+    assert "CREATED=1" in ran_with
+    assert "OWN=2" in ran_with
+    assert "FOR_START" not in ran_with
+    assert "host-secret-key" not in started_with + ran_with
+
+
+async def test_names_tags_and_aliases(e2b: E2B, worker_name: str) -> None:
+    templates = e2b.AsyncTemplate
+    assert await templates.exists("worker")
+    assert not await templates.exists("nobody-built-this")
+    await templates.assign_tags("worker:v1", ["next"])
+    assert {tag.tag for tag in await templates.get_tags("worker")} == {"v1", "stable", "next"}
+    await templates.remove_tags("worker", ["next"])
+    assert {tag.tag for tag in await templates.get_tags("worker")} == {"v1", "stable"}
+
+
+@pytest.mark.parametrize("name", ["nobody-built-this", "worker:no-such-tag"])
+async def test_create_from_an_unknown_template_is_not_found(e2b: E2B, worker_name: str, name: str) -> None:
+    with pytest.raises((SandboxException, NotFoundException)) as caught:
+        await e2b.AsyncSandbox.create(name)
+    assert "not found" in str(caught.value)
+
+
+async def test_failing_start_command_fails_the_build(e2b: E2B, control: E2BSimulatorClient) -> None:
+    template = AsyncTemplate().from_base_image().set_start_cmd("exit 3", "false")
+    with pytest.raises(BuildException, match="start command failed"):
+        await e2b.AsyncTemplate.build(template, "broken")
+    assert not await e2b.AsyncTemplate.exists("broken")
+
+
+async def test_copy_follows_the_vendors_rules_for_files_and_directories(e2b: E2B, tmp_path: Path) -> None:
+    (tmp_path / "tree" / "deep").mkdir(parents=True)
+    (tmp_path / "tree" / "deep" / "leaf.txt").write_text("leaf")
+    (tmp_path / "single.txt").write_text("single")
+    template = (
+        AsyncTemplate(file_context_path=str(tmp_path))
+        .from_base_image()
+        .copy("tree", "/srv/tree/")
+        .copy("single.txt", "/srv/renamed.txt", mode=0o600)
+        .copy("single.txt", "/srv/inside/")
+    )
+    await e2b.AsyncTemplate.build(template, "copies")
+    sandbox = await e2b.AsyncSandbox.create("copies")
+    listing = (await sandbox.commands.run("cd /srv && find . -type f | sort", user="root")).stdout.split()
+    assert listing == ["./inside/single.txt", "./renamed.txt", "./tree/deep/leaf.txt"]
+    assert (await sandbox.commands.run("stat -c %a /srv/renamed.txt", user="root")).stdout.strip() == "600"
