@@ -134,7 +134,7 @@ class LocalSystem:
             BinariesUnavailableError: no control plane can be had.
             ProcessFailedError: a process ended or was not ready in time; the text shows its last lines.
             KubectlError: the manifests were refused.
-            e2b.SandboxException: the worker template could not be looked up or built.
+            TemplateError: the worker template could not be looked up or built.
         """
         try:
             await self._start()

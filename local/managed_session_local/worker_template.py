@@ -1,10 +1,17 @@
 """The local system's own calls to E2B: the worker template, and what is left of an installation."""
 
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from e2b import AsyncSandbox, SandboxQuery, SandboxState
+import httpx
+from e2b import AsyncSandbox, BuildException, SandboxException, SandboxQuery, SandboxState
+from e2b.exceptions import AuthenticationException, ServiceBusyException
 from managed_session_api.names import METADATA_INSTALLATION
 from managed_session_worker.template import build_template, template_exists, template_name
+
+from managed_session_local.errors import TemplateError
 
 
 async def ensure_template(name: str | None, **options: Any) -> bool:  # noqa: ANN401 - E2B's API parameters
@@ -15,14 +22,43 @@ async def ensure_template(name: str | None, **options: Any) -> bool:  # noqa: AN
         options: E2B's API parameters.
 
     Raises:
-        e2b.SandboxException: E2B refused (wrong key, no rights, a limit).
-        e2b.BuildException: the build failed.
+        TemplateError: E2B could not be asked, refused, or the build failed.
     """
     name = name or template_name()
-    if await template_exists(name, **options):
-        return False
-    await build_template(name=name, **options)
+    with _explained(name):
+        if await template_exists(name, **options):
+            return False
+        await build_template(name=name, **options)
     return True
+
+
+async def build_with_log(name: str | None, on_log: Callable[[str], None]) -> str:
+    """Build the worker template with E2B's own environment variables; returns what was built, for a person.
+
+    Raises:
+        TemplateError: as `ensure_template`, or E2B_API_KEY is not set.
+    """
+    if not os.environ.get("E2B_API_KEY"):
+        raise TemplateError("E2B_API_KEY is not set: take a key from E2B's dashboard, https://e2b.dev/dashboard?tab=keys")
+    name = name or template_name()
+    with _explained(name):
+        built = await build_template(name=name, on_log=on_log)
+    return f"{name} is template {built.template_id}, build {built.build_id}"
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    try:
+        yield
+    except AuthenticationException as error:
+        raise TemplateError(f"E2B refused E2B_API_KEY: {error}. Check the key and its rights.") from error
+    except (SandboxException, BuildException, ServiceBusyException) as error:
+        raise TemplateError(f"E2B did not build the worker template {name}: {error}") from error
+    except httpx.HTTPError as error:
+        raise TemplateError(
+            f"E2B cannot be reached for the worker template {name}: {type(error).__name__} {error}. Check the network, "
+            "and E2B_API_URL or E2B_DOMAIN if you set them."
+        ) from error
 
 
 async def kill_sandboxes(installation: str, **options: Any) -> int:  # noqa: ANN401 - E2B's API parameters

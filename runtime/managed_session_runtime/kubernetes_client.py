@@ -85,8 +85,8 @@ async def connect(
         timeout_seconds: for each call that brings no limit of its own, waiting for a connection included.
         environ: where KUBECONFIG and the pod's variables are looked up.
         user_agent: what the API server's audit log shows.
-        token_refresh_seconds: how old a kubeconfig's token may get. In a pod, the library reads the token file
-            every minute.
+        token_refresh_seconds: how old a kubeconfig's token may get. In a pod, the library reads the token
+            file every minute.
 
     Raises:
         KubernetesConfigurationError: nothing is configured, or what is configured cannot be read.

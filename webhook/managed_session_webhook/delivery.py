@@ -13,8 +13,8 @@ from starlette.responses import JSONResponse, Response
 from managed_session_webhook.body import (
     MAX_BODY_BYTES,
     BodyIncompleteError,
+    BodyReader,
     BodyTooLargeError,
-    read_body,
 )
 from managed_session_webhook.events import InvalidEventError, SessionEvent, parse_event
 from managed_session_webhook.metrics import Outcome, WebhookMetrics
@@ -57,13 +57,13 @@ class DeliveryEndpoint:
         verifier: SignatureVerifier,
         recorder: EventRecorder,
         metrics: WebhookMetrics,
-        body_timeout_seconds: float,
+        bodies: BodyReader,
         retry_after_seconds: int,
     ) -> None:
         self._verifier = verifier
         self._recorder = recorder
         self._metrics = metrics
-        self._body_timeout_seconds = body_timeout_seconds
+        self._bodies = bodies
         self._retry_after_seconds = retry_after_seconds
         self._refusals = RefusalLog()
 
@@ -90,9 +90,9 @@ class DeliveryEndpoint:
         """The event that the request proves to be Anthropic's, or None for one that needs no record."""
         hopeless = header_problem(request.headers)
         try:
-            body = await read_body(request, timeout_seconds=self._body_timeout_seconds, keep=hopeless is None)
-            self._verifier.verify(body, request.headers)
-            return parse_event(body)
+            async with self._bodies.read(request, keep=hopeless is None) as body:
+                self._verifier.verify(body, request.headers)
+                return parse_event(body)
         except BodyTooLargeError:
             raise _RefusedError(
                 413, Outcome.TOO_LARGE, f"the body is longer than {MAX_BODY_BYTES} bytes"

@@ -16,6 +16,7 @@ from managed_session_runtime.probes import probe_app, publish_build_info, serve
 from managed_session_runtime.settings import EXIT_CODE, load_settings
 
 from managed_session_webhook.app import webhook_app
+from managed_session_webhook.body import BodyReader
 from managed_session_webhook.delivery import DeliveryEndpoint
 from managed_session_webhook.metrics import WebhookMetrics
 from managed_session_webhook.readiness import KubernetesReadiness
@@ -52,7 +53,10 @@ async def run(settings: WebhookSettings, stop: asyncio.Event) -> None:
                 deadline_seconds=settings.webhook_deadline_seconds,
             ),
             metrics=WebhookMetrics(),
-            body_timeout_seconds=settings.webhook_body_timeout_seconds,
+            bodies=BodyReader(
+                timeout_seconds=settings.webhook_body_timeout_seconds,
+                large_bodies=settings.webhook_large_bodies,
+            ),
             retry_after_seconds=settings.webhook_retry_after_seconds,
         )
         app = webhook_app(

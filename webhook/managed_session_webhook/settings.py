@@ -14,10 +14,16 @@ class WebhookSettings(Settings):
     )
     webhook_port: int = Field(8000, ge=0, le=65535, description="Port of the webhook; 0 picks a free one.")
     webhook_max_connections: int = Field(
-        2000, ge=10, le=100_000, description="Open connections to the webhook; more are answered 503."
+        1000, ge=10, le=100_000, description="Open connections to the webhook; more are answered 503."
     )
     webhook_body_timeout_seconds: float = Field(
         10.0, gt=0, le=300, description="Time a sender has to send a request's body."
+    )
+    webhook_large_bodies: int = Field(
+        16,
+        ge=1,
+        le=1000,
+        description="Bodies above 16 KiB (at most 1 MiB) that are in memory at the same time, at most.",
     )
     webhook_deadline_seconds: float = Field(
         10.0,

@@ -185,6 +185,7 @@ def main(arguments: list[str]) -> int:
     paths = Paths.from_environment()
     claim = arguments[1] if len(arguments) > 1 else ""
     epoch: int | None = None
+    event: Event
     try:
         match arguments:
             case ["start", _]:
@@ -201,7 +202,7 @@ def main(arguments: list[str]) -> int:
                 return 2
         return converse(paths, request)
     except RefusalError as refusal:
-        event: Event = {"event": "refused", "reason": refusal.reason, "message": str(refusal)}
+        event = {"event": "refused", "reason": refusal.reason, "message": str(refusal)}
         write({**event, "epoch": epoch, "claim": claim or None})
         return 1
     except OSError as error:

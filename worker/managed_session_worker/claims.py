@@ -84,6 +84,12 @@ class Claims:
                     raise RefusedError("BadRequest", "command must be start, watch, stop or status")
         except RefusedError as error:
             listener.tell(protocol.refused(error, epoch=self._ledger.highest_epoch, claim=claim))
+        except OSError as error:
+            # A disk that the agent has filled, usually.
+            failure = RefusedError(
+                "StartFailed", f"the supervisor's state could not be written: {error.strerror}"
+            )
+            listener.tell(protocol.refused(failure, epoch=self._ledger.highest_epoch, claim=claim))
 
     def forget(self, listener: Listener) -> None:
         """The listener has gone away; the worker goes on."""
@@ -164,7 +170,6 @@ class Claims:
             os.set_blocking(reading, False)
             record = self._ledger.begin(request)
             # Nothing that exists now is collected in the child: its descriptors are closed by number there.
-            gc.collect()
             gc.freeze()
             blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD, signal.SIGTERM))
             pid = os.fork()
@@ -182,7 +187,6 @@ class Claims:
                 self._finish("StartFailed", f"the worker could not be forked: {error}", None)
             raise RefusedError("StartFailed", f"the worker could not be started: {error}") from error
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        gc.unfreeze()
         os.close(log)
         os.close(writing)
         record["pid"] = pid

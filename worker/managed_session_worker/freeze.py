@@ -2,7 +2,7 @@
 
 A paused sandbox thaws in the middle of whatever its worker did, perhaps hours later, when another worker may
 serve the session. Depending on how it was frozen, one clock jumps or another: stopped processes see all of
-them go on, a resumed virtual machine may see only the wall clock jump. So the largest step of any clock counts.
+them go on, a resumed virtual machine may see only the wall clock jump. The largest step of any clock counts.
 """
 
 import selectors

@@ -1,7 +1,7 @@
 """What a run of the SDK's worker did, seen from its requests and log lines.
 
 `EnvironmentWorker.handle_item` returns normally for most outcomes, so the reason for an exit is put together
-here. The requests come from SDK middleware, called once per HTTP attempt; the rest from the pinned SDK's logs.
+here. The requests come from SDK middleware, called once per HTTP attempt; the rest from the pinned SDK's log.
 """
 
 import logging

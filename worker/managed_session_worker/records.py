@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class Ledger:
-    """The state file and the exit records. Every write is atomic and reaches the disk before it returns."""
+    """The state file and the exit records. Every write is atomic; a record is on disk before it is told."""
 
     def __init__(self, paths: Paths) -> None:
         self._state_path = Path(paths.state)
@@ -112,7 +112,8 @@ class Ledger:
             "newestClaim": self.newest_claim,
             "running": self.running,
         }
-        _write(self._state_path, state, 0o600)
+        # No fsync: this has to survive the process, and a start must be quick.
+        _write(self._state_path, state, 0o600, durable=False)
 
     def _prune(self) -> None:
         for path in sorted(self._exits.glob("*.json"), key=lambda path: path.stat().st_mtime)[:-KEPT_RECORDS]:
@@ -127,11 +128,12 @@ class Ledger:
         return document if isinstance(document, dict) else None
 
 
-def _write(path: Path, document: Record, mode: int) -> None:
+def _write(path: Path, document: Record, mode: int, *, durable: bool = True) -> None:
     temporary = path.with_name(f".{path.name}.new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
     with os.fdopen(descriptor, "w") as file:
         json.dump(document, file)
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
     temporary.replace(path)

@@ -7,6 +7,7 @@ It is part of the template's snapshot: when it starts it relies on no clock, ent
 
 import argparse
 import fcntl
+import gc
 import logging
 import os
 import sys
@@ -58,6 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     set_memory_kill_preference(SUPERVISOR_MEMORY_SCORE)
     give_to(account, paths)
     preload.load()
+    gc.collect()
     claims = Claims(paths, account)
     claims.recover()
     logger.info("workers run as %s (uid %d)", account.name, account.uid)

@@ -16,6 +16,7 @@ from managed_session_runtime.credentials import CredentialDirectory
 from managed_session_runtime.kubernetes_client import TimeoutApiClient
 from managed_session_runtime.probes import serve
 from managed_session_webhook.app import webhook_app
+from managed_session_webhook.body import BodyReader
 from managed_session_webhook.delivery import DeliveryEndpoint
 from managed_session_webhook.metrics import WebhookMetrics
 from managed_session_webhook.readiness import KubernetesReadiness
@@ -79,7 +80,7 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Harn
                     verifier=verifier,
                     recorder=EventRecorder(api, concurrency=4, deadline_seconds=1.0),
                     metrics=WebhookMetrics(CollectorRegistry()),
-                    body_timeout_seconds=1.0,
+                    bodies=BodyReader(timeout_seconds=1.0, large_bodies=2),
                     retry_after_seconds=7,
                 ),
                 verifier=verifier,

@@ -112,3 +112,19 @@ async def test_a_body_that_does_not_come_is_given_up(webhook: Harness) -> None:
     connection.writer.write(b"12345")
     assert await connection.status() == 408
     connection.writer.close()
+
+
+async def test_large_bodies_that_never_end_do_not_hold_up_an_ordinary_event(webhook: Harness) -> None:
+    large, small = event_of(MAX_BODY_BYTES), event_of(500)
+    started = [
+        await begin(webhook.port, headers_for(large) + f"Content-Length: {len(large)}\r\n") for _ in range(20)
+    ]
+    for connection in started:
+        connection.writer.write(large[:50_000])
+        await connection.writer.drain()
+    ordinary = await begin(webhook.port, headers_for(small) + f"Content-Length: {len(small)}\r\n")
+    ordinary.writer.write(small)
+    assert await ordinary.status() == 204
+    assert {await connection.status() for connection in started} == {408}
+    for connection in (ordinary, *started):
+        connection.writer.close()

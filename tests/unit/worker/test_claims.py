@@ -8,8 +8,8 @@ import pytest
 from .worker_sandbox import FIRST, SECOND, THIRD, Sandbox, alive, eventually
 from .worker_wire import Wire
 
-#: A tool call that leaves, besides its command, a child in another session, one that ignores hang-ups and a daemon
-#: that forked twice; each writes its pid into the workdir.
+#: A tool call that leaves, besides its command, a child in another session, one that ignores hang-ups and a
+#: daemon that forked twice; each writes its pid into the workdir.
 STUBBORN = (
     "setsid sleep 1000 & echo $! > setsid.pid; nohup sleep 1000 >/dev/null 2>&1 & echo $! > nohup.pid; "
     "(setsid sh -c 'trap \"\" TERM HUP; env -i sleep 1000 & echo $! > daemon.pid' &) ; sleep 1000"

@@ -72,6 +72,7 @@ class LedgerReport(BaseModel):
     script_mismatches: list[dict[str, Any]]
     faults_applied: dict[str, int]
     healthchecks: dict[str, int]
+    stranded: list[str]
 
 
 class AnthropicSimulator:
@@ -195,6 +196,10 @@ class AnthropicSimulator:
         body = {name: value for name, value in (("id", environment_id), ("key", key)) if value is not None}
         added = await self._call("POST", "/environments", body)
         return str(added["id"]), str(added["key"])
+
+    async def revoke(self, secret: str) -> None:
+        """Refuse a key or sessions token from the next call on."""
+        await self._call("POST", "/credentials/revoke", {"secret": secret})
 
     async def add_agent(self, *, skills: list[dict[str, Any]] | None = None) -> str:
         """Add an agent with skills (``{"type": "custom", "skill_id", "version"}``); return its ID."""

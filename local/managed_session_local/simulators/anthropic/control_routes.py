@@ -69,6 +69,12 @@ class EnvironmentRequest(_Request):
     key: str = Field(default_factory=lambda: new_id("sk-ant-oat01-simulated"))
 
 
+class RevocationRequest(_Request):
+    """Refuse a key or token from now on."""
+
+    secret: str
+
+
 class AgentRequest(_Request):
     """Add an agent."""
 
@@ -95,7 +101,8 @@ Handler = Callable[[Cloud, Request, Any], Awaitable[Any]]
 
 
 async def _ledger(cloud: Cloud, request: Request, _: Any) -> Any:
-    return cloud.ledger.report(calls=request.query_params.get("calls", "true") != "false")
+    calls = request.query_params.get("calls", "true") != "false"
+    return {**cloud.ledger.report(calls=calls), "stranded": stranded(cloud)}
 
 
 async def _clear_ledger(cloud: Cloud, _: Request, __: Any) -> Any:
@@ -108,7 +115,13 @@ async def _settings(cloud: Cloud, _: Request, __: Any) -> Any:
 
 
 async def _patch_settings(cloud: Cloud, _: Request, body: Any) -> Any:
-    cloud.settings = cloud.settings.merged(body)
+    merged = cloud.settings.merged(body)
+    unknown = set(merged.latencies) - {"*", *cloud.operation_names}
+    if unknown:
+        raise APIError(
+            400, f"latencies: no operations {sorted(unknown)}; there are: {', '.join(cloud.operation_names)}"
+        )
+    cloud.settings = merged
     return cloud.settings.model_dump(mode="json")
 
 
@@ -192,6 +205,11 @@ async def _hold(cloud: Cloud, _: Request, body: Any) -> Any:
 async def _add_environment(cloud: Cloud, _: Request, body: Any) -> Any:
     wanted = EnvironmentRequest.model_validate(body)
     return {**cloud.add_environment(wanted.id, wanted.key), "key": wanted.key}
+
+
+async def _revoke(cloud: Cloud, _: Request, body: Any) -> Any:
+    cloud.credentials.revoke(RevocationRequest.model_validate(body).secret)
+    return {}
 
 
 async def _add_agent(cloud: Cloud, _: Request, body: Any) -> Any:
@@ -284,6 +302,7 @@ _ROUTES: list[tuple[str, str, Handler]] = [
     ("PATCH", "/webhooks/{endpoint_id}", _change_webhook),
     ("DELETE", "/webhooks/{endpoint_id}", _remove_webhook),
     ("POST", "/environments", _add_environment),
+    ("POST", "/credentials/revoke", _revoke),
     ("POST", "/agents", _add_agent),
     ("POST", "/skills", _add_skill),
     ("GET", "/scripts", _scripts),

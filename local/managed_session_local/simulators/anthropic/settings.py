@@ -78,7 +78,7 @@ class WebhookSettings(_Section):
     latency: Latency = Latency()
     """From the event to the first attempt."""
     max_connections: int = Field(default=100, ge=1)
-    """Deliveries in flight side by side; read at start."""
+    """Deliveries in flight side by side; read at the first one."""
 
 
 class AgentSettings(_Section):
@@ -89,7 +89,7 @@ class AgentSettings(_Section):
 
 
 class Settings(_Section):
-    """All settings."""
+    """All settings. Identities and keys are read at the start; the rest is live."""
 
     organization_id: str = "7f1d2c3b-0000-4000-8000-000000000001"
     workspace_id: str = "wrkspc_01Simulated"

@@ -96,13 +96,18 @@ class WebhookSender:
         self.holding = False
         self._held: list[tuple[Endpoint, dict[str, Any]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        connections = settings().max_connections
-        # An unlimited wait for a connection: the response timeout counts from when the request is sent.
-        self._client = httpx.AsyncClient(
-            follow_redirects=False,
-            trust_env=False,
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-        )
+        self._client: httpx.AsyncClient | None = None
+
+    def _http(self) -> httpx.AsyncClient:
+        # Made for the first delivery: loading the certificates takes longer than starting the rest.
+        if self._client is None:
+            connections = self._settings().max_connections
+            self._client = httpx.AsyncClient(
+                follow_redirects=False,
+                trust_env=False,
+                limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            )
+        return self._client
 
     def event(
         self, event_type: str, object_id: str, organization_id: str, workspace_id: str
@@ -186,7 +191,7 @@ class WebhookSender:
         started = time.time()
         headers = signature_headers(event["id"], body, endpoint.secrets, offset_seconds)
         try:
-            response = await self._client.post(
+            response = await self._http().post(
                 endpoint.url,
                 content=body.encode(),
                 headers={
@@ -194,6 +199,7 @@ class WebhookSender:
                     "content-type": "application/json",
                     "user-agent": "Anthropic-Webhooks/1.0",
                 },
+                # The response timeout counts from when the request is sent, not from when it queues here.
                 timeout=httpx.Timeout(timeout, pool=None),
             )
         except httpx.HTTPError as error:
@@ -250,7 +256,8 @@ class WebhookSender:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._client.aclose()
+        if self._client is not None:
+            await self._client.aclose()
 
 
 def _retry_delay(settings: WebhookSettings, retry: int) -> float:

@@ -26,7 +26,7 @@ from managed_session_local.simulators.e2b.settings import Settings, load_setting
 
 
 class TransportProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 protocol; the application learns its TCP connection, so that a fault can reset it."""
+    """uvicorn's HTTP/1.1 protocol; the application gets its TCP connection: a fault can reset it."""
 
     def __init__(self, *arguments: object, **keywords: object) -> None:
         super().__init__(*arguments, **keywords)  # type: ignore[arg-type]

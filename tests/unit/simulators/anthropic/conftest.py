@@ -44,18 +44,16 @@ class Api:
         self.url = url
         self.environment_id = DEFAULTS.environment_id
         self.agent_id = DEFAULTS.agent_id
-        self._clients: list[AsyncAnthropic] = []
+        self._base = AsyncAnthropic(base_url=url, auth_token=None, api_key=None, max_retries=0, timeout=30)
         self.admin = self.client(DEFAULTS.api_key)
         self.worker = self.client(DEFAULTS.environment_key)
 
     def client(self, token: str | None) -> AsyncAnthropic:
-        client = AsyncAnthropic(base_url=self.url, auth_token=token, api_key=None, max_retries=0, timeout=30)
-        self._clients.append(client)
-        return client
+        """Return a client with this bearer token, or with no credential; all share their connections."""
+        return self._base if token is None else self._base.copy(auth_token=token)
 
     async def close(self) -> None:
-        for client in self._clients:
-            await client.close()
+        await self._base.close()
 
     async def create(self, message: str | None = None, **fields: Any) -> BetaManagedAgentsSession:
         session = await self.admin.beta.sessions.create(
@@ -154,11 +152,16 @@ async def process() -> AsyncIterator[Running]:
         yield running
 
 
-@pytest.fixture
-async def simulator(process: Running) -> AsyncIterator[AnthropicSimulator]:
+@pytest.fixture(scope="session")
+async def control(process: Running) -> AsyncIterator[AnthropicSimulator]:
     async with AnthropicSimulator(process.url) as control:
-        await control.reset()
         yield control
+
+
+@pytest.fixture
+async def simulator(control: AnthropicSimulator) -> AnthropicSimulator:
+    await control.reset()
+    return control
 
 
 @pytest.fixture

@@ -141,6 +141,16 @@ async def test_sessions_token_expires_when_it_has_a_lifetime(api: Api, simulator
         await client.beta.sessions.retrieve(session.id)
 
 
+async def test_revoked_environment_key_is_refused_and_a_new_one_taken(
+    api: Api, simulator: AnthropicSimulator
+) -> None:
+    await simulator.revoke(DEFAULTS.environment_key)
+    with pytest.raises(anthropic.AuthenticationError):
+        await api.poll()
+    _, key = await simulator.add_environment(api.environment_id)
+    assert await api.client(key).beta.environments.work.poll(api.environment_id) is None
+
+
 async def test_ack_by_sessions_token_is_a_setting(api: Api, simulator: AnthropicSimulator) -> None:
     await simulator.change_settings(work={"sessions_token_may_ack": True})
     await api.create()

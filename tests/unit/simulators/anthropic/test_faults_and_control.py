@@ -86,6 +86,11 @@ async def test_latency_model_delays_an_operation(api: Api, simulator: AnthropicS
     assert time.monotonic() - started >= 0.14
 
 
+async def test_latency_of_an_unknown_operation_is_refused(simulator: AnthropicSimulator) -> None:
+    with pytest.raises(ControlError, match=r"session\.get"):
+        await simulator.change_settings(latencies={"session.get": {"mean_ms": 1}})
+
+
 async def test_wrong_setting_is_refused_by_name(simulator: AnthropicSimulator) -> None:
     with pytest.raises(ControlError, match="lease_seconds"):
         await simulator.change_settings(work={"lease_seconds": 3})

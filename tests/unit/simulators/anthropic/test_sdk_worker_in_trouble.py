@@ -22,7 +22,7 @@ async def background(task: "asyncio.Task[None]") -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def attached(api: Api, simulator: AnthropicSimulator, session_id: str) -> None:
+async def attached(simulator: AnthropicSimulator, session_id: str) -> None:
     async def streams_and_beats() -> bool:
         report = await simulator.session(session_id)
         return report.worker_streams == 1 and (report.work or {}).get("state") == "active"
@@ -37,7 +37,7 @@ async def test_second_worker_for_the_same_lease_leaves_without_harm(
     work = await api.claim()
     first = asyncio.create_task(serve(api, work, tmp_path, max_idle=30))
     async with background(first):
-        await attached(api, simulator, session.id)
+        await attached(simulator, session.id)
         await asyncio.wait_for(serve(api, work, tmp_path), 20)
         assert not first.done()
         assert await api.state(work.id) == "active"
@@ -52,7 +52,7 @@ async def test_worker_leaves_a_lapsed_item_to_the_queue(
     work = await api.claim()
     worker = asyncio.create_task(serve(api, work, tmp_path, max_idle=60))
     async with background(worker):
-        await attached(api, simulator, session.id)
+        await attached(simulator, session.id)
         await simulator.lapse_lease(work.id)
         await asyncio.wait_for(worker, 20)
     assert await api.state(work.id) == "queued"
@@ -67,7 +67,7 @@ async def test_worker_ends_when_its_item_is_stopping(
     work = await api.claim()
     worker = asyncio.create_task(serve(api, work, tmp_path, max_idle=60))
     async with background(worker):
-        await attached(api, simulator, session.id)
+        await attached(simulator, session.id)
         assert (await api.stop(work.id)).state == "stopping"
         await asyncio.wait_for(worker, 20)
     assert await api.state(work.id) == "stopped"
@@ -80,7 +80,7 @@ async def test_worker_reconnects_after_a_cut_stream_and_misses_no_call(
     session = await api.create()
     worker = asyncio.create_task(serve(api, await api.claim(), tmp_path, max_idle=30))
     async with background(worker):
-        await attached(api, simulator, session.id)
+        await attached(simulator, session.id)
         await api.say(session.id, "Run: echo still here")
         assert await api.answer(session.id) == "still here"
     assert (await simulator.session(session.id)).counts["results"] == 1

@@ -87,6 +87,7 @@ async def test_acknowledged_item_without_heartbeat_is_stranded_until_force_stop_
     session = await api.create("Run: echo never")
     work = await api.claim()
     assert (await simulator.work())[1] == [work.id]
+    assert (await simulator.ledger()).stranded == [work.id]
     await api.tool_use(session.id)
     await api.interrupt(session.id)
     await api.say(session.id, "Run: echo stuck")

@@ -1,0 +1,119 @@
+"""The command line `managed-sessions`."""
+
+import asyncio
+import sys
+from importlib import metadata
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    name="managed-sessions",
+    help="Every Claude Managed Agents session its own E2B sandbox.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+template_app = typer.Typer(help="The E2B template that the sandboxes start from.", no_args_is_help=True)
+app.add_typer(template_app, name="template")
+
+
+@app.callback()
+def _managed_sessions() -> None:
+    """Every Claude Managed Agents session its own E2B sandbox."""
+
+
+@app.command()
+def demo() -> None:
+    """Show the whole system at work, on this machine and without accounts.
+
+    Starts a Kubernetes control plane, simulators of Anthropic and E2B, the webhook and the operator, plays the
+    guide's smoke test with them, checks what can be seen from outside, and removes everything again.
+    """
+    from managed_session_local.control_plane import resolve_binaries  # noqa: PLC0415 - quick --help
+    from managed_session_local.demo import run_demo  # noqa: PLC0415
+    from managed_session_local.foreground import run_in_foreground  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    binaries = resolve_binaries(console=console)
+    if not run_in_foreground(run_demo(binaries, Console(highlight=False))):
+        raise typer.Exit(1)
+
+
+@app.command()
+def local(
+    simulate: Annotated[
+        bool | None,
+        typer.Option(
+            "--simulate/--no-simulate",
+            help="Simulate Anthropic and E2B, or use the real ones. Without this option: the real ones if "
+            "ANTHROPIC_ENVIRONMENT_ID, ANTHROPIC_ENVIRONMENT_KEY and E2B_API_KEY are set.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON when all is ready; progress to stderr.")
+    ] = False,
+) -> None:
+    """Run the whole system on this machine until Ctrl-C.
+
+    The worker template is built where it is absent. ANTHROPIC_BASE_URL, E2B_API_URL, E2B_SANDBOX_URL and
+    E2B_DOMAIN lead to other clouds than the usual ones; MANAGED_SESSIONS_… variables are settings of the
+    webhook and the operator. Ctrl-C or SIGTERM deletes all sessions' resources and kills their sandboxes.
+    """
+    from managed_session_local.control_plane import resolve_binaries  # noqa: PLC0415 - quick --help
+    from managed_session_local.foreground import StoppedBySignal, run_in_foreground  # noqa: PLC0415
+    from managed_session_local.local_command import run_local  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    binaries = resolve_binaries(console=console)
+    try:
+        run_in_foreground(run_local(binaries, simulate=simulate, as_json=as_json, console=console))
+    except StoppedBySignal:
+        raise typer.Exit(0) from None
+
+
+@template_app.command("build")
+def template_build(
+    name: Annotated[
+        str | None, typer.Option(help="NAME:TAG of the template; by default managed-session-worker:VERSION.")
+    ] = None,
+) -> None:
+    """Build the worker template in E2B and tag it; needs E2B_API_KEY."""
+    from managed_session_local.worker_template import build_with_log  # noqa: PLC0415 - E2B's SDK takes a second
+
+    console = Console(stderr=True)
+
+    def log(line: str) -> None:
+        console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+    print(asyncio.run(build_with_log(name, log)))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(_version())
+
+
+def _version() -> str:
+    try:
+        return metadata.version("managed-sessions")
+    except metadata.PackageNotFoundError:
+        return "unknown (not installed)"
+
+
+def main() -> None:
+    """Run the command line: what fails is one line that says what to do, and an exit code above 0."""
+    from managed_session_local.errors import EXPECTED  # noqa: PLC0415 - quick --help
+
+    try:
+        app()
+    except EXPECTED as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""`managed-sessions local`: the system in the foreground, for a person or another program to use."""
+
+import asyncio
+import json
+import os
+import shlex
+import shutil
+from typing import Any
+
+from rich.console import Console
+
+from managed_session_local.clouds import clouds_from_environment, has_credentials
+from managed_session_local.control_plane import ControlPlaneBinaries
+from managed_session_local.installation import installation_id
+from managed_session_local.system import LocalSystem
+
+
+async def run_local(
+    binaries: ControlPlaneBinaries, *, simulate: bool | None, as_json: bool, console: Console
+) -> None:
+    """Start the system, say how to use it, and keep it running until cancelled.
+
+    Args:
+        binaries: the control plane's.
+        simulate: None: the simulators unless the environment has credentials.
+        as_json: print one line of JSON to standard output when all is ready, instead of text.
+        console: for progress.
+
+    Raises:
+        CloudsError: credentials are incomplete.
+        ProcessFailedError: a process ended that the system cannot do without.
+    """
+    if simulate is None:
+        simulate = not has_credentials(os.environ)
+    clouds = None if simulate else clouds_from_environment(os.environ)
+
+    def report(line: str) -> None:
+        console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+    with installation_id() as own_id, console.status("Starting the system") as status:
+        system = LocalSystem(
+            binaries=binaries,
+            clouds=clouds,
+            installation_id=os.environ.get("MANAGED_SESSIONS_INSTALLATION_ID") or own_id,
+            restart_pods=True,
+            report=report,
+        )
+        try:
+            async with system:
+                status.stop()
+                if as_json:
+                    print(json.dumps(_description(system)), flush=True)  # noqa: T201 - the command's output
+                else:
+                    _explain(system, Console(highlight=False, soft_wrap=True))
+                raise await system.failure()
+        except asyncio.CancelledError:
+            status.stop()
+            report("stopped; nothing is left")
+            raise
+
+
+def _description(system: LocalSystem) -> dict[str, Any]:
+    endpoints = system.clouds.environment
+    described: dict[str, Any] = {
+        "webhookURL": system.webhook_url,
+        "kubeconfig": str(system.kubeconfig),
+        "namespace": system.namespace,
+        "systemNamespace": system.system_namespace,
+        "simulated": system.simulated,
+        "environmentID": system.clouds.environment_id,
+        "installationID": system.installation_id,
+        "anthropicURL": endpoints.get("ANTHROPIC_BASE_URL"),
+        "e2bURL": endpoints.get("E2B_API_URL"),
+        "kubectl": str(system.control_plane.binaries.kubectl),
+        "logs": {name: str(path) for name, path in system.logs.items()},
+    }
+    if system.simulated:
+        described |= {"anthropicAPIKey": system.api_key, "agentID": system.agent_id}
+    return described
+
+
+def _explain(system: LocalSystem, console: Console) -> None:
+    kubectl = "kubectl" if shutil.which("kubectl") else str(system.control_plane.binaries.kubectl)
+    where = "the simulators" if system.simulated else "the real clouds"
+    console.print(f"\n[bold green]Ready[/], against {where}. Ctrl-C stops everything and leaves nothing behind.\n")
+    console.print(f"  Webhook      {system.webhook_url}")
+    console.print(f"  Health       {system.base_url}/health")
+    console.print(f"  Environment  {system.clouds.environment_id}")
+    console.print(f"  Logs         {system.folder}/*.log\n")
+    console.print("In another terminal:\n")
+    console.print(f"  export KUBECONFIG={shlex.quote(str(system.kubeconfig))}", markup=False)
+    console.print(f"  {shlex.quote(kubectl)} get managedsessions --watch", markup=False)
+    if system.simulated:
+        console.print(f"  {_message_command(system)}\n", markup=False)
+    else:
+        console.print(
+            "\nThen create a session in this environment and send it a message, in the Claude Console or with "
+            "the SDK. The work queue is polled: no public address is needed.\n"
+        )
+
+
+def _message_command(system: LocalSystem) -> str:
+    """One line of shell that creates a session, sends it the smoke test's message and prints the events."""
+    session = json.dumps({"agent": system.agent_id, "environment_id": system.clouds.environment_id})
+    text = {"type": "text", "text": "Use bash to echo webhook-smoke-ok. Answer only with that text."}
+    message = json.dumps({"events": [{"type": "user.message", "content": [text]}]})
+    url = f"{system.clouds.environment['ANTHROPIC_BASE_URL']}/v1/sessions"
+    curl = f"curl -sS -H 'x-api-key: {system.api_key}' -H 'content-type: application/json'"
+    return (
+        f"""S=$({curl} {url} -d '{session}' | grep -o 'sesn_[A-Za-z0-9]*' | head -1); """
+        f"""{curl} {url}/$S/events -d '{message}' >/dev/null; """
+        f"""{curl} -N {url}/$S/events/stream"""
+    )

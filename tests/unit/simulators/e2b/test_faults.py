@@ -1,0 +1,133 @@
+import asyncio
+
+import httpx
+import pytest
+from e2b import E2B
+from e2b.exceptions import (
+    SandboxException,
+    SandboxNotFoundException,
+    SandboxNotRunningException,
+    SandboxUnreachableException,
+)
+
+from managed_session_local.simulators.e2b.client import E2BSimulatorClient
+
+
+async def test_response_lost_after_commit_leaves_a_sandbox_behind(e2b: E2B, control: E2BSimulatorClient) -> None:
+    await control.add_fault("create", "drop_after_commit")
+    with pytest.raises(httpx.HTTPError):
+        await e2b.AsyncSandbox.create("base", metadata={"lost": "1"})
+    page = await e2b.AsyncSandbox.list(query={"metadata": {"lost": "1"}}).next_items()
+    assert len(page) == 1
+    assert [call["status"] for call in (await control.ledger(operation="create")).calls] == ["dropped"]
+
+
+async def test_connection_dropped_before_the_operation_changes_nothing(
+    e2b: E2B, control: E2BSimulatorClient
+) -> None:
+    sandbox = await e2b.AsyncSandbox.create("base")
+    await control.add_fault("kill", "drop_before", match={"sandboxID": sandbox.sandbox_id})
+    with pytest.raises(httpx.HTTPError):
+        await sandbox.kill()
+    assert (await sandbox.get_info()).state == "running"
+
+
+async def test_pause_that_loses_the_sandbox(e2b: E2B, control: E2BSimulatorClient) -> None:
+    sandbox = await e2b.AsyncSandbox.create("base")
+    await control.add_fault("pause", "pause_dropped")
+    with pytest.raises(SandboxException):
+        await sandbox.pause()
+    with pytest.raises(SandboxNotFoundException):
+        await sandbox.get_info()
+
+
+async def test_pause_that_rolls_back_shows_an_older_start(e2b: E2B, control: E2BSimulatorClient) -> None:
+    sandbox = await e2b.AsyncSandbox.create("base")
+    first = (await sandbox.get_info()).started_at
+    await sandbox.pause()
+    await e2b.AsyncSandbox.connect(sandbox.sandbox_id, timeout=60)
+    second = (await sandbox.get_info()).started_at
+    await control.add_fault("pause", "pause_rolled_back")
+    with pytest.raises(SandboxException):
+        await sandbox.pause()
+    info = await sandbox.get_info()
+    assert info.state == "paused"
+    assert info.started_at == first < second
+
+
+async def test_connect_conflict_then_success(e2b: E2B, control: E2BSimulatorClient) -> None:
+    sandbox = await e2b.AsyncSandbox.create("base")
+    await sandbox.pause()
+    await control.add_fault("connect", {"status": 409, "body": {"code": 409, "message": "transitioning"}})
+    with pytest.raises(SandboxException) as caught:
+        await e2b.AsyncSandbox.connect(sandbox.sandbox_id, timeout=60)
+    assert caught.value.status_code == 409
+    await e2b.AsyncSandbox.connect(sandbox.sandbox_id, timeout=60)
+    statuses = [call["status"] for call in (await control.ledger(operation="connect")).calls]
+    assert statuses == [409, 201]
+
+
+async def test_retry_after_is_given_and_faults_count_their_hits(e2b: E2B, control: E2BSimulatorClient) -> None:
+    action = {"status": 429, "body": {"code": 429, "message": "slow down"}, "headers": {"Retry-After": "1"}}
+    await control.add_fault("get", action, times=1, skip=1)
+    sandbox = await e2b.AsyncSandbox.create("base")
+    await sandbox.get_info()
+    assert (await sandbox.get_info()).state == "running"
+    assert [fault["hits"] for fault in await control.faults()] == [1]
+    assert [call["status"] for call in (await control.ledger(operation="get")).calls] == [200, 429, 200]
+
+
+async def test_silent_stream_says_nothing_after_its_start(e2b: E2B, control: E2BSimulatorClient) -> None:
+    sandbox = await e2b.AsyncSandbox.create("base")
+    await control.add_fault("process_start", "silent_stream", match={"body": {"process": {"$contains": "quiet"}}})
+    command = await sandbox.commands.run("echo quiet", background=True, timeout=0)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(command.wait(), 0.5)
+    assert (await sandbox.commands.run("echo loud")).stdout == "loud\n"
+
+
+async def test_cut_stream_leaves_the_process_running(e2b: E2B, control: E2BSimulatorClient) -> None:
+    sandbox = await e2b.AsyncSandbox.create("base")
+    await control.add_fault("process_start", {"action": "cut_stream", "after_events": 2})
+    command = await sandbox.commands.run("echo one; echo two; exec sleep 1000", background=True, timeout=0)
+    await sandbox.commands.run("touch /tmp/other")
+    with pytest.raises(SandboxUnreachableException):
+        await command.wait()
+    assert command.pid in [process.pid for process in await sandbox.commands.list()]
+
+
+async def test_vanished_sandbox_ends_its_streams(e2b: E2B, control: E2BSimulatorClient) -> None:
+    sandbox = await e2b.AsyncSandbox.create("base")
+    command = await sandbox.commands.run("exec sleep 1000", background=True, timeout=0)
+    await control.vanish(sandbox.sandbox_id)
+    with pytest.raises(SandboxNotRunningException):
+        await asyncio.wait_for(command.wait(), 20)
+    assert (await control.sandbox(sandbox.sandbox_id)).kill_reason == "vanished"
+
+
+async def test_pause_ends_streams_of_clients(e2b: E2B) -> None:
+    sandbox = await e2b.AsyncSandbox.create("base")
+    command = await sandbox.commands.run("exec sleep 1000", background=True, timeout=0)
+    await sandbox.pause()
+    with pytest.raises(SandboxNotRunningException):
+        await asyncio.wait_for(command.wait(), 20)
+
+
+async def test_files_can_be_lost_and_processes_killed(e2b: E2B, control: E2BSimulatorClient) -> None:
+    sandbox = await e2b.AsyncSandbox.create("base")
+    await sandbox.files.write("/mnt/session/kept", "x", user="root")
+    await control.lose_files(sandbox.sandbox_id)
+    assert not await sandbox.files.exists("/mnt/session/kept")
+    command = await sandbox.commands.run("exec sleep 1234", background=True, timeout=0)
+    assert len(await control.kill_processes(sandbox.sandbox_id, contains="sleep 1234")) == 1
+    with pytest.raises(SandboxException, match="killed"):
+        await command.wait()
+
+
+async def test_bad_requests_of_the_control_surface_say_what_is_wrong(control: E2BSimulatorClient) -> None:
+    with pytest.raises(httpx.HTTPStatusError, match="either a named"):
+        await control.add_fault("create", {})
+    with pytest.raises(httpx.HTTPStatusError, match="max_concurrent_sandboxes"):
+        await control.change_settings(max_concurrent_sandboxes=0)
+    with pytest.raises(httpx.HTTPStatusError, match="no such sandbox"):
+        await control.vanish("inobody")
