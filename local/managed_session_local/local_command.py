@@ -82,7 +82,9 @@ def _description(system: LocalSystem) -> dict[str, Any]:
 def _explain(system: LocalSystem, console: Console) -> None:
     kubectl = "kubectl" if shutil.which("kubectl") else str(system.control_plane.binaries.kubectl)
     where = "the simulators" if system.simulated else "the real clouds"
-    console.print(f"\n[bold green]Ready[/], against {where}. Ctrl-C stops everything and leaves nothing behind.\n")
+    console.print(
+        f"\n[bold green]Ready[/], against {where}. Ctrl-C stops everything and leaves nothing behind.\n"
+    )
     console.print(f"  Webhook      {system.webhook_url}")
     console.print(f"  Health       {system.base_url}/health")
     console.print(f"  Environment  {system.clouds.environment_id}")

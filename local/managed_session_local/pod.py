@@ -104,9 +104,7 @@ class Pod:
         polling = asyncio.ensure_future(self._poll_until_ready())
         ended = asyncio.ensure_future(self.process.wait())
         try:
-            await asyncio.wait(
-                (polling, ended), timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait((polling, ended), timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
             if polling.done():
                 polling.result()
             elif ended.done():

@@ -39,7 +39,9 @@ async def build_with_log(name: str | None, on_log: Callable[[str], None]) -> str
         TemplateError: as `ensure_template`, or E2B_API_KEY is not set.
     """
     if not os.environ.get("E2B_API_KEY"):
-        raise TemplateError("E2B_API_KEY is not set: take a key from E2B's dashboard, https://e2b.dev/dashboard?tab=keys")
+        raise TemplateError(
+            "E2B_API_KEY is not set: take a key from E2B's dashboard, https://e2b.dev/dashboard?tab=keys"
+        )
     name = name or template_name()
     with _explained(name):
         built = await build_template(name=name, on_log=on_log)

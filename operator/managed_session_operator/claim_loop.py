@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from managed_session_api.names import resource_name
 from managed_session_runtime.credentials import CredentialError
 
 from managed_session_operator.capacity import Capacity
@@ -26,14 +25,13 @@ class ClaimLoop:
     """Polls the environment's queue and puts offers into the inbox.
 
     Nothing is acknowledged here: an offer that is lost with this process is made again after the reclaim
-    window. A poll that was given an item must not be cancelled before the item is in the inbox, so polls
-    run to their end and only the waits between them are cancelled.
+    window, which for the first poll of a new leader is little more than its predecessor's Lease.
 
     Args:
         queue: the work queue.
         inbox: where offers go.
         capacity: bounds how much is asked for.
-        on_offer: called with the name of the resource that an offer is for.
+        on_offer: called with the ID of the session that an offer is for.
         settings: windows and concurrency.
         metrics: counts polls.
     """
@@ -125,7 +123,7 @@ class ClaimLoop:
         self._metrics.polls.labels("offer").inc()
         self._inbox.put(item)
         self._metrics.offers_waiting.set(len(self._inbox))
-        self._on_offer(resource_name(item.session_id))
+        self._on_offer(item.session_id)
         return True
 
     async def _back_off(self, failure: Failure) -> None:

@@ -64,6 +64,10 @@ class Memory:
     started_at: datetime | None = None
     failures: int = 0
     """Consecutive failed steps."""
+    backoff: tuple[datetime, tuple[object, ...]] | None = None
+    """Until when a failed step rests, and what it was tried on: (time, what was there)."""
+    cuts: int = 0
+    """Times that the worker's stream was cut since its last word."""
 
     def connect(self, sandbox: e2b.AsyncSandbox, timeout_seconds: int, now: datetime) -> None:
         """Note that the sandbox runs and when its countdown is to be restarted."""
@@ -158,6 +162,14 @@ class Context:
     async def patch(self, resource: ManagedSession, body: dict[str, Any]) -> ManagedSession:
         """Change metadata or spec (raises as `Resources.patch`)."""
         return self._noted(await self.resources.patch(resource, body))
+
+    async def delete(self, resource: ManagedSession) -> None:
+        """Ask for the resource's deletion (raises ConflictError when it changed since it was read)."""
+        body = await self.resources.delete(resource)
+        if body is None:
+            self.store.remove(resource.metadata.name, resource.metadata.uid)
+        else:
+            self._noted(body)
 
     async def refresh(self, resource: ManagedSession) -> ManagedSession:
         """Read the resource from the API server.

@@ -50,6 +50,10 @@ class Step(Enum):
     """The sandbox is ready: take the item off the queue."""
     START_WORKER = auto()
     """Start the claim's worker."""
+    STOP_WORKER = auto()
+    """The worker has not heartbeated in time: end it, so that it is started again."""
+    DROP_OFFER = auto()
+    """An offer that was on its way while the same work was acknowledged: there is nothing to do for it."""
     RECORD_HEARTBEAT = auto()
     """The worker has taken its lease: write it down and remove the token."""
     REATTACH = auto()
@@ -89,6 +93,7 @@ class Surroundings:
         environment_id: the environment that this installation serves.
         policy: the policy in force.
         offer: work offered and not yet written into the resource.
+        start_overdue_at: when the started worker should have heartbeated.
         run: this process's knowledge of the worker of `status.work.claim`.
         connected: this process has created, connected or seen the recorded sandbox running.
         extend_at: when the sandbox's countdown is to be restarted; None when it isn't running.
@@ -115,6 +120,7 @@ class Surroundings:
     end_check_due: bool = False
     running_unexpectedly: bool = False
     missing: bool = False
+    start_overdue_at: datetime | None = None
 
 
 LEASE_SECONDS = 300
@@ -210,7 +216,10 @@ def _offer(resource: ManagedSession, around: Surroundings) -> Decision | None:
     if offer is None:
         return None
     if claim_active(resource):
-        return Decision(Step.CLAIM if work.acknowledged_at is not None else Step.REFRESH_TOKEN)
+        if work.acknowledged_at is None:
+            return Decision(Step.REFRESH_TOKEN)
+        late = offer.offered_at <= work.acknowledged_at
+        return Decision(Step.DROP_OFFER if late else Step.CLAIM)
     if around.message_known or has_hint(resource):
         return Decision(Step.CLAIM)
     if around.now >= offer.offered_at + timedelta(seconds=around.policy.attach_timeout_seconds):
@@ -232,12 +241,19 @@ def _serve(resource: ManagedSession, around: Surroundings) -> Decision:
         return Decision(Step.START_WORKER if around.connected else Step.PROVISION)
     elif run.heartbeat:
         return Decision(Step.RECORD_HEARTBEAT)
+    return _listen(resource, around)
+
+
+def _listen(resource: ManagedSession, around: Surroundings) -> Decision:
+    """The worker was started and its events are listened to."""
     if around.extend_at is not None and around.now >= around.extend_at:
         return Decision(Step.EXTEND)
-    wait = (around.extend_at - around.now).total_seconds() if around.extend_at is not None else None
-    if work.first_heartbeat_at is None:
-        return Decision(Step.WAIT, Reason.STARTING_WORKER, again_after=wait)
-    return Decision(Step.WAIT, Reason.RUNNING, again_after=wait)
+    started = resource.status.work.first_heartbeat_at is not None
+    if not started and around.start_overdue_at is not None and around.now >= around.start_overdue_at:
+        return Decision(Step.STOP_WORKER)
+    due = around.extend_at if started else (around.start_overdue_at or around.extend_at)
+    wait = (due - around.now).total_seconds() if due is not None else None
+    return Decision(Step.WAIT, Reason.RUNNING if started else Reason.STARTING_WORKER, again_after=wait)
 
 
 def _rest(resource: ManagedSession, around: Surroundings) -> Decision:

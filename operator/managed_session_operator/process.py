@@ -12,6 +12,7 @@ from typing import Any
 
 from aiolimiter import AsyncLimiter
 from kubernetes.aio import client
+from managed_session_api.names import resource_name
 from managed_session_runtime.credentials import Credential, CredentialDirectory
 from pydantic import SecretStr
 
@@ -143,12 +144,15 @@ class OperatorProcess:
         if self.leadership.leading:
             self._queue.add(name)
 
+    def _offered(self, session_id: str) -> None:
+        self._queue.add(self._context.store.serving_name(session_id) or resource_name(session_id))
+
     async def _lead(self) -> None:
         """What the leader does, until it is cancelled."""
         context, queue = self._context, self._queue
         sweep, checks = Sweep(context, queue.add), EndChecks(context, queue.add)
         claims = ClaimLoop(
-            context.queue, context.inbox, context.capacity, queue.add, self._settings, self.metrics
+            context.queue, context.inbox, context.capacity, self._offered, self._settings, self.metrics
         )
         self.metrics.leading.set(1)
         self.metrics.places.set(context.capacity.limit)

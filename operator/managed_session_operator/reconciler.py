@@ -11,7 +11,7 @@ from managed_session_api.resource import ManagedSession
 from managed_session_runtime.credentials import CredentialError
 
 from managed_session_operator.context import Context
-from managed_session_operator.decisions import Decision, Step, Surroundings, decide
+from managed_session_operator.decisions import Decision, Step, Surroundings, claim_active, decide
 from managed_session_operator.failures import (
     ConflictError,
     Failure,
@@ -40,6 +40,7 @@ _STEPS: dict[Step, Callable[[Context, ManagedSession], Awaitable[float | None]]]
     Step.RELEASE_UNUSED: work.release_unused,
     Step.CLAIM: work.claim,
     Step.REFRESH_TOKEN: work.refresh_token,
+    Step.DROP_OFFER: work.drop_offer,
     Step.ACKNOWLEDGE: work.acknowledge,
     Step.PROVISION: sandbox.provision,
     Step.SUSPEND: sandbox.suspend,
@@ -48,6 +49,7 @@ _STEPS: dict[Step, Callable[[Context, ManagedSession], Awaitable[float | None]]]
     Step.NOTE_VANISHED: sandbox.note_vanished,
     Step.EXTEND: sandbox.extend,
     Step.START_WORKER: worker.start,
+    Step.STOP_WORKER: worker.stop_overdue,
     Step.RECORD_HEARTBEAT: worker.record_heartbeat,
     Step.REATTACH: worker.reattach,
     Step.FINISH: worker.finish,
@@ -71,17 +73,11 @@ class Reconciler:
             resource = context.store.get(name)
             if resource is None:
                 return await self._absent(name)
+            if (resting := self._resting(resource)) is not None:
+                return resting
             try:
-                decision = decide(resource, self._surroundings(resource))
-                context.metrics.steps.labels(decision.step.name.lower()).inc()
-                if decision.step in (Step.WAIT, Step.REFUSE):
-                    self._let_go(resource, decision)
-                    delay = await stand(context, resource, decision)
-                    context.memory(name).failures = 0
-                    return delay
-                delay = await _STEPS[decision.step](context, resource)
-                context.memory(name).failures = 0
-                if delay is not None:
+                settled, delay = await self._take_step(resource)
+                if settled or delay is not None:
                     return delay
             except NotLeadingError:
                 return None
@@ -98,6 +94,20 @@ class Reconciler:
                 return await self._failed(resource, failure)
         return 0.0
 
+    async def _take_step(self, resource: ManagedSession) -> tuple[bool, float | None]:
+        """(whether nothing more can be done now, seconds after which to look again)."""
+        context, memory = self._context, self._context.memory(resource.metadata.name)
+        decision = decide(resource, self._surroundings(resource))
+        context.metrics.steps.labels(decision.step.name.lower()).inc()
+        settled = decision.step in (Step.WAIT, Step.REFUSE)
+        if settled:
+            self._settle(resource, decision)
+            delay = await stand(context, resource, decision)
+        else:
+            delay = await _STEPS[decision.step](context, resource)
+        memory.failures = 0
+        return settled, delay
+
     async def _refresh(self, resource: ManagedSession) -> None:
         try:
             await self._context.refresh(resource)
@@ -109,7 +119,7 @@ class Reconciler:
         context = self._context
         await context.forget(name)
         offer = context.inbox.for_resource(name)
-        if offer is None:
+        if offer is None or context.store.serving_name(offer.session_id) is not None:
             return None
         try:
             body = await context.resources.create(offer.session_id, offer.environment_id)
@@ -148,13 +158,34 @@ class Reconciler:
             end_check_due=memory.end_check_due,
             running_unexpectedly=memory.running_unexpectedly,
             missing=memory.missing,
+            start_overdue_at=(
+                memory.started_at + timedelta(seconds=context.settings.worker_start_timeout_seconds)
+                if memory.started_at is not None
+                else None
+            ),
         )
 
-    def _let_go(self, resource: ManagedSession, decision: Decision) -> None:
-        """What is not served is not kept: an offer that was never acknowledged is made again."""
+    def _settle(self, resource: ManagedSession, decision: Decision) -> None:
+        """What is not served keeps nothing: its offer is made again by the queue, its place is for others."""
+        context, name = self._context, resource.metadata.name
+        if context.memory(name).sandbox is None and not claim_active(resource):
+            context.capacity.release(name)
+        offer = context.inbox.get(resource.spec.session_id)
+        if offer is not None and decision.reason in (Reason.SUSPENDED, Reason.SANDBOX_VANISHED):
+            context.inbox.remove(offer)
+
+    def _ground(self, resource: ManagedSession) -> tuple[object, ...]:
+        """What a failed step was tried on; when it changes, the step is worth trying at once."""
         offer = self._context.inbox.get(resource.spec.session_id)
-        if offer is not None and decision.step is Step.WAIT:
-            self._context.inbox.remove(offer)
+        return resource.metadata.generation, resource.metadata.deletion_timestamp, offer
+
+    def _resting(self, resource: ManagedSession) -> float | None:
+        """Seconds that a failed step still rests, however often the resource is looked at meanwhile."""
+        backoff = self._context.memory(resource.metadata.name).backoff
+        if backoff is None or backoff[1] != self._ground(resource):
+            return None
+        left = (backoff[0] - self._context.now()).total_seconds()
+        return left if left > 0 else None
 
     async def _failed(self, resource: ManagedSession, failure: Failure) -> float:
         """The one place that turns a failure into a condition, an Event, a metric and a delay."""
@@ -167,8 +198,13 @@ class Reconciler:
             "step failed",
             extra={"resource": name, "reason": str(failure.reason), "cause": failure.message, "again": delay},
         )
+        if memory.sandbox is None:
+            # A place is for a sandbox that runs: what can't be had must not keep others from theirs.
+            context.capacity.release(name)
         if failure.reason is not Reason.KUBERNETES_REFUSED:
             await self._tell(resource, failure)
+        newest = context.store.get(name) or resource
+        memory.backoff = (context.now() + timedelta(seconds=delay), self._ground(newest))
         return delay
 
     async def _tell(self, resource: ManagedSession, failure: Failure) -> None:

@@ -33,6 +33,7 @@ class Sweep:
         self._context = context
         self._enqueue = enqueue
         self._suspects: set[str] = set()
+        self._running: set[str] = set()
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -56,17 +57,22 @@ class Sweep:
         by_uid = {resource.metadata.uid: resource for resource in context.store.all()}
         listed: dict[str, set[str]] = {}
         suspects: set[str] = set()
+        running: set[str] = set()
         for view in views:
             resource = by_uid.get(view.metadata.get(names.METADATA_RESOURCE_UID, ""))
             if resource is None or self._is_surplus(resource, view):
                 suspects.add(view.sandbox_id)
                 continue
             listed.setdefault(resource.metadata.uid, set()).add(view.sandbox_id)
-            self._compare(resource, view)
+            if self._runs_unneeded(resource, view):
+                running.add(view.sandbox_id)
+                memory = context.memory(resource.metadata.name)
+                memory.running_unexpectedly = view.sandbox_id in self._running
         for resource in by_uid.values():
             sandbox_id = resource.status.sandbox.id
             if sandbox_id is not None and sandbox_id not in listed.get(resource.metadata.uid, set()):
                 context.memory(resource.metadata.name).missing = True
+        self._running = running
         await self._kill_orphans(suspects)
         for name in context.store.names():
             self._enqueue(name)
@@ -80,11 +86,10 @@ class Sweep:
             return False
         return sandbox.id != view.sandbox_id
 
-    def _compare(self, resource: ManagedSession, view: SandboxView) -> None:
-        memory = self._context.memory(resource.metadata.name)
-        needed = claim_active(resource) or memory.sandbox is not None
-        if not view.paused and not needed and resource.status.sandbox.state is SandboxState.PAUSED:
-            memory.running_unexpectedly = True
+    def _runs_unneeded(self, resource: ManagedSession, view: SandboxView) -> bool:
+        """Whether the sandbox runs although the resource says that it is paused (twice: it must be)."""
+        needed = claim_active(resource) or self._context.memory(resource.metadata.name).sandbox is not None
+        return not view.paused and not needed and resource.status.sandbox.state is SandboxState.PAUSED
 
     async def _kill_orphans(self, suspects: set[str]) -> None:
         """Kill what two sweeps in a row found without a resource: a create may be on its way."""

@@ -25,7 +25,7 @@ from managed_session_webhook.session_api import SessionApi
 from managed_session_webhook.settings import WebhookSettings
 from managed_session_webhook.signature import SignatureVerifier
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("managed_session_webhook")
 
 
 async def run(settings: WebhookSettings, stop: asyncio.Event) -> None:

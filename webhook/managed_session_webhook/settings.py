@@ -14,7 +14,7 @@ class WebhookSettings(Settings):
     )
     webhook_port: int = Field(8000, ge=0, le=65535, description="Port of the webhook; 0 picks a free one.")
     webhook_max_connections: int = Field(
-        1000, ge=10, le=100_000, description="Open connections to the webhook; more are answered 503."
+        500, ge=10, le=100_000, description="Open connections to the webhook; more are answered 503."
     )
     webhook_body_timeout_seconds: float = Field(
         10.0, gt=0, le=300, description="Time a sender has to send a request's body."

@@ -10,7 +10,7 @@ A supervisor that is not there (cold boot, out of memory) is started again, deta
 Exit status: 0 after `exited` or `status`, 1 after `refused`, 2 for wrong arguments.
 """
 
-# ruff: noqa: PTH100, PTH103, PTH108, PTH118, PTH119, PTH120
+# ruff: noqa: PTH100, PTH103, PTH108, PTH118, PTH119, PTH120, PTH123
 
 import errno
 import json
@@ -133,10 +133,20 @@ def _start_supervisor(paths: Paths) -> None:
             os.dup2(log, 1)
             os.dup2(log, 2)
             os.closerange(3, 256)
+            interpreter = _interpreter(paths)
             program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "supervisor.py")
-            os.execv(sys.executable, [sys.executable, program])  # noqa: S606 - the interpreter that runs this
+            os.execv(interpreter, [interpreter, program])  # noqa: S606 - a path that the supervisor wrote
     finally:
         os._exit(0)
+
+
+def _interpreter(paths: Paths) -> str:
+    """The interpreter that has `anthropic`: the one that the first supervisor ran with."""
+    try:
+        with open(paths.interpreter) as file:
+            return file.read().strip() or sys.executable
+    except OSError:
+        return sys.executable
 
 
 def converse(paths: Paths, request: Event) -> int:

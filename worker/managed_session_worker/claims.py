@@ -16,7 +16,7 @@ from managed_session_worker.protocol import Event, ExitReason, RefusedError, Sta
 from managed_session_worker.records import Ledger, Record
 from managed_session_worker.worker import marker, run_worker
 from managed_session_worker.worker_log import open_worker_log
-from managed_session_worker.workspace import give_to
+from managed_session_worker.workspace import give_to, remove_stale_requests
 
 #: How long all processes of a superseded worker may take to be gone after SIGKILL.
 KILL_SECONDS = 10.0
@@ -54,6 +54,8 @@ class Claims:
         self._reaper = processes.Reaper()
         self._ledger = Ledger(paths)
         self._listeners: dict[str, list[Listener]] = {}
+        #: What an ended worker left alive in spite of SIGKILL; the next start has to kill it first.
+        self._survivors: list[int] = []
         self.running: Running | None = None
 
     def recover(self) -> None:
@@ -129,7 +131,7 @@ class Claims:
         else:
             reason, message = "Error", f"the worker ended with status {os.WEXITSTATUS(status)} and no report"
         if reason not in ORDERLY:
-            processes.kill_descendants(self._reaper, KILL_SECONDS)
+            self._survivors = processes.kill_descendants(self._reaper, KILL_SECONDS)
         self._finish(reason, message, status)
 
     def kill_running(self, reason: ExitReason, message: str) -> None:
@@ -139,9 +141,10 @@ class Claims:
             RefusedError: `StartFailed` when some of it did not die; the claim then stays as it is.
         """
         running = self.running
-        left = processes.kill_descendants(self._reaper, KILL_SECONDS)
-        if left:
-            raise RefusedError("StartFailed", f"processes of the earlier worker survived SIGKILL: {left}")
+        self._survivors = processes.kill_descendants(self._reaper, KILL_SECONDS)
+        if self._survivors:
+            message = f"processes of the earlier worker survived SIGKILL: {self._survivors}"
+            raise RefusedError("StartFailed", message)
         if running is not None:
             self.read_reports()
             self._finish(reason, message, self._reaper.take(running.pid))
@@ -156,7 +159,7 @@ class Claims:
             return
         if (request.epoch, request.claim) < ledger.newest:
             raise RefusedError("StaleClaim", f"claim {ledger.newest_claim} is newer and was started already")
-        if self.running is not None:
+        if self.running is not None or self._survivors:
             self.kill_running("Superseded", f"claim {request.claim} took over")
         self._fork(request)
         self._watch(request.claim, listener)
@@ -165,6 +168,7 @@ class Claims:
         supervisor = os.getpid()
         try:
             give_to(self._account, self._paths)
+            remove_stale_requests(self._paths, request.claim)
             log = open_worker_log(self._paths.worker_log)
             reading, writing = os.pipe()
             os.set_blocking(reading, False)

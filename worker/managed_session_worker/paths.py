@@ -20,6 +20,7 @@ class Paths:
         self.run = os.path.join(self.home, "run")
         self.socket = os.path.join(self.run, SOCKET_NAME)
         self.lock = os.path.join(self.run, "supervisor.lock")
+        self.interpreter = os.path.join(self.run, "interpreter")
         self.state = os.path.join(self.run, "state.json")
         self.worker_log = os.path.join(self.home, "worker.log")
         self.supervisor_log = os.path.join(self.home, "supervisor.log")

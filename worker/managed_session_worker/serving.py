@@ -5,7 +5,8 @@ import base64
 import json
 import logging
 from abc import ABC, abstractmethod
-from typing import NoReturn
+from collections.abc import Coroutine
+from typing import Any, NoReturn
 
 from anthropic import AnthropicError, AsyncAnthropic, DefaultAsyncHttpxClient
 from anthropic.lib.environments import EnvironmentWorker
@@ -108,7 +109,7 @@ class _Run:
                     task.cancel()
         return observer.ending or ("Idle", "the SDK's worker finished without saying why")
 
-    def _start(self, coroutine: "asyncio._CoroutineLike[None]") -> None:
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._background.add(task)
 

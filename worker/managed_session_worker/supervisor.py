@@ -60,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     give_to(account, paths)
     preload.load()
     gc.collect()
+    Path(paths.interpreter).write_text(sys.executable)
     claims = Claims(paths, account)
     claims.recover()
     logger.info("workers run as %s (uid %d)", account.name, account.uid)

@@ -45,7 +45,11 @@ def log_to_standard_error(level: str, formatter: logging.Formatter) -> None:
     """Send the SDK's and our own log lines to descriptor 2, which is the log file."""
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
+    handler.setLevel(level)
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    if level != "DEBUG":
+        # The exit record is made from these lines, whatever part of them is written.
+        logging.getLogger("anthropic").setLevel(logging.INFO)
     if level != "DEBUG":
         # One line for every request: the SDK's own lines already say what happens.
         logging.getLogger("httpx2").setLevel(logging.WARNING)

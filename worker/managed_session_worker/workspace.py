@@ -5,6 +5,7 @@ from pathlib import Path
 
 from managed_session_worker.isolation import Account
 from managed_session_worker.paths import Paths
+from managed_session_worker.worker_log import logger
 
 #: The SDK puts this file at the root of each memory store that it downloads (anthropic.lib.tools._memories).
 MEMORY_STORE_MARKER = ".anthropic-memory-store"
@@ -36,6 +37,13 @@ def give_to(account: Account, paths: Paths) -> None:
             os.chown(directory, account.uid, account.gid, follow_symlinks=False)
 
 
+def remove_stale_requests(paths: Paths, claim: str) -> None:
+    """Remove what nobody came for: requests of claims before `claim`. Each holds a credential."""
+    for request in Path(paths.inbox).glob("*.json"):
+        if request.stem < claim:
+            request.unlink(missing_ok=True)
+
+
 def prepare_as_agent(paths: Paths, claim: str) -> list[str]:
     """With the agent's rights: make `outputs` and `skills`, move leftover memory stores aside.
 
@@ -47,17 +55,20 @@ def prepare_as_agent(paths: Paths, claim: str) -> list[str]:
     """
     workdir = Path(paths.workdir)
     for name in ("outputs", "skills"):
-        (workdir / name).mkdir(exist_ok=True)
+        try:
+            (workdir / name).mkdir(exist_ok=True)
+        except OSError as error:
+            # The agent owns the workdir and may have put something else there; that must not end its session.
+            logger.warning("could not make %s: %s", workdir / name, error.strerror)
     moved: list[str] = []
     aside = workdir / UNSYNCHRONISED_DIRECTORY / claim
     for parent in (Path(paths.memory), workdir / "memory"):
-        if not parent.is_dir():
-            continue
-        for store in sorted(parent.iterdir()):
-            if store.is_symlink() or not (store / MEMORY_STORE_MARKER).is_file():
-                continue
-            aside.mkdir(parents=True, exist_ok=True)
-            moved.extend(_move(store, aside))
+        for marker in sorted(parent.glob(f"*/{MEMORY_STORE_MARKER}")):
+            try:
+                aside.mkdir(parents=True, exist_ok=True)
+                moved.extend(_move(marker.parent, aside))
+            except OSError as error:
+                logger.warning("could not move %s aside: %s", marker.parent, error.strerror)
     return moved[:MAX_REPORTED_FILES]
 
 

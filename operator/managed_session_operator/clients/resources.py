@@ -117,11 +117,18 @@ class Resources:
             )
             return dict(patched)
 
-    async def delete(self, resource: ManagedSession) -> None:
-        """Ask for the resource's deletion, if it is the one that was read."""
+    async def delete(self, resource: ManagedSession) -> Body | None:
+        """Ask for the resource's deletion, if it is still as it was read.
+
+        Returns:
+            The resource as it waits for its finalizers; None when it is gone.
+
+        Raises:
+            ConflictError: it changed since.
+        """
         try:
             async with self._call("delete"):
-                await self._objects.delete_namespaced_custom_object(
+                answer: Any = await self._objects.delete_namespaced_custom_object(
                     **self._address,
                     name=resource.metadata.name,
                     body=client.V1DeleteOptions(
@@ -131,4 +138,6 @@ class Resources:
                     ),
                 )
         except ResourceGoneError:
-            return
+            return None
+        waits = isinstance(answer, dict) and answer.get("metadata", {}).get("deletionTimestamp")
+        return answer if waits else None

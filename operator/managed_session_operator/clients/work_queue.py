@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import httpx2
 from anthropic import AsyncAnthropic
 from anthropic.lib.environments import download_session_skills
 from managed_session_api.conditions import Reason
@@ -57,7 +58,7 @@ def _said(error: anthropic.APIStatusError) -> str:
     return f"HTTP {error.status_code}" + (f": {str(text)[:200]}" if text else "")
 
 
-def _failure(operation: str, error: anthropic.AnthropicError) -> Failure:
+def _failure(operation: str, error: anthropic.AnthropicError | httpx2.HTTPError) -> Failure:
     """The failure that an SDK exception of `operation` means."""
     if not isinstance(error, anthropic.APIStatusError):
         return Failure(
@@ -138,7 +139,7 @@ class WorkQueue:
         client, environment_id = self._connected()
         try:
             yield client, environment_id
-        except anthropic.AnthropicError as error:
+        except (anthropic.AnthropicError, httpx2.HTTPError) as error:
             raise _failure(operation, error) from None
 
     async def poll(self, *, block_ms: int, reclaim_ms: int) -> Offer | HealthCheck | None:
@@ -224,8 +225,8 @@ class WorkQueue:
         """Whether anybody has said anything in the session (True when that cannot be found out)."""
         try:
             async with self._call("events") as (client, _):
-                page = await client.beta.sessions.events.list(session_id, limit=5)
-                return bool(page.data)
+                page = await client.beta.sessions.events.list(session_id, limit=20)
+                return any(event.type.startswith("user.") for event in page.data)
         except Failure:
             return True
 

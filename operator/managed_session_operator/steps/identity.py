@@ -8,9 +8,11 @@ from typing import Any
 from managed_session_api import names
 from managed_session_api.conditions import Reason
 from managed_session_api.resource import ManagedSession
+from managed_session_runtime.credentials import CredentialError
 
 from managed_session_operator.context import Context
 from managed_session_operator.decisions import Decision, Step
+from managed_session_operator.failures import Failure
 from managed_session_operator.steps.standing import stand
 
 logger = logging.getLogger(__name__)
@@ -49,9 +51,7 @@ async def prove(context: Context, resource: ManagedSession) -> float | None:
             "removing the resource of a session that is not ours",
             extra={"resource": resource.metadata.name, "session": resource.spec.session_id},
         )
-        await context.resources.delete(resource)
-        context.store.remove(resource.metadata.name, resource.metadata.uid)
-        await context.forget(resource.metadata.name)
+        await context.delete(resource)
         return None
     if session is None:
         refusal = Decision(Step.REFUSE, Reason.SESSION_ENDED, "the environment has no such session")
@@ -81,15 +81,23 @@ async def note_end(context: Context, resource: ManagedSession, *, ended: bool, d
     how = "deleted" if deleted else "terminated or archived"
     context.event(resource, Reason.SESSION_ENDED, f"the session was {how}")
     if deleted:
-        await context.resources.delete(resource)
+        await context.delete(resource)
         return
     await context.write_status(resource, endedAt=context.now())
 
 
 async def delete(context: Context, resource: ManagedSession) -> float | None:
     """The resource's time is over."""
-    await context.resources.delete(resource)
+    await context.delete(resource)
     return _LOOK_AGAIN_SECONDS
+
+
+async def _stop_work(context: Context, work_id: str) -> None:
+    """Best effort: the worker dies with its sandbox, and a refused key must not keep a resource for ever."""
+    try:
+        await context.queue.stop(work_id)
+    except (Failure, CredentialError) as error:
+        logger.warning("work not stopped", extra={"work": work_id, "cause": str(error)})
 
 
 async def finalize(context: Context, resource: ManagedSession) -> float | None:
@@ -98,7 +106,7 @@ async def finalize(context: Context, resource: ManagedSession) -> float | None:
     await context.runs.forget(name)
     served = status.work.acknowledged_at is not None and status.work.finished_at is None
     if status.work.id is not None and served:
-        await context.queue.stop(status.work.id)
+        await _stop_work(context, status.work.id)
     if status.sandbox.id is not None:
         await context.sandboxes.kill(status.sandbox.id)
     if status.sandbox.attempt:

@@ -126,6 +126,14 @@ async def refresh_token(context: Context, resource: ManagedSession) -> float | N
     return None
 
 
+async def drop_offer(context: Context, resource: ManagedSession) -> float | None:
+    """The offer was made before the acknowledgement that took its work off the queue."""
+    offer = context.inbox.get(resource.spec.session_id)
+    if offer is not None:
+        context.inbox.remove(offer)
+    return None
+
+
 async def acknowledge(context: Context, resource: ManagedSession) -> float | None:
     """Take the item off the queue, now that the sandbox is ready: from here on it must be served."""
     work = resource.status.work

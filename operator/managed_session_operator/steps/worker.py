@@ -23,6 +23,8 @@ from managed_session_operator.steps.work import give_up
 logger = logging.getLogger(__name__)
 
 _RESTART_SECONDS = 1.0
+_RECONNECT_SECONDS = 0.1
+_RECONNECT_CAP_SECONDS = 30.0
 _NEVER_STARTED = frozenset({"Error", "Killed", "StartFailed", "Thawed"})
 """Exits before the first heartbeat after which the same item can be tried again: nobody has its lease."""
 
@@ -49,25 +51,36 @@ async def start(context: Context, resource: ManagedSession) -> float | None:
             "the work came without a session token, and the environment key is not given to sandboxes",
         )
     policy = context.policy(resource)
-    await write_skills(context, resource, memory.sandbox)
-    await context.runs.start(
-        name,
-        memory.sandbox,
-        StartRequest(
-            epoch=context.epoch(),
-            claim=work.claim,
-            session_id=resource.spec.session_id,
-            work_id=work.id,
-            environment_id=context.queue.environment_id,
-            work_secret=token,
-            environment_key=context.queue.environment_key if token is None else None,
-            base_url=context.queue.base_url,
-            max_idle_seconds=policy.max_idle_seconds,
-            attach_timeout_seconds=policy.attach_timeout_seconds,
-            log_level=policy.log_level,
-        ),
+    request = StartRequest(
+        epoch=context.epoch(),
+        claim=work.claim,
+        session_id=resource.spec.session_id,
+        work_id=work.id,
+        environment_id=context.queue.environment_id,
+        work_secret=token,
+        environment_key=context.queue.environment_key if token is None else None,
+        base_url=context.queue.base_url,
+        max_idle_seconds=policy.max_idle_seconds,
+        attach_timeout_seconds=policy.attach_timeout_seconds,
+        log_level=policy.log_level,
     )
+    await write_skills(context, resource, memory.sandbox)
+    try:
+        await context.runs.start(name, memory.sandbox, request)
+    except Failure:
+        # Whether the sandbox still runs is not certain any more: connect to it again first.
+        memory.disconnect()
+        raise
     memory.started_at = context.now()
+    return None
+
+
+async def stop_overdue(context: Context, resource: ManagedSession) -> float | None:
+    """End a worker that never heartbeated; its exit record then says so, and it is started again."""
+    memory, work = context.memory(resource.metadata.name), resource.status.work
+    memory.started_at = None
+    if memory.sandbox is not None and work.claim is not None:
+        await context.runs.stop(memory.sandbox, work.claim, context.epoch())
     return None
 
 
@@ -110,6 +123,12 @@ async def reattach(context: Context, resource: ManagedSession) -> float | None:
     """Take up the events of a worker that nobody listens to, without waking a paused sandbox."""
     name, work = resource.metadata.name, resource.status.work
     memory, sandbox_id = context.memory(name), resource.status.sandbox.id
+    run = context.runs.get(name, work.claim)
+    if run is not None and run.cut is not None:
+        await context.runs.forget(name)
+        memory.cuts += 1
+        if memory.cuts > 1:
+            return min(_RECONNECT_SECONDS * 2.0**memory.cuts, _RECONNECT_CAP_SECONDS)
     view = await context.sandboxes.info(sandbox_id) if sandbox_id is not None else None
     if view is None:
         await vanished(context, resource)
@@ -160,11 +179,12 @@ async def finish(context: Context, resource: ManagedSession) -> float | None:
         session, state = await _session(context, resource), SandboxState.RUNNING
     else:
         await context.runs.settle(name)
-        session, _ = await asyncio.gather(
-            _session(context, resource), context.sandboxes.pause(run.sandbox_id), return_exceptions=False
+        session, paused = await asyncio.gather(
+            _session(context, resource), context.sandboxes.pause(run.sandbox_id)
         )
         context.memory(name).disconnect()
         context.capacity.release(name)
+        context.memory(name).missing = paused is None
         state = SandboxState.PAUSED
     resource = await _write_finished(context, resource, record.reason, state, record, heartbeat=run.heartbeat)
     if not isinstance(session, Failure):
@@ -227,6 +247,7 @@ async def _write_finished(
         lastActiveTime=now,
     )
     await context.runs.forget(name)
+    context.memory(name).cuts = 0
     context.metrics.turns.labels(exit_reason).inc()
     if work.first_heartbeat_at is None:
         await context.tokens.delete(name)

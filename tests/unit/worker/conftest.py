@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .worker_sandbox import Sandbox
+from .worker_sandbox import Nursery, Sandbox
 from .worker_wire import Wire
 
 
@@ -14,10 +14,18 @@ def wire() -> Iterator[Wire]:
     wire.close()
 
 
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Starts supervisors quickly."""
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
+
+
 @pytest.fixture
-def stopped_sandbox(wire: Wire) -> Iterator[Sandbox]:
+def stopped_sandbox(wire: Wire, nursery: Nursery) -> Iterator[Sandbox]:
     """A sandbox without a supervisor yet."""
-    sandbox = Sandbox(wire.url)
+    sandbox = Sandbox(wire.url, nursery)
     yield sandbox
     sandbox.close()
 

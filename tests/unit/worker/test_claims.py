@@ -64,7 +64,7 @@ def test_an_older_epoch_and_an_older_claim_are_refused_also_after_a_restart(sand
     assert (stale["reason"], stale["epoch"], stale["claim"]) == ("StaleEpoch", 7, THIRD)
     assert sandbox.start(FIRST, epoch=7).event("refused")["reason"] == "StaleClaim"
     assert sandbox.supervisor is not None
-    sandbox.supervisor.kill()
+    sandbox.supervisor.send(signal.SIGKILL)
     sandbox.supervisor.wait()
     assert sandbox.start(THIRD, epoch=6).event("refused")["reason"] == "StaleEpoch"
     assert sandbox.start(FIRST, epoch=7).event("refused")["reason"] == "StaleClaim"
@@ -94,7 +94,7 @@ def test_a_killed_supervisor_takes_its_worker_along_and_its_successor_says_so(
     pid_file = Path(sandbox.paths.workdir, "setsid.pid")
     eventually(lambda: pid_file.exists() and pid_file.read_text().strip())
     assert sandbox.supervisor is not None
-    sandbox.supervisor.kill()
+    sandbox.supervisor.send(signal.SIGKILL)
     sandbox.supervisor.wait()
     record = attach.record()
     assert record["reason"] == "Killed"
@@ -160,12 +160,15 @@ def test_status_names_the_running_claim(sandbox: Sandbox) -> None:
 
 
 def test_a_second_supervisor_leaves_the_first_alone(sandbox: Sandbox) -> None:
-    first = sandbox.supervisor
-    second = sandbox.start_supervisor()
     assert sandbox.supervisor is not None
-    assert sandbox.supervisor.wait(30) == 0
-    sandbox.supervisor = first
-    assert sandbox.attach("status").event("status")["pid"] != second
+    assert sandbox.run_supervisor() == 0
+    assert sandbox.attach("status").event("status")["pid"] == sandbox.supervisor.pid
+
+
+def test_attach_starts_a_supervisor_where_there_is_none(stopped_sandbox: Sandbox) -> None:
+    attach = stopped_sandbox.start()
+    attach.event("heartbeat")
+    assert stopped_sandbox.attach("status").event("status")["running"]["claim"] == FIRST
 
 
 def test_records_are_valid_json_on_disk_before_the_event(sandbox: Sandbox, wire: Wire) -> None:

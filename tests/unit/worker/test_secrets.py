@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from .worker_sandbox import AGENT_UID, SECRET, TOKEN, Sandbox
+from .worker_sandbox import AGENT_UID, FIRST, SECOND, SECRET, TOKEN, Sandbox
 from .worker_wire import Wire
 
 SECRETS = (TOKEN, SECRET)
@@ -75,6 +75,12 @@ def test_the_agents_shell_is_an_unprivileged_user_without_access_to_the_supervis
         assert "ermission denied" in output
     assert wire.run("id -u")[0] != "0"
     assert wire.run("touch outputs/a skills/b c && echo fine") == ("fine", False)
+
+
+def test_requests_that_nobody_came_for_do_not_stay_in_the_inbox(sandbox: Sandbox) -> None:
+    Path(sandbox.paths.inbox, f"{FIRST}.json").write_text("{}")
+    sandbox.start(SECOND).event("heartbeat")
+    assert not list(Path(sandbox.paths.inbox).iterdir())
 
 
 def test_variables_of_the_sdk_do_not_reach_the_agent(sandbox: Sandbox, wire: Wire) -> None:

@@ -1,7 +1,56 @@
+import stat
 from pathlib import Path
 
-from .worker_sandbox import FIRST, Sandbox
+from managed_session_worker.worker_log import MAX_BYTES
+
+from .worker_sandbox import FIRST, SECOND, Sandbox
 from .worker_wire import Wire
+
+
+def test_the_exit_record_is_complete_when_little_is_logged(sandbox: Sandbox, wire: Wire) -> None:
+    attach = sandbox.start(logLevel="ERROR")
+    wire.say()
+    wire.run("true")
+    wire.end_turn()
+    record = attach.record()
+    assert (record["reason"], record["message"], record["toolCalls"]) == ("Idle", "the session was idle", 1)
+    assert "executing tool" not in sandbox.log()
+
+
+def test_a_full_log_is_put_aside_when_a_claim_starts(sandbox: Sandbox) -> None:
+    log = Path(sandbox.paths.worker_log)
+    with log.open("w") as file:
+        file.truncate(MAX_BYTES + 1)
+    sandbox.start().event("heartbeat")
+    assert log.stat().st_size < MAX_BYTES
+    assert log.with_name("worker.log.1").stat().st_size > MAX_BYTES
+
+
+def test_what_the_agent_puts_in_the_place_of_a_directory_does_not_end_its_session(
+    sandbox: Sandbox, wire: Wire
+) -> None:
+    attach = sandbox.start(FIRST)
+    wire.say()
+    wire.run("rm -rf outputs skills; touch outputs; ln -s /nowhere skills")
+    wire.end_turn()
+    assert attach.record()["reason"] == "Idle"
+    sandbox.start(SECOND).event("heartbeat")
+
+
+def test_the_supervisor_has_one_thread_and_no_listening_network_socket(sandbox: Sandbox) -> None:
+    sandbox.start().event("heartbeat")
+    assert sandbox.supervisor is not None
+    process = Path(f"/proc/{sandbox.supervisor.pid}")
+    assert len(list((process / "task").iterdir())) == 1
+    inodes = {str(entry.readlink()) for entry in (process / "fd").iterdir()}
+    listening = [
+        f"socket:[{line.split()[9]}]"
+        for table in ("tcp", "tcp6")
+        for line in (process / "net" / table).read_text().splitlines()[1:]
+    ]
+    assert not inodes & set(listening)
+    assert stat.S_IMODE(Path(sandbox.paths.socket).stat().st_mode) == 0o600
+    assert stat.S_IMODE(Path(sandbox.paths.run).stat().st_mode) == 0o700
 
 
 def test_a_turn_runs_from_the_first_heartbeat_to_an_idle_exit_record(sandbox: Sandbox, wire: Wire) -> None:

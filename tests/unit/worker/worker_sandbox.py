@@ -1,6 +1,7 @@
 """A sandbox for tests: a directory, a real supervisor process, and real `attach` processes."""
 
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -80,10 +81,49 @@ class Attach:
         return record
 
 
+class Process:
+    """A process that is not this one's child."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def send(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def wait(self) -> None:
+        eventually(lambda: not alive(self.pid), f"process {self.pid} did not end")
+
+
+class Nursery:
+    """Starts supervisors that need not import everything again."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("supervisor_nursery.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def start(self, program: Path, root: Path, account: str) -> Process:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        order = {"program": str(program), "root": str(root), "account": account}
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return Process(int(self._process.stdout.readline()))
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
 class Sandbox:
     """A root directory with a supervisor in it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, nursery: Nursery) -> None:
+        self._nursery = nursery
         self.root = Path(tempfile.mkdtemp(prefix="sandbox-", dir="/tmp"))
         self.root.chmod(0o755)
         self.paths = Paths(str(self.root))
@@ -93,16 +133,22 @@ class Sandbox:
         for file in PACKAGE.glob(RUNTIME_FILES):
             shutil.copy(file, self.library)
         self.url = url
-        self.supervisor: subprocess.Popen[bytes] | None = None
+        self.supervisor: Process | None = None
         self._attached: list[Attach] = []
 
-    def start_supervisor(self, account: str = str(AGENT_UID)) -> int:
-        self.supervisor = subprocess.Popen(
-            [sys.executable, str(self.library / "supervisor.py"), "--account", account],
-            env={**os.environ, ROOT_VARIABLE: str(self.root)},
-        )
+    def start_supervisor(self, account: str = str(AGENT_UID)) -> Process:
+        """Start a supervisor and wait until it listens."""
+        self.supervisor = self._nursery.start(self.library / "supervisor.py", self.root, account)
         eventually(lambda: Path(self.paths.socket).exists(), "no supervisor")
-        return self.supervisor.pid
+        return self.supervisor
+
+    def run_supervisor(self) -> int:
+        """Run one more supervisor by its path to its end, and return the exit status."""
+        return subprocess.run(
+            [sys.executable, str(self.library / "supervisor.py")],
+            env={**os.environ, ROOT_VARIABLE: str(self.root)},
+            timeout=TIMEOUT_SECONDS,
+        ).returncode
 
     def request(self, claim: str = FIRST, **changes: Any) -> Event:
         return {
@@ -138,13 +184,9 @@ class Sandbox:
     def close(self) -> None:
         status = self.attach("status").event("status") if Path(self.paths.lock).exists() else {}
         if status:
-            os.kill(status["pid"], signal.SIGTERM)
-            if self.supervisor is not None:
-                self.supervisor.wait(TIMEOUT_SECONDS)
-            eventually(lambda: not Path(self.paths.socket).exists())
-        elif self.supervisor is not None:
-            self.supervisor.kill()
-            self.supervisor.wait()
+            supervisor = Process(status["pid"])
+            supervisor.send(signal.SIGTERM)
+            supervisor.wait()
         for attach in self._attached:
             attach.process.kill()
             attach.process.wait()

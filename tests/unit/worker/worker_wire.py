@@ -32,8 +32,7 @@ class Wire:
         class Handler(_Handler):
             state = wire
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
@@ -89,6 +88,13 @@ class Wire:
 
     def count(self, method: str, ending: str) -> int:
         return sum(1 for m, path, _ in self.calls if m == method and path.endswith(ending))
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A killed worker resets its connections; that is nothing to print."""
 
 
 class _Handler(BaseHTTPRequestHandler):

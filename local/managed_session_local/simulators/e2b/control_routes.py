@@ -64,8 +64,12 @@ class ControlRoutes:
             default = lifecycle.settings.default_timeout_seconds if version_2 else _V1_DEFAULT_TIMEOUT
             sandbox = await lifecycle.create(call.body, key, default)
             call.sandbox_id = sandbox.id
+            await self._gateway.take_time(call)
             return JSONResponse(sandbox.created_json(lifecycle.settings), 201)
 
+        call.takes_time_itself = (
+            True  # within the idempotency record, so that a repetition meets it in flight
+        )
         lifecycle.admission.check_rate(lifecycle.settings)
         if key is None:
             return await create()

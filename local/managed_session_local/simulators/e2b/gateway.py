@@ -31,6 +31,8 @@ class Call:
     body: dict[str, Any] = field(default_factory=dict)
     sandbox_id: str | None = None
     fault: Action | None = None
+    began: float = field(default_factory=time.monotonic)
+    takes_time_itself: bool = False
 
     @property
     def fault_name(self) -> str | None:
@@ -76,7 +78,6 @@ class Gateway:
         """A Starlette endpoint for `handler`."""
 
         async def serve(request: Request) -> Response:
-            began = time.monotonic()
             call = Call(request, operation)
             call.sandbox_id = request.path_params.get("sandbox_id") or request.headers.get("e2b-sandbox-id")
             entry = self._ledger.record(
@@ -88,14 +89,14 @@ class Gateway:
                 credential=self._credential(request),
             )
             try:
-                response = await self._answer(call, handler, body, api_key=api_key, began=began, entry=entry)
+                response = await self._answer(call, handler, body, api_key=api_key, entry=entry)
             except ClientDisconnect:
                 response = DroppedResponse()
             if isinstance(response, DroppedResponse):
                 entry["status"] = "dropped"
             else:
                 entry["status"] = response.status_code
-            entry["durationMs"] = round((time.monotonic() - began) * 1000, 2)
+            entry["durationMs"] = round((time.monotonic() - call.began) * 1000, 2)
             return response
 
         return serve
@@ -113,7 +114,7 @@ class Gateway:
         return not accepted or any(hmac.compare_digest(key.encode(), known.encode()) for known in accepted)
 
     async def _answer(
-        self, call: Call, handler: Handler, body: Body, *, api_key: bool, began: float, entry: dict[str, Any]
+        self, call: Call, handler: Handler, body: Body, *, api_key: bool, entry: dict[str, Any]
     ) -> Response:
         try:
             if api_key:
@@ -135,11 +136,13 @@ class Gateway:
             response = error.response()
         if call.sandbox_id is not None:
             entry["sandboxID"] = call.sandbox_id
-        await self._take_time(call.operation, began)
+        if not call.takes_time_itself:
+            await self.take_time(call)
         return await _after_commit(fault, response)
 
-    async def _take_time(self, operation: str, began: float) -> None:
-        remaining = self.settings.latency_seconds(operation) - (time.monotonic() - began)
+    async def take_time(self, call: Call) -> None:
+        """Wait until the call has taken as long as the latency model says."""
+        remaining = self.settings.latency_seconds(call.operation) - (time.monotonic() - call.began)
         if remaining > 0:
             await asyncio.sleep(remaining)
 

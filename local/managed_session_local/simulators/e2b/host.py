@@ -16,6 +16,7 @@ from managed_session_local.simulators.e2b.namespace import messages
 _log = logging.getLogger(__name__)
 _BIRTH_TIMEOUT_SECONDS: Final = 60.0
 _REQUEST_TIMEOUT_SECONDS: Final = 60.0
+_KILL_TIMEOUT_SECONDS: Final = 10.0
 _PROGRAM: Final = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
     "from managed_session_local.simulators.e2b.namespace import zygote; "
@@ -103,6 +104,7 @@ class SandboxProcess:
         self._replies: dict[int, asyncio.Future[tuple[dict[str, Any], list[int]]]] = {}
         self._next_id = 0
         self._mounted = False
+        self._pidfd: int | None = None
         self._born: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._gone = asyncio.Event()
         self._channel = Channel(connection, self._received, self._closed)
@@ -118,6 +120,8 @@ class SandboxProcess:
                 os.close(descriptor)
         elif event == "born":
             self.host_pid = int(message["pid"])
+            with suppress(ProcessLookupError):
+                self._pidfd = os.pidfd_open(self.host_pid)
             self._check_born()
         elif event == "ready":
             self._mounted = True
@@ -184,13 +188,31 @@ class SandboxProcess:
 
     async def kill(self) -> None:
         """Kill PID 1 and with it, by the kernel, everything in the namespace; returns when all is gone."""
-        if self.host_pid is not None and not self._gone.is_set():
-            with suppress(ProcessLookupError):
-                os.kill(self.host_pid, signal.SIGKILL)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(10):
-                    await self._gone.wait()
+        pidfd, self._pidfd = self._pidfd, None
+        if pidfd is not None:
+            try:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                async with asyncio.timeout(_KILL_TIMEOUT_SECONDS):
+                    await _readable(pidfd)
+            except TimeoutError:
+                _log.warning("process %s did not end", self.host_pid)
+            finally:
+                os.close(pidfd)
+        if not self._gone.is_set():
+            self._closed()
         self._channel.close()
+
+
+async def _readable(descriptor: int) -> None:
+    """Until the descriptor is readable; a pidfd is when the process and its PID namespace have ended."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(descriptor, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(descriptor)
 
 
 class Zygote:

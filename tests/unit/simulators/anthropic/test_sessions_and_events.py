@@ -222,11 +222,12 @@ async def test_custom_tool_is_answered_by_its_own_kind_of_result(api: Api) -> No
     assert await api.answer(session.id) == "found"
 
 
-async def test_message_during_a_turn_is_taken_up_after_it(api: Api) -> None:
-    session = await api.create('{"script": [{"sleep_ms": 200}, {"say": "first"}]}')
+async def test_message_during_a_turn_waits_for_the_end_of_that_turn(api: Api) -> None:
+    session = await api.create('{"script": [{"sleep_ms": 60000}, {"say": "first"}]}')
     await api.say(session.id, "second")
     queued = next(event for event in reversed(await api.events(session.id)) if event.type == "user.message")
     assert queued.processed_at is None
+    await api.interrupt(session.id)
     assert await api.answer(session.id) == "You said: second"
     events = await api.events(session.id)
     assert all(event.processed_at is not None for event in events)

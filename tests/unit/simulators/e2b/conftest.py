@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from e2b import E2B, AsyncTemplate, wait_for_file
-
 from managed_session_local.simulators.e2b.client import E2BSimulatorClient
 
 START_SECONDS = 30
@@ -34,7 +33,14 @@ def simulator_process(
     settings_file = directory / "settings.json"
     settings_file.write_text(json.dumps(settings or {}))
     command = [sys.executable, "-m", "managed_session_local.simulators.e2b", "--port", "0"]
-    command += ["--ready-file", str(ready), "--settings", str(settings_file), "--state-dir", str(directory / "state")]
+    command += [
+        "--ready-file",
+        str(ready),
+        "--settings",
+        str(settings_file),
+        "--state-dir",
+        str(directory / "state"),
+    ]
     environment = {**os.environ, "E2B_API_KEY": "host-secret-key"}
     process = subprocess.Popen([*(prefix or []), *command], env=environment)
     try:

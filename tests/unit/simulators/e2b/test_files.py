@@ -3,7 +3,6 @@ import io
 import pytest
 from e2b import E2B
 from e2b.exceptions import InvalidArgumentException, NotFoundException, SandboxException
-
 from managed_session_local.simulators.e2b.client import E2BSimulatorClient
 
 
@@ -33,7 +32,9 @@ async def test_file_tree_operations(e2b: E2B) -> None:
     files = (await e2b.AsyncSandbox.create("base")).files
     assert await files.make_dir("/home/user/tree") is True
     assert await files.make_dir("/home/user/tree") is False
-    await files.write_files([{"path": "/home/user/tree/one", "data": "1"}, {"path": "/home/user/two", "data": "22"}])
+    await files.write_files(
+        [{"path": "/home/user/tree/one", "data": "1"}, {"path": "/home/user/two", "data": "22"}]
+    )
     assert [(entry.name, entry.type.value) for entry in await files.list("/home/user")] == [
         ("tree", "dir"),
         ("two", "file"),
@@ -59,7 +60,9 @@ async def test_missing_files_and_directories_are_told_apart(e2b: E2B) -> None:
 
 async def test_links_are_resolved_inside_the_sandbox(e2b: E2B) -> None:
     sandbox = await e2b.AsyncSandbox.create("base")
-    await sandbox.commands.run("ln -s /etc/passwd /tmp/link; ln -s ../../../../../../../root /tmp/up", user="root")
+    await sandbox.commands.run(
+        "ln -s /etc/passwd /tmp/link; ln -s ../../../../../../../root /tmp/up", user="root"
+    )
     assert "user:x:1000" in await sandbox.files.read("/tmp/link")
     await sandbox.files.write("/tmp/up/written", "x", user="root")
     assert (await sandbox.commands.run("cat /root/written", user="root")).stdout == "x"

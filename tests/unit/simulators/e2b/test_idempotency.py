@@ -3,9 +3,8 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from e2b import E2B
+from e2b import E2B, SandboxQuery
 from e2b.exceptions import SandboxException, SandboxNotFoundException
-
 from managed_session_local.simulators.e2b.client import E2BSimulatorClient
 
 
@@ -59,7 +58,7 @@ async def test_other_body_under_the_same_key_is_a_mismatch(e2b: E2B, control: E2
 
 async def test_repetition_while_in_flight_is_refused(control: E2BSimulatorClient) -> None:
     headers = {"X-API-Key": "k", "Idempotency-Key": new_key()}
-    await control.change_settings(warm_pool=0)
+    await control.change_settings(latencies={"create": {"mean_ms": 500}})
     async with httpx.AsyncClient(base_url=control.url, headers=headers) as client:
         answers = await asyncio.gather(
             *(client.post("/v2/sandboxes", json={"templateID": "base"}) for _ in range(4))
@@ -81,7 +80,7 @@ async def test_unknown_outcome_is_told(e2b: E2B, control: E2BSimulatorClient) ->
             await e2b.AsyncSandbox.create("base", metadata={"of": key}, idempotency_key=key, retries=0)
         statuses.append(caught.value.status_code)
     assert statuses == [504, 422]
-    page = await e2b.AsyncSandbox.list(query={"metadata": {"of": key}}).next_items()
+    page = await e2b.AsyncSandbox.list(query=SandboxQuery(metadata={"of": key})).next_items()
     assert len(page) == 1
 
 

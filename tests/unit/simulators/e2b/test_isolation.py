@@ -3,7 +3,6 @@ import sys
 from pathlib import Path
 
 from e2b import E2B
-
 from managed_session_local.simulators.e2b.client import E2BSimulatorClient
 
 
@@ -14,7 +13,9 @@ async def test_two_sandboxes_have_their_own_files_and_processes_at_the_same_path
         await sandbox.files.write("/opt/anthropic-managed-agents/name", str(number), user="root")
         await sandbox.commands.run(f"exec sleep 100{number}", background=True, timeout=0)
     for number, sandbox in enumerate((one, two)):
-        shown = await sandbox.commands.run("cat /mnt/session/name /opt/anthropic-managed-agents/name; ps -eo args")
+        shown = await sandbox.commands.run(
+            "cat /mnt/session/name /opt/anthropic-managed-agents/name; ps -eo args"
+        )
         assert shown.stdout.startswith(f"{number}{number}")
         assert f"sleep 100{number}" in shown.stdout
         assert f"sleep 100{1 - number}" not in shown.stdout
@@ -26,7 +27,14 @@ async def test_host_is_hidden(e2b: E2B, control: E2BSimulatorClient, tmp_path: P
     sandbox = await e2b.AsyncSandbox.create("base")
     root = (await control.sandbox(sandbox.sandbox_id)).root
     assert root is not None
-    paths = [str(secret), str(root), str(Path(__file__)), str(Path.home() / ".ssh"), "/etc/shadow", "/sys/kernel"]
+    paths = [
+        str(secret),
+        str(root),
+        str(Path(__file__)),
+        str(Path.home() / ".ssh"),
+        "/etc/shadow",
+        "/sys/kernel",
+    ]
     for path in paths:
         assert not await sandbox.files.exists(path), path
     written = await sandbox.commands.run("touch /usr/x 2>&1 || echo refused", user="root")

@@ -6,7 +6,6 @@ import httpx
 import pytest
 from e2b import E2B, AuthenticationException, RateLimitException, SandboxException
 from e2b.exceptions import SandboxNotFoundException, SandboxNotRunningException
-
 from managed_session_local.simulators.e2b.client import E2BSimulatorClient, process_exists
 
 Until = Callable[..., Awaitable[None]]
@@ -104,7 +103,9 @@ async def test_pause_answers_false_when_paused_and_not_found_when_gone(e2b: E2B)
         await e2b.AsyncSandbox.connect(sandbox.sandbox_id, timeout=60)
 
 
-async def test_connect_extends_only_and_resume_starts_a_new_run(e2b: E2B, control: E2BSimulatorClient) -> None:
+async def test_connect_extends_only_and_resume_starts_a_new_run(
+    e2b: E2B, control: E2BSimulatorClient
+) -> None:
     sandbox = await e2b.AsyncSandbox.create("base", timeout=600)
     first = await sandbox.get_info()
     await e2b.AsyncSandbox.connect(sandbox.sandbox_id, timeout=60)
@@ -125,7 +126,9 @@ async def test_connect_extends_only_and_resume_starts_a_new_run(e2b: E2B, contro
     assert [call["status"] for call in calls] == [200, 200, 201]
 
 
-async def test_timeout_kills_or_pauses_by_lifecycle(e2b: E2B, control: E2BSimulatorClient, until: Until) -> None:
+async def test_timeout_kills_or_pauses_by_lifecycle(
+    e2b: E2B, control: E2BSimulatorClient, until: Until
+) -> None:
     killed = await e2b.AsyncSandbox.create("base", timeout=1)
     paused = await e2b.AsyncSandbox.create("base", timeout=600, lifecycle={"on_timeout": "pause"})
     await control.expire(paused.sandbox_id)
@@ -170,7 +173,9 @@ async def test_traffic_resumes_only_where_the_policy_says_so(e2b: E2B, control: 
     assert (await woken.get_info()).state == "paused"
 
 
-async def test_filesystem_pause_keeps_files_and_loses_processes(e2b: E2B, control: E2BSimulatorClient) -> None:
+async def test_filesystem_pause_keeps_files_and_loses_processes(
+    e2b: E2B, control: E2BSimulatorClient
+) -> None:
     sandbox = await e2b.AsyncSandbox.create("base", envs={"GIVEN": "1"})
     await sandbox.files.write("/mnt/session/a", "a", user="root")
     await sandbox.files.write("/tmp/b", "b")

@@ -1,7 +1,5 @@
 import pytest
-from e2b import E2B
-from e2b.sandbox.sandbox_api import SandboxQuery
-
+from e2b import E2B, SandboxQuery, SandboxState
 from managed_session_local.simulators.e2b.client import E2BSimulatorClient
 
 ODD = {"managedagents.dev/uid": "a b=c&d/ü+%25", "plus+key": "x%20y", "empty": ""}
@@ -27,8 +25,8 @@ async def test_paused_ones_are_listed_by_default_and_states_can_be_chosen(e2b: E
     await paused.pause()
     running = await e2b.AsyncSandbox.create("base")
     assert set(await listed(e2b)) == {paused.sandbox_id, running.sandbox_id}
-    assert await listed(e2b, SandboxQuery(state=["paused"])) == [paused.sandbox_id]
-    assert await listed(e2b, SandboxQuery(state=["running"])) == [running.sandbox_id]
+    assert await listed(e2b, SandboxQuery(state=[SandboxState.PAUSED])) == [paused.sandbox_id]
+    assert await listed(e2b, SandboxQuery(state=[SandboxState.RUNNING])) == [running.sandbox_id]
 
 
 async def test_pages_cover_everything_once_newest_first(e2b: E2B) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from e2b import E2B, AsyncTemplate, wait_for_file
-
 from managed_session_local.simulators.e2b.client import E2BSimulatorClient
 
 # The interpreter may lie where only root may look, so the test keeps the user and drops all that root may do:
@@ -21,7 +20,9 @@ async def test_whole_life_of_a_sandbox_as_an_ordinary_user(
 ) -> None:
     prefix = WITHOUT_PRIVILEGES if os.geteuid() == 0 else []
     assert not prefix or shutil.which("setpriv")
-    (tmp_path / "worker.py").write_text("import anthropic, time\nopen('/tmp/ready', 'w')\ntime.sleep(10_000)\n")
+    (tmp_path / "worker.py").write_text(
+        "import anthropic, time\nopen('/tmp/ready', 'w')\ntime.sleep(10_000)\n"
+    )
     accepted: asyncio.Queue[asyncio.StreamReader] = asyncio.Queue()
     server = await asyncio.start_server(lambda reader, _: accepted.put_nowait(reader), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -40,7 +41,9 @@ async def test_whole_life_of_a_sandbox_as_an_ordinary_user(
         assert not await two.files.exists("/mnt/session/x")
         assert (await one.commands.run("id -u; cat /mnt/session/x", user="root")).stdout == "0\none"
         assert "worker.py" in (await one.commands.run("ps -eo args")).stdout
-        command = f"exec python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", {port})).recv(1)'"
+        command = (
+            f"exec python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", {port})).recv(1)'"
+        )
         await one.commands.run(command, background=True, timeout=0)
         remote = await asyncio.wait_for(accepted.get(), 20)
         assert await one.pause() is True

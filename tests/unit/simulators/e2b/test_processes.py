@@ -4,9 +4,8 @@ from collections.abc import Awaitable, Callable
 
 import httpx
 import pytest
-from e2b import CommandExitException, E2B
+from e2b import E2B, CommandExitException
 from e2b.exceptions import AuthenticationException, NotFoundException, SandboxException, TimeoutException
-
 from managed_session_local.simulators.e2b.client import E2BSimulatorClient
 
 Until = Callable[..., Awaitable[None]]
@@ -34,14 +33,18 @@ async def test_timeout_kills_the_process_but_not_its_children(
 ) -> None:
     sandbox = await e2b.AsyncSandbox.create("base")
     command = await sandbox.commands.run(
-        "sleep 1001 > /dev/null 2>&1 & echo started; while true; do sleep 0.1; done", background=True, timeout=1
+        "sleep 1001 > /dev/null 2>&1 & echo started; while true; do sleep 0.1; done",
+        background=True,
+        timeout=1,
     )
     with pytest.raises(TimeoutException):
         await command.wait()
 
     async def only_the_child_is_left() -> bool:
         commands = [process.command for process in (await control.sandbox(sandbox.sandbox_id)).processes]
-        return commands == ["sleep 1001"] or ("sleep 1001" in commands and not any("while" in c for c in commands))
+        return commands == ["sleep 1001"] or (
+            "sleep 1001" in commands and not any("while" in c for c in commands)
+        )
 
     await until(only_the_child_is_left)
 
@@ -74,7 +77,9 @@ async def test_exit_is_retained_for_the_configured_time(e2b: E2B, control: E2BSi
 
 async def test_kill_standard_input_and_list(e2b: E2B) -> None:
     sandbox = await e2b.AsyncSandbox.create("base")
-    reading = await sandbox.commands.run("cat; echo done", background=True, stdin=True, timeout=0, envs={"A": "b"})
+    reading = await sandbox.commands.run(
+        "cat; echo done", background=True, stdin=True, timeout=0, envs={"A": "b"}
+    )
     listed = await sandbox.commands.list()
     assert [process.envs for process in listed if process.pid == reading.pid] == [{"A": "b"}]
     await sandbox.commands.send_stdin(reading.pid, "typed\n")
@@ -113,7 +118,9 @@ async def test_large_output_and_large_arguments_arrive_whole(e2b: E2B) -> None:
     result = await sandbox.commands.run("head -c 3000000 /dev/zero | tr '\\0' x")
     assert len(result.stdout) == 3_000_000
     long = "y" * 100_000
-    assert (await sandbox.commands.run('printf %s "$LONG" | wc -c', envs={"LONG": long})).stdout.strip() == "100000"
+    assert (
+        await sandbox.commands.run('printf %s "$LONG" | wc -c', envs={"LONG": long})
+    ).stdout.strip() == "100000"
 
 
 async def test_port_of_a_sandbox_is_reachable_by_routing_headers(
@@ -141,7 +148,9 @@ async def test_port_of_a_sandbox_is_reachable_by_routing_headers(
     assert "port is not open" in closed.json()["message"]
 
 
-async def test_latency_model_decides_how_long_an_operation_takes(e2b: E2B, control: E2BSimulatorClient) -> None:
+async def test_latency_model_decides_how_long_an_operation_takes(
+    e2b: E2B, control: E2BSimulatorClient
+) -> None:
     await control.change_settings(latencies={"create": {"mean_ms": 300}})
     began = time.monotonic()
     await e2b.AsyncSandbox.create("base")

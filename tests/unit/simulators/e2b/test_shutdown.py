@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from e2b import E2B
-
 from managed_session_local.simulators.e2b.client import E2BSimulatorClient, process_exists
 
 Until = Callable[..., Awaitable[None]]

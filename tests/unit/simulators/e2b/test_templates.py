@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 from e2b import E2B, AsyncTemplate, NotFoundException
 from e2b.exceptions import BuildException, SandboxException
-
 from managed_session_local.simulators.e2b.client import E2BSimulatorClient
 
 

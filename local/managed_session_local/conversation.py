@@ -1,0 +1,99 @@
+"""The user of a Managed Agents session: sends messages with Anthropic's SDK and reads the event stream."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from anthropic import AsyncAnthropic
+
+ANSWER_SECONDS = 60.0
+
+
+class NoAnswerError(Exception):
+    """The agent did not answer in time, or the session ended; the text names the session."""
+
+
+class Conversation:
+    """One session as its user sees it; `events` are all that the stream has brought."""
+
+    def __init__(
+        self, client: "AsyncAnthropic", session_id: str, on_event: Callable[[Any], None] = lambda _: None
+    ) -> None:
+        self.session_id = session_id
+        self.events: list[Any] = []
+        self._client = client
+        self._on_event = on_event
+        self._changed = asyncio.Condition()
+
+    @classmethod
+    @asynccontextmanager
+    async def begin(
+        cls,
+        client: "AsyncAnthropic",
+        *,
+        agent_id: str,
+        environment_id: str,
+        title: str = "",
+        on_event: Callable[[Any], None] = lambda _: None,
+    ) -> AsyncIterator[Self]:
+        """Create a session, and read its events until the block ends; it is not deleted then."""
+        session = await client.beta.sessions.create(
+            agent=agent_id, environment_id=environment_id, title=title or None
+        )
+        conversation = cls(client, session.id, on_event)
+        # Before the first message: the stream brings only what happens from now on.
+        stream = await client.beta.sessions.events.stream(session.id)
+        reading = asyncio.create_task(conversation._read(stream), name=f"events of {session.id}")
+        try:
+            yield conversation
+        finally:
+            reading.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await reading
+
+    async def say(self, text: str, *, timeout_seconds: float = ANSWER_SECONDS) -> str:
+        """Send a message and wait until the session is idle again; returns the agent's words.
+
+        Raises:
+            NoAnswerError: that did not happen in time.
+        """
+        message = {"type": "user.message", "content": [{"type": "text", "text": text}]}
+        first = len(self.events)
+        await self._client.beta.sessions.events.send(self.session_id, events=[message])  # type: ignore[list-item]
+        try:
+            async with asyncio.timeout(timeout_seconds), self._changed:
+                await self._changed.wait_for(lambda: _turn_ended(self.events[first:]))
+        except TimeoutError:
+            seen = ", ".join(event.type for event in self.events[first:]) or "nothing"
+            raise NoAnswerError(
+                f"session {self.session_id} did not answer within {timeout_seconds:g} s; it brought: {seen}"
+            ) from None
+        said = [event for event in self.events[first:] if event.type == "agent.message"]
+        return "\n".join(text_of(event) for event in said)
+
+    async def _read(self, stream: Any) -> None:  # noqa: ANN401 - the SDK's stream of events
+        async with stream:
+            async for event in stream:
+                self.events.append(event)
+                self._on_event(event)
+                async with self._changed:
+                    self._changed.notify_all()
+
+
+def text_of(event: Any) -> str:  # noqa: ANN401 - one of the SDK's many event types
+    """The text of a message or a tool's result."""
+    blocks = getattr(event, "content", None) or []
+    return "\n".join(block.text for block in blocks if getattr(block, "type", "") == "text").strip()
+
+
+def _turn_ended(events: list[Any]) -> bool:
+    answered = False
+    for event in events:
+        answered = answered or event.type == "agent.message"
+        if event.type == "session.status_terminated":
+            return True
+        if answered and event.type == "session.status_idle" and event.stop_reason.type != "requires_action":
+            return True
+    return False
