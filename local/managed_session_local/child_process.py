@@ -11,8 +11,9 @@ from managed_session_local.control_plane.processes import ServerProcess, dying_w
 
 
 class ChildProcess(ServerProcess):
-    """A `ServerProcess` that gets exactly the environment variables `environment`, which may be changed
-    between a stop and the next start.
+    """A `ServerProcess` that gets exactly the variables of `environment`.
+
+    They may be changed between a stop and the next start.
     """
 
     def __init__(

@@ -29,8 +29,8 @@ def _managed_sessions() -> None:
 def demo() -> None:
     """Show the whole system at work, on this machine and without accounts.
 
-    Starts a Kubernetes control plane, simulators of Anthropic and E2B, the webhook and the operator, plays the
-    guide's smoke test with them, checks what can be seen from outside, and removes everything again.
+    Starts a Kubernetes control plane, simulators of Anthropic and E2B, the webhook and the operator, plays
+    the guide's smoke test with them, checks what can be seen from outside, and removes everything again.
     """
     from managed_session_local.control_plane import resolve_binaries  # noqa: PLC0415 - quick --help
     from managed_session_local.demo import run_demo  # noqa: PLC0415

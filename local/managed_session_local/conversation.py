@@ -73,7 +73,7 @@ class Conversation:
         said = [event for event in self.events[first:] if event.type == "agent.message"]
         return "\n".join(text_of(event) for event in said)
 
-    async def _read(self, stream: Any) -> None:  # noqa: ANN401 - the SDK's stream of events
+    async def _read(self, stream: Any) -> None:
         async with stream:
             async for event in stream:
                 self.events.append(event)
@@ -82,7 +82,7 @@ class Conversation:
                     self._changed.notify_all()
 
 
-def text_of(event: Any) -> str:  # noqa: ANN401 - one of the SDK's many event types
+def text_of(event: Any) -> str:
     """The text of a message or a tool's result."""
     blocks = getattr(event, "content", None) or []
     return "\n".join(block.text for block in blocks if getattr(block, "type", "") == "text").strip()

@@ -139,7 +139,7 @@ async def _say(log: DemoLog, conversation: Conversation, text: str) -> str:
     return await conversation.say(text)
 
 
-def _tell_event(log: DemoLog, event: Any) -> None:  # noqa: ANN401 - one of the SDK's many event types
+def _tell_event(log: DemoLog, event: Any) -> None:
     if event.type == "agent.tool_use":
         log.happened("agent", f"asks for {event.name} {json.dumps(event.input)}")
     elif event.type == "user.tool_result":

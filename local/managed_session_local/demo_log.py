@@ -56,7 +56,7 @@ class DemoLog:
         for line in text.rstrip().splitlines():
             self.console.print(f"  {line}", markup=False, soft_wrap=True)
 
-    def check(self, what: str, passed: bool, seen: str = "") -> None:  # noqa: FBT001 - the check's outcome
+    def check(self, what: str, passed: bool, seen: str = "") -> None:
         """Note that something is as it should be.
 
         Raises:

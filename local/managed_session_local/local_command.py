@@ -49,7 +49,7 @@ async def run_local(
             async with system:
                 status.stop()
                 if as_json:
-                    print(json.dumps(_description(system)), flush=True)  # noqa: T201 - the command's output
+                    print(json.dumps(_description(system)), flush=True)
                 else:
                     _explain(system, Console(highlight=False, soft_wrap=True))
                 raise await system.failure()

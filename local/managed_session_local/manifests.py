@@ -38,7 +38,7 @@ def load_manifests(
     moved = {RESOURCE_NAMESPACE: namespace, SYSTEM_NAMESPACE: system_namespace}
     objects: list[dict[str, Any]] = []
     for path in sorted(deploy_folder().glob("*.yaml")):
-        objects += filter(None, yaml.load_all(path.read_bytes(), Loader=_LOADER))  # noqa: S506 - a safe loader
+        objects += filter(None, yaml.load_all(path.read_bytes(), Loader=_LOADER))
     objects = [each for each in objects if pods or each["kind"] not in _ABOUT_PODS]
     return [_moved(each, moved) for each in objects]
 

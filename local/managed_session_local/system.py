@@ -431,7 +431,7 @@ class LocalSystem:
         self._report(f"{what} ({time.monotonic() - began:.1f} s)")
 
 
-def _import_worker_template() -> Any:  # noqa: ANN401 - a module
+def _import_worker_template() -> Any:
     from managed_session_local import worker_template  # noqa: PLC0415 - E2B's SDK takes a second
 
     return worker_template

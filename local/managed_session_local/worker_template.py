@@ -14,7 +14,7 @@ from managed_session_worker.template import build_template, template_exists, tem
 from managed_session_local.errors import TemplateError
 
 
-async def ensure_template(name: str | None, **options: Any) -> bool:  # noqa: ANN401 - E2B's API parameters
+async def ensure_template(name: str | None, **options: Any) -> bool:
     """Build the worker template unless it exists; returns whether it was built.
 
     Args:
@@ -63,7 +63,7 @@ def _explained(name: str) -> Iterator[None]:
         ) from error
 
 
-async def kill_sandboxes(installation: str, **options: Any) -> int:  # noqa: ANN401 - E2B's API parameters
+async def kill_sandboxes(installation: str, **options: Any) -> int:
     """Kill every sandbox of an installation whose operator has stopped; returns how many there were."""
     query = SandboxQuery(
         metadata={METADATA_INSTALLATION: installation}, state=[SandboxState.RUNNING, SandboxState.PAUSED]

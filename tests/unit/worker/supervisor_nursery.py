@@ -1,4 +1,4 @@
-"""Starts supervisors for tests from one process that has imported `anthropic` already: a second less for each.
+"""Starts supervisors for tests from one process that has imported `anthropic`: a second less for each.
 
 Reads one JSON line per supervisor from stdin ({"program", "root", "account"}) and answers with its pid.
 """
