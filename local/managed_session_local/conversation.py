@@ -26,6 +26,8 @@ class Conversation:
         self._client = client
         self._on_event = on_event
         self._changed = asyncio.Condition()
+        self._turn_began = 0
+        self._asked_at = 0
 
     @classmethod
     @asynccontextmanager
@@ -59,9 +61,22 @@ class Conversation:
         Raises:
             NoAnswerError: that did not happen in time.
         """
+        await self.send(text)
+        return await self.answer(timeout_seconds=timeout_seconds)
+
+    async def send(self, text: str) -> None:
+        """Send a message without waiting."""
         message = {"type": "user.message", "content": [{"type": "text", "text": text}]}
-        first = len(self.events)
+        self._turn_began = len(self.events)
         await self._client.beta.sessions.events.send(self.session_id, events=[message])  # type: ignore[list-item]
+
+    async def answer(self, *, timeout_seconds: float = ANSWER_SECONDS) -> str:
+        """Wait until the newest message is answered and the session idle; returns the agent's words.
+
+        Raises:
+            NoAnswerError: that did not happen in time.
+        """
+        first = self._turn_began
         try:
             async with asyncio.timeout(timeout_seconds), self._changed:
                 await self._changed.wait_for(lambda: _turn_ended(self.events[first:]))

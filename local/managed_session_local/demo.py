@@ -13,7 +13,7 @@ from managed_session_local.conversation import Conversation, NoAnswerError, text
 from managed_session_local.demo_log import CheckFailedError, DemoLog
 from managed_session_local.errors import TemplateError
 from managed_session_local.resource_watch import ResourceWatch
-from managed_session_local.system import LocalSystem, webhook_status
+from managed_session_local.system import LocalSystem
 
 SMOKE_MESSAGE = "Use bash to echo webhook-smoke-ok. Answer only with that text."
 SMOKE_ANSWER = "webhook-smoke-ok"
@@ -108,10 +108,10 @@ async def _register_webhook(system: LocalSystem, log: DemoLog) -> dict[str, Any]
     async with httpx.AsyncClient(trust_env=False, timeout=10.0) as client:
         health = (await client.get(f"{system.base_url}/health")).json()
     log.check("/health is ok", health.get("ok") is True, json.dumps(health))
-    status = await webhook_status(system.webhook_url)
+    status = await system.webhook_status()
     log.check("/webhook answers 503 while no signing key is there", status == httpx.codes.SERVICE_UNAVAILABLE)
     await system.add_signing_key()
-    status = await webhook_status(system.webhook_url)
+    status = await system.webhook_status()
     log.check(
         "with the signing key, and without a restart, it refuses an unsigned event with 401",
         status == httpx.codes.UNAUTHORIZED,

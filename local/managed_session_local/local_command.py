@@ -96,8 +96,8 @@ def _explain(system: LocalSystem, console: Console) -> None:
         console.print(f"  {_message_command(system)}\n", markup=False)
     else:
         console.print(
-            "\nThen create a session in this environment and send it a message, in the Claude Console or with "
-            "the SDK. The work queue is polled: no public address is needed.\n"
+            "\nThen create a session in this environment and send it a message, in the Claude Console or "
+            "with the SDK. The work queue is polled: no public address is needed.\n"
         )
 
 

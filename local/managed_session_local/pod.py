@@ -119,7 +119,7 @@ class Pod:
             await asyncio.gather(polling, ended, return_exceptions=True)
 
     async def restart(self, *, kill: bool = False, **settings: str) -> None:
-        """Stop it (`kill`: with SIGKILL) if it runs, start it with these settings changed, wait for readiness.
+        """Stop it if it runs (`kill`: with SIGKILL), start it with changed settings, wait for readiness.
 
         Settings are given in lower case without the prefix: `restart(max_idle_seconds="1")`.
 

@@ -4,8 +4,8 @@ import random
 import socket
 
 _PORTS = range(20_000, 32_000)
-"""Below the ports that Linux and macOS give to outgoing connections, so that a port that was found free stays so
-while its server is stopped and started again."""
+"""Below the ports that Linux and macOS give to outgoing connections, so that a port that was found free stays
+so while its server is stopped and started again."""
 
 
 def free_port() -> int:

@@ -5,7 +5,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -15,10 +15,8 @@ import httpx
 from managed_session_api.names import PLURAL, RESOURCE_NAMESPACE, SYSTEM_NAMESPACE
 
 from managed_session_local.clouds import (
-    OPERATOR_CREDENTIALS,
     SIGNING_KEY,
     SIMULATED_E2B_KEY,
-    WEBHOOK_CREDENTIALS,
     Clouds,
     simulated_clouds,
 )
@@ -31,7 +29,8 @@ from managed_session_local.control_plane import (
 from managed_session_local.control_plane.working_folder import working_folder
 from managed_session_local.manifests import DEFINITION_KIND, as_list, load_manifests
 from managed_session_local.pod import Pod, base_environment, write_private
-from managed_session_local.ports import free_port
+from managed_session_local.pods import OPERATOR, WEBHOOK, Pods
+from managed_session_local.side_by_side import side_by_side
 from managed_session_local.simulator_process import SimulatorProcess
 from managed_session_local.simulators.anthropic.client import AnthropicSimulator, WebhookEndpoint
 from managed_session_local.simulators.anthropic.settings import Settings as AnthropicSettings
@@ -39,9 +38,6 @@ from managed_session_local.simulators.e2b.client import E2BSimulatorClient
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
-
-WEBHOOK = "managed-session-webhook"
-OPERATOR = "managed-session-operator"
 
 _DELETE_SECONDS = 30.0
 _PREFIX = "MANAGED_SESSIONS_"
@@ -51,9 +47,9 @@ class LocalSystem:
     """The whole system, for as long as the `async with` block lasts.
 
     Webhook and operator are the real processes; each has a kubeconfig with a token of exactly its own
-    ServiceAccount, a directory with exactly its own credentials, and only the environment variables it needs.
-    At the block's end the sessions' resources are deleted first (which kills their sandboxes), then everything
-    stops. All processes also end when this process does.
+    ServiceAccount, a directory with exactly its own credentials, and only the environment variables that it
+    needs. At the block's end the sessions' resources are deleted first (which kills their sandboxes), then
+    everything stops. All processes also end when this process does.
 
     Args:
         control_plane: a running one, which is left as it is; by default one of its own.
@@ -203,6 +199,11 @@ class LocalSystem:
         self.webhook.set_credential(SIGNING_KEY, endpoint.secret)
         return endpoint
 
+    async def webhook_status(self) -> int:
+        """What the webhook answers to an unsigned event: 503 without a signing key, else 401."""
+        async with httpx.AsyncClient(timeout=10.0, trust_env=False) as client:
+            return (await client.post(self.webhook_url, content=b"{}")).status_code
+
     async def start_operator(self, **settings: str) -> Pod:
         """Start one more operator and wait until it is ready.
 
@@ -249,7 +250,7 @@ class LocalSystem:
         simulators_stack = await stack.enter_async_context(AsyncExitStack())
         pods_stack = await stack.enter_async_context(AsyncExitStack())
         self._clouds_ready: asyncio.Future[Clouds] = asyncio.get_running_loop().create_future()
-        await _side_by_side(
+        await side_by_side(
             self._start_pods(control_plane_stack, pods_stack),
             self._start_clouds(simulators_stack),
         )
@@ -276,7 +277,7 @@ class LocalSystem:
         self._e2b = SimulatorProcess("e2b", self.folder, self._e2b_settings, environment)
         for simulator in (self._anthropic, self._e2b):
             stack.push_async_callback(simulator.stop)
-        await _side_by_side(self._anthropic.start(), self._e2b.start())
+        await side_by_side(self._anthropic.start(), self._e2b.start())
         self.anthropic_admin = await stack.enter_async_context(AnthropicSimulator(self._anthropic.url))
         self.e2b_admin = await stack.enter_async_context(E2BSimulatorClient(self._e2b.url))
         self.clouds = simulated_clouds(self._anthropic.url, self._e2b.url, self._anthropic_settings)
@@ -299,14 +300,22 @@ class LocalSystem:
         self._say("manifests applied", began)
         began = time.monotonic()
         await self._clouds_ready
-        self.webhook = self._new_webhook(webhook_kubeconfig)
+        self._pods = Pods(
+            self.folder,
+            clouds=self.clouds,
+            namespace=self.namespace,
+            system_namespace=self.system_namespace,
+            installation_id=self.installation_id,
+            environ=self._environ,
+        )
+        self.webhook, self.webhook_url = self._pods.webhook(webhook_kubeconfig, self._webhook_settings)
         self.operators = [self._new_operator() for _ in range(self._operator_count)]
         stack.push_async_callback(self._stop_pods)
         pods = [self.webhook, *self.operators]
         await asyncio.gather(*(pod.start() for pod in pods))
         if self.simulated and self._register_webhook:
             await self.add_signing_key()
-        await _side_by_side(*(pod.wait_ready() for pod in pods))
+        await side_by_side(*(pod.wait_ready() for pod in pods))
         if self._restart_pods:
             self._keepers = [asyncio.create_task(self._keep_running(pod)) for pod in pods]
         self._say("webhook and operator ready", began)
@@ -316,7 +325,7 @@ class LocalSystem:
         manifests = load_manifests(self.namespace, self.system_namespace, pods=not shared)
         first = [each for each in manifests if each["kind"] in ("Namespace", DEFINITION_KIND)]
         await self._apply(first)
-        await _side_by_side(
+        await side_by_side(
             self._apply([each for each in manifests if each not in first]),
             self.control_plane.kubectl(
                 "wait", "--for=condition=Established", f"crd/{PLURAL}.managedagents.dev", "--timeout=30s"
@@ -337,57 +346,8 @@ class LocalSystem:
         self.kubeconfig = self.folder / "kubeconfig"
         write_private(self.kubeconfig, json.dumps(config, indent=2))
 
-    def _new_webhook(self, kubeconfig: Path) -> Pod:
-        settings = {
-            f"{_PREFIX}WEBHOOK_HOST": "127.0.0.1",
-            f"{_PREFIX}WEBHOOK_READINESS_INTERVAL_SECONDS": "0.5",
-            **self._own_settings(),
-        }
-        port = settings.setdefault(f"{_PREFIX}WEBHOOK_PORT", str(free_port()))
-        if port == "0":
-            port = settings[f"{_PREFIX}WEBHOOK_PORT"] = str(free_port())
-        pod = Pod(
-            "webhook",
-            WEBHOOK,
-            "managed_session_webhook.main",
-            self.folder,
-            environment=base_environment(self._environ) | {"KUBECONFIG": str(kubeconfig)},
-            settings=settings,
-            probe_port=free_port(),
-        )
-        pod.change_settings(namespace=self.namespace, **self._webhook_settings)
-        for name, value in self.clouds.only(WEBHOOK_CREDENTIALS).items():
-            pod.set_credential(name, value)
-        self.webhook_url = f"http://127.0.0.1:{port}/webhook"
-        return pod
-
     def _new_operator(self) -> Pod:
-        number = len(self.operators) + 1 if self.operators else 1
-        while (self.folder / f"operator-{number}-credentials").exists():
-            number += 1
-        pod = Pod(
-            f"operator-{number}",
-            OPERATOR,
-            "managed_session_operator.main",
-            self.folder,
-            environment=base_environment(self._environ)
-            | self.clouds.environment
-            | {"KUBECONFIG": str(self._operator_kubeconfig)},
-            settings=self._own_settings(),
-            probe_port=free_port(),
-        )
-        pod.change_settings(
-            namespace=self.namespace,
-            system_namespace=self.system_namespace,
-            installation_id=self.installation_id,
-            **self._operator_settings,
-        )
-        for name, value in self.clouds.only(OPERATOR_CREDENTIALS).items():
-            pod.set_credential(name, value)
-        return pod
-
-    def _own_settings(self) -> dict[str, str]:
-        return {name: value for name, value in self._environ.items() if name.startswith(_PREFIX)}
+        return self._pods.operator(self._operator_kubeconfig, self._operator_settings)
 
     async def _keep_running(self, pod: Pod) -> None:
         delay = 0.5
@@ -435,19 +395,3 @@ def _import_worker_template() -> Any:
     from managed_session_local import worker_template  # noqa: PLC0415 - E2B's SDK takes a second
 
     return worker_template
-
-
-async def _side_by_side(*work: Coroutine[Any, Any, Any]) -> None:
-    """Run all at once; the first failure cancels the others and is raised by itself."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for each in work:
-                group.create_task(each)
-    except BaseExceptionGroup as failed:
-        raise failed.exceptions[0] from None
-
-
-async def webhook_status(url: str, body: bytes = b"{}") -> int:
-    """What the webhook answers to an unsigned event: 503 without a signing key, else 401."""
-    async with httpx.AsyncClient(timeout=10.0, trust_env=False) as client:
-        return (await client.post(url, content=body)).status_code

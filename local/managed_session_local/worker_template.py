@@ -58,8 +58,8 @@ def _explained(name: str) -> Iterator[None]:
         raise TemplateError(f"E2B did not build the worker template {name}: {error}") from error
     except httpx.HTTPError as error:
         raise TemplateError(
-            f"E2B cannot be reached for the worker template {name}: {type(error).__name__} {error}. Check the network, "
-            "and E2B_API_URL or E2B_DOMAIN if you set them."
+            f"E2B cannot be reached for the worker template {name}: {type(error).__name__} {error}. "
+            "Check the network, and E2B_API_URL or E2B_DOMAIN if you set them."
         ) from error
 
 

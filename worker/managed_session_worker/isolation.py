@@ -2,11 +2,12 @@
 
 Linux: prctl(2), capabilities(7), ptrace(2) "Ptrace access mode checking".
 
-The worker and the agent's commands are the same user, so that files of the SDK's tools and of the shell have one
-owner. What remains to the agent: it may read the worker's log, the exit records and what `ps` shows of every
-process; it may signal the worker (its claim then ends as Killed or Thawed); it may use the network as far as the
-sandbox's policy goes, without a credential of the session. Where a sandbox has no user but root, its commands
-are still uid 0, though without capabilities: they may then also change files that belong to root.
+The worker and the agent's commands are the same user, so that files of the SDK's tools and of the shell
+have one owner. What remains to the agent: it may read the worker's log, the exit records and what `ps`
+shows of every process; it may signal the worker (its claim then ends as Killed or Thawed); it may use the
+network as far as the sandbox's policy goes, without a credential of the session. Where a sandbox has no
+user but root, its commands are still uid 0, though without capabilities: they may then also change files
+that belong to root and signal the supervisor.
 """
 
 import ctypes

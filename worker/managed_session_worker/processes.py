@@ -129,10 +129,8 @@ def kill_all(
         for pid in alive:
             try:
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
+            except (ProcessLookupError, PermissionError):
                 continue
-            except PermissionError:
-                break
         reaper.reap()
         clear = 0 if alive else clear + 1
         if clear >= CLEAR_PASSES or time.monotonic() > deadline:

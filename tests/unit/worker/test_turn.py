@@ -1,4 +1,5 @@
 import stat
+import time
 from pathlib import Path
 
 from managed_session_worker.worker_log import MAX_BYTES
@@ -54,9 +55,12 @@ def test_the_supervisor_has_one_thread_and_no_listening_network_socket(sandbox: 
 
 
 def test_a_turn_runs_from_the_first_heartbeat_to_an_idle_exit_record(sandbox: Sandbox, wire: Wire) -> None:
+    started = time.monotonic()
     attach = sandbox.start()
     assert attach.event("accepted")["claim"] == FIRST
+    accepted = time.monotonic()
     attach.event("heartbeat")
+    print(f"attach to accepted {accepted - started:.3f} s, to heartbeat {time.monotonic() - started:.3f} s")
     wire.say()
     output, is_error = wire.run("echo $((6*7)); pwd; echo $FROM_THE_SANDBOX")
     assert (output, is_error) == (f"42\n{sandbox.paths.workdir}\nyes", False)

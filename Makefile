@@ -1,0 +1,61 @@
+# Needs Python 3.11 or newer and make; Go only where the control plane's binaries can't be downloaded.
+PYTHON ?= python3
+VENV ?= .venv
+IMAGE ?= managed-sessions
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PACKAGES := $(wildcard api/managed_session_api runtime/managed_session_runtime webhook/managed_session_webhook \
+	operator/managed_session_operator worker/managed_session_worker local/managed_session_local)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup binaries demo test test-unit test-cluster check format bench image clean
+
+help: ## Show the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
+		printf '  %-14s %s\n' "$$name" "$$text"; done
+
+setup: $(STAMP) ## Make the virtual environment from the lock files, where they have changed
+
+$(STAMP): pyproject.toml requirements-build.lock requirements-dev.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "Installing into $(VENV) (a minute or two the first time)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+binaries: setup ## Get kube-apiserver, etcd and kubectl: download them, or build them with Go
+	@$(BIN)/python -m managed_session_local.control_plane binaries
+
+demo: setup ## Show the whole system at work: a session's turn from the webhook to the answer
+	@$(BIN)/managed-sessions demo
+
+test: setup binaries ## All tests: unit and cluster
+	$(BIN)/python -m pytest tests/unit tests/cluster $(PYTEST_ARGS)
+
+test-unit: setup ## The tests that need no control plane
+	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
+
+test-cluster: setup binaries ## The tests on a real API server
+	$(BIN)/python -m pytest tests/cluster $(PYTEST_ARGS)
+
+check: setup ## Lint, format, types, direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(PACKAGES)
+	$(BIN)/lint-imports
+
+format: setup ## Format the code
+	$(BIN)/ruff format .
+
+bench: setup binaries ## Measure what one webhook process takes
+	$(BIN)/python benchmarks/webhook_throughput.py
+
+image: ## Build the image of webhook and operator
+	docker build --build-arg VERSION=$(VERSION) --tag $(IMAGE):$(VERSION) .
+
+clean: ## Remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,99 @@
+"""The webhook's and the operator's pods on this machine: who gets which rights, credentials and settings."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from managed_session_local.clouds import OPERATOR_CREDENTIALS, WEBHOOK_CREDENTIALS, Clouds
+from managed_session_local.pod import Pod, base_environment
+from managed_session_local.ports import free_port
+
+WEBHOOK = "managed-session-webhook"
+OPERATOR = "managed-session-operator"
+
+_PREFIX = "MANAGED_SESSIONS_"
+_PORT = f"{_PREFIX}WEBHOOK_PORT"
+
+
+class Pods:
+    """Makes the pods of one system.
+
+    Args:
+        folder: holds their logs and credentials.
+        clouds: what they talk to.
+        namespace: of the resources.
+        system_namespace: of the pods.
+        installation_id: marks the sandboxes.
+        environ: the user's environment; its `MANAGED_SESSIONS_…` variables are passed on.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        clouds: Clouds,
+        namespace: str,
+        system_namespace: str,
+        installation_id: str,
+        environ: Mapping[str, str],
+    ) -> None:
+        self._folder = folder
+        self._clouds = clouds
+        self._namespaces = {
+            f"{_PREFIX}NAMESPACE": namespace,
+            f"{_PREFIX}SYSTEM_NAMESPACE": system_namespace,
+        }
+        self._installation_id = installation_id
+        self._environment = base_environment(environ)
+        self._settings = {name: value for name, value in environ.items() if name.startswith(_PREFIX)}
+        self._operators = 0
+
+    def webhook(self, kubeconfig: Path, settings: Mapping[str, str]) -> tuple[Pod, str]:
+        """A webhook, which is yet to be started, and its URL; `settings` in lower case without the prefix."""
+        own = {
+            f"{_PREFIX}WEBHOOK_HOST": "127.0.0.1",
+            f"{_PREFIX}WEBHOOK_READINESS_INTERVAL_SECONDS": "0.5",
+            **self._settings,
+            **self._namespaces,
+        }
+        port = own.get(_PORT, "0")
+        if port == "0":
+            # Known before the start, and the same after a restart.
+            port = str(free_port())
+        pod = Pod(
+            "webhook",
+            WEBHOOK,
+            "managed_session_webhook.main",
+            self._folder,
+            environment={**self._environment, "KUBECONFIG": str(kubeconfig)},
+            settings={**own, _PORT: port},
+            probe_port=free_port(),
+        )
+        pod.change_settings(**settings)
+        for name, value in self._clouds.only(WEBHOOK_CREDENTIALS).items():
+            pod.set_credential(name, value)
+        return pod, f"http://127.0.0.1:{port}/webhook"
+
+    def operator(self, kubeconfig: Path, settings: Mapping[str, str]) -> Pod:
+        """One more operator, which is yet to be started; `settings` in lower case without the prefix."""
+        self._operators += 1
+        pod = Pod(
+            f"operator-{self._operators}",
+            OPERATOR,
+            "managed_session_operator.main",
+            self._folder,
+            environment={
+                **self._environment,
+                **self._clouds.environment,
+                "KUBECONFIG": str(kubeconfig),
+            },
+            settings={
+                **self._settings,
+                **self._namespaces,
+                f"{_PREFIX}INSTALLATION_ID": self._installation_id,
+            },
+            probe_port=free_port(),
+        )
+        pod.change_settings(**settings)
+        for name, value in self._clouds.only(OPERATOR_CREDENTIALS).items():
+            pod.set_credential(name, value)
+        return pod
