@@ -1,13 +1,17 @@
-"""The manifests of `deploy/`, for the local control plane."""
+"""The installation on a local control plane: the manifests of `deploy/`, and the user's kubeconfig."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import yaml
-from managed_session_api.names import RESOURCE_NAMESPACE, SYSTEM_NAMESPACE
+from managed_session_api.names import GROUP, PLURAL, RESOURCE_NAMESPACE, SYSTEM_NAMESPACE
 
-DEFINITION_KIND = "CustomResourceDefinition"
+from managed_session_local.control_plane import ControlPlane
+from managed_session_local.pod import write_private
+from managed_session_local.side_by_side import side_by_side
+
+_FIRST = ("Namespace", "CustomResourceDefinition")
 _ABOUT_PODS = ("Deployment", "PodDisruptionBudget")
 
 
@@ -43,9 +47,38 @@ def load_manifests(
     return [_moved(each, moved) for each in objects]
 
 
-def as_list(objects: list[dict[str, Any]]) -> str:
-    """The objects as one `List`, in JSON, for `kubectl apply --filename=-`."""
-    return json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+async def install(control_plane: ControlPlane, namespace: str, system_namespace: str) -> None:
+    """Apply `deploy/`, moved to these namespaces; other namespaces than the usual ones get no Deployments.
+
+    Raises:
+        KubectlError: the API server refused something.
+    """
+    usual = (namespace, system_namespace) == (RESOURCE_NAMESPACE, SYSTEM_NAMESPACE)
+    manifests = load_manifests(namespace, system_namespace, pods=usual)
+    first = [each for each in manifests if each["kind"] in _FIRST]
+    await _apply(control_plane, first)
+    await side_by_side(
+        _apply(control_plane, [each for each in manifests if each not in first]),
+        control_plane.kubectl(
+            "wait", "--for=condition=Established", f"crd/{PLURAL}.{GROUP}", "--timeout=30s"
+        ),
+    )
+
+
+async def _apply(control_plane: ControlPlane, objects: list[dict[str, Any]]) -> None:
+    # Client-side validation would download the whole OpenAPI document; the server validates anyway.
+    await control_plane.kubectl(
+        "apply", "--server-side", "--force-conflicts", "--validate=false", "--filename=-",
+        input=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}),
+    )  # fmt: skip
+
+
+def write_kubeconfig(control_plane: ControlPlane, namespace: str, path: Path) -> None:
+    """Write the administrator's kubeconfig with `namespace` as the one that commands use by themselves."""
+    config = json.loads(control_plane.kubeconfig.read_text())
+    for context in config["contexts"]:
+        context["context"]["namespace"] = namespace
+    write_private(path, json.dumps(config, indent=2))
 
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

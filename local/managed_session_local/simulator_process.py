@@ -16,7 +16,7 @@ _POLL_SECONDS = 0.02
 
 
 class SimulatorProcess:
-    """A simulator; `name` is its package below `managed_session_local.simulators`.
+    """A simulator; `name` is its package below `managed_session_local.simulators`, `options` are its own.
 
     `url` is its address, once it was started.
     """
@@ -24,7 +24,12 @@ class SimulatorProcess:
     url: str
 
     def __init__(
-        self, name: str, folder: Path, settings: Mapping[str, Any], environment: Mapping[str, str]
+        self,
+        name: str,
+        folder: Path,
+        settings: Mapping[str, Any],
+        environment: Mapping[str, str],
+        *options: str,
     ) -> None:
         self._ready_file = folder / f"{name}-simulator.ready"
         settings_file = folder / f"{name}-simulator.json"
@@ -32,6 +37,7 @@ class SimulatorProcess:
         command = [
             sys.executable, "-m", f"managed_session_local.simulators.{name}",
             "--port=0", f"--ready-file={self._ready_file}", f"--settings={settings_file}",
+            *options,
         ]  # fmt: skip
         self.process = ChildProcess(f"{name}-simulator", command, folder, environment)
 

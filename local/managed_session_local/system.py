@@ -1,7 +1,6 @@
 """The whole system on one machine: control plane, clouds, webhook and operator."""
 
 import asyncio
-import json
 import os
 import time
 import uuid
@@ -27,8 +26,8 @@ from managed_session_local.control_plane import (
     ProcessFailedError,
 )
 from managed_session_local.control_plane.working_folder import working_folder
-from managed_session_local.manifests import DEFINITION_KIND, as_list, load_manifests
-from managed_session_local.pod import Pod, base_environment, write_private
+from managed_session_local.manifests import install, write_kubeconfig
+from managed_session_local.pod import Pod, base_environment
 from managed_session_local.pods import OPERATOR, WEBHOOK, Pods
 from managed_session_local.side_by_side import side_by_side
 from managed_session_local.simulator_process import SimulatorProcess
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
 
 _DELETE_SECONDS = 30.0
+_RETRY_SECONDS = 0.2
 _PREFIX = "MANAGED_SESSIONS_"
 
 
@@ -228,6 +228,7 @@ class LocalSystem:
                 )  # fmt: skip
                 if not await self.kubectl("get", PLURAL, "--output=name"):
                     return True
+            await asyncio.sleep(_RETRY_SECONDS)
         return False
 
     async def failure(self) -> ProcessFailedError:
@@ -274,7 +275,9 @@ class LocalSystem:
         self._anthropic = SimulatorProcess(
             "anthropic", self.folder, self._anthropic_settings.model_dump(mode="json"), environment
         )
-        self._e2b = SimulatorProcess("e2b", self.folder, self._e2b_settings, environment)
+        self._e2b = SimulatorProcess(
+            "e2b", self.folder, self._e2b_settings, environment, f"--state-dir={self.folder}"
+        )
         for simulator in (self._anthropic, self._e2b):
             stack.push_async_callback(simulator.stop)
         await side_by_side(self._anthropic.start(), self._e2b.start())
@@ -290,9 +293,10 @@ class LocalSystem:
         else:
             self.control_plane = await control_plane_stack.enter_async_context(ControlPlane(self._binaries))
             self._say("control plane ready", began)
-        self._write_kubeconfig()
+        self.kubeconfig = self.folder / "kubeconfig"
+        write_kubeconfig(self.control_plane, self.namespace, self.kubeconfig)
         began = time.monotonic()
-        await self._apply_manifests()
+        await install(self.control_plane, self.namespace, self.system_namespace)
         webhook_kubeconfig, self._operator_kubeconfig = await asyncio.gather(
             self.control_plane.service_account_kubeconfig(self.system_namespace, WEBHOOK),
             self.control_plane.service_account_kubeconfig(self.system_namespace, OPERATOR),
@@ -320,32 +324,6 @@ class LocalSystem:
             self._keepers = [asyncio.create_task(self._keep_running(pod)) for pod in pods]
         self._say("webhook and operator ready", began)
 
-    async def _apply_manifests(self) -> None:
-        shared = self._shared_control_plane is not None
-        manifests = load_manifests(self.namespace, self.system_namespace, pods=not shared)
-        first = [each for each in manifests if each["kind"] in ("Namespace", DEFINITION_KIND)]
-        await self._apply(first)
-        await side_by_side(
-            self._apply([each for each in manifests if each not in first]),
-            self.control_plane.kubectl(
-                "wait", "--for=condition=Established", f"crd/{PLURAL}.managedagents.dev", "--timeout=30s"
-            ),
-        )
-
-    async def _apply(self, manifests: list[dict[str, Any]]) -> None:
-        # Client-side validation would download the whole OpenAPI document; the server validates anyway.
-        await self.control_plane.kubectl(
-            "apply", "--server-side", "--force-conflicts", "--validate=false", "--filename=-",
-            input=as_list(manifests),
-        )  # fmt: skip
-
-    def _write_kubeconfig(self) -> None:
-        config = json.loads(self.control_plane.kubeconfig.read_text())
-        for context in config["contexts"]:
-            context["context"]["namespace"] = self.namespace
-        self.kubeconfig = self.folder / "kubeconfig"
-        write_private(self.kubeconfig, json.dumps(config, indent=2))
-
     def _new_operator(self) -> Pod:
         return self._pods.operator(self._operator_kubeconfig, self._operator_settings)
 
@@ -366,7 +344,7 @@ class LocalSystem:
                 keeper.cancel()
             await asyncio.gather(*self._keepers, return_exceptions=True)
             await self.webhook.process.stop()
-            if self._delete_sessions_at_exit and any(pod.running for pod in self.operators):
+            if self._delete_sessions_at_exit and self._can_delete():
                 for pod in self.operators:
                     pod.process.thaw()
                 if not await self.delete_sessions():
@@ -375,6 +353,10 @@ class LocalSystem:
             await asyncio.gather(*(pod.process.stop() for pod in (self.webhook, *self.operators)))
             if not self.simulated and self._delete_sessions_at_exit:
                 await self._kill_sandboxes()
+
+    def _can_delete(self) -> bool:
+        """Whether there is an API server and somebody who lets go of the finalizers."""
+        return len(self.control_plane.process_ids) > 1 and any(pod.running for pod in self.operators)
 
     async def _kill_sandboxes(self) -> None:
         from_e2b = _import_worker_template()

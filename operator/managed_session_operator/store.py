@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from managed_session_api.names import is_session_id, resource_name
 from managed_session_api.resource import ManagedSession
 
 Body = dict[str, Any]
@@ -87,10 +88,17 @@ class ResourceStore:
                 yield resource
 
     def serving_name(self, session_id: str) -> str | None:
-        """The name of the resource that serves the session: the oldest, then the first by name."""
+        """The name of the resource that serves the session: the oldest.
+
+        Creation times are whole seconds; of several in one second the one goes first that webhook and
+        operator would have made, then the first by name.
+        """
         names = self._by_session.get(session_id)
         if not names:
             return None
-        return min(
-            names, key=lambda name: (self._bodies[name]["metadata"].get("creationTimestamp", ""), name)
-        )
+        own = resource_name(session_id) if is_session_id(session_id) else None
+
+        def age(name: str) -> tuple[str, bool, str]:
+            return self._bodies[name]["metadata"].get("creationTimestamp", ""), name != own, name
+
+        return min(names, key=age)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
-from managed_session_api.names import METADATA_SESSION
 from managed_session_local.control_plane import ControlPlane
-from managed_session_local.conversation import Conversation
 from managed_session_local.system import LocalSystem
 
+from .sessions import QUICK, begin, paused, sandboxes_of
+from .systems import local_system
 from .waiting import eventually
 
 HELD_SECONDS = 30
@@ -52,21 +51,7 @@ POINTS = [
 
 @pytest.fixture(scope="module")
 async def system(control_plane: ControlPlane) -> AsyncIterator[LocalSystem]:
-    async with LocalSystem(
-        control_plane=control_plane,
-        namespace="operator-killed",
-        system_namespace="operator-killed-system",
-        operator_settings={
-            "lease_duration_seconds": "2",
-            "lease_renew_seconds": "0.3",
-            "reclaim_seconds": "3",
-            "sweep_seconds": "1",
-            "retry_scale": "0.1",
-            "max_idle_seconds": "1",
-            "sandbox_creation_rate": "50",
-            "sandbox_creation_burst": "50",
-        },
-    ) as running:
+    async with local_system(control_plane, operator_settings=QUICK) as running:
         yield running
 
 
@@ -98,22 +83,12 @@ async def is_held(system: LocalSystem, point: Point, session_id: str) -> bool:
     return any(fault["hits"] for fault in await system.e2b_admin.faults())
 
 
-async def sandboxes_of(system: LocalSystem, session_id: str) -> list[Any]:
-    return [
-        sandbox
-        for sandbox in await system.e2b_admin.sandboxes()
-        if sandbox.metadata.get(METADATA_SESSION) == session_id
-    ]
-
-
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("point", POINTS, ids=lambda point: point.name)
 async def test_turn_is_finished_when_the_operator_was_killed_while(system: LocalSystem, point: Point) -> None:
     await system.anthropic_admin.clear_faults()
     await system.e2b_admin.clear_faults()
-    async with Conversation.begin(
-        system.user, agent_id=system.agent_id, environment_id=system.clouds.environment_id
-    ) as conversation:
+    async with begin(system) as conversation:
         if point.turn == 2:
             await conversation.say("Run: echo first > /mnt/session/kept")
             await eventually(
@@ -141,9 +116,3 @@ async def test_turn_is_finished_when_the_operator_was_killed_while(system: Local
             return all(each.state == "killed" for each in await sandboxes_of(system, conversation.session_id))
 
         await eventually("no sandbox is left", none_left)
-
-
-async def paused(system: LocalSystem, session_id: str) -> bool:
-    """Exactly one sandbox of the session is left, and it is paused."""
-    alive = [each for each in await sandboxes_of(system, session_id) if each.state != "killed"]
-    return [each.state for each in alive] == ["paused"]

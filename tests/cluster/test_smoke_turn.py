@@ -24,7 +24,6 @@ SMOKE = "Use bash to echo webhook-smoke-ok. Answer only with that text."
 WORKER_LOG = "/opt/anthropic-managed-agents/worker.log"
 
 
-
 @pytest.fixture(scope="module")
 async def system(control_plane: ControlPlane) -> AsyncIterator[LocalSystem]:
     """One system for the tests of this file; their sessions have nothing to do with each other."""
@@ -53,11 +52,11 @@ async def resource(system: LocalSystem, session_id: str) -> dict[str, Any]:
 async def idle(system: LocalSystem, session_id: str, turns: int = 1) -> dict[str, Any]:
     """The session's resource once it is idle and its sandbox paused."""
 
-    async def look() -> dict[str, Any] | None:
+    async def look() -> dict[str, Any]:
         found = await resource(system, session_id)
         status = found.get("status", {})
         settled = status.get("phase") == "Idle" and status.get("turns") == turns
-        return found if settled and status["sandbox"]["state"] == "Paused" else None
+        return found if settled and status["sandbox"]["state"] == "Paused" else {}
 
     return await eventually(f"{session_id} is idle after {turns} turns", look)
 
@@ -144,7 +143,8 @@ async def test_signing_key_that_is_added_later_counts_without_a_restart(start_sy
 
 def test_each_pod_holds_its_own_credentials_and_nothing_else(system: LocalSystem) -> None:
     held = {
-        pod.name: {path.name for path in pod.credentials.iterdir()} for pod in (system.webhook, system.operator)
+        pod.name: {path.name for path in pod.credentials.iterdir()}
+        for pod in (system.webhook, system.operator)
     }
     assert held == {
         "webhook": {"anthropic-webhook-signing-key"},
@@ -175,4 +175,7 @@ async def test_webhook_and_operator_have_exactly_their_own_rights(system: LocalS
         "webhook": ["token"],
         "operator-1": ["token"],
     }
-    assert {user["name"] for user in users.values()} == {"managed-session-webhook", "managed-session-operator"}
+    assert {user["name"] for user in users.values()} == {
+        "managed-session-webhook",
+        "managed-session-operator",
+    }

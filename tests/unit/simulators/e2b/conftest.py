@@ -83,8 +83,8 @@ async def control(simulator: RunningSimulator) -> AsyncIterator[E2BSimulatorClie
 
 
 @pytest.fixture
-def e2b(simulator: RunningSimulator, control: E2BSimulatorClient) -> E2B:
-    return sdk(simulator.url)
+def e2b(control: E2BSimulatorClient) -> E2B:
+    return sdk(control.url)
 
 
 def sdk(url: str) -> E2B:
@@ -135,7 +135,7 @@ async def worker_name(simulator: RunningSimulator, tmp_path_factory: pytest.Temp
 
 async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
     async with asyncio.timeout(seconds):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - the outside world sets no event
             await asyncio.sleep(0.02)
 
 

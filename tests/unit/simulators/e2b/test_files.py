@@ -1,7 +1,7 @@
 import io
 
 import pytest
-from e2b import E2B
+from e2b import E2B, FileType
 from e2b.exceptions import InvalidArgumentException, NotFoundException, SandboxException
 from managed_session_local.simulators.e2b.client import E2BSimulatorClient
 
@@ -35,9 +35,9 @@ async def test_file_tree_operations(e2b: E2B) -> None:
     await files.write_files(
         [{"path": "/home/user/tree/one", "data": "1"}, {"path": "/home/user/two", "data": "22"}]
     )
-    assert [(entry.name, entry.type.value) for entry in await files.list("/home/user")] == [
-        ("tree", "dir"),
-        ("two", "file"),
+    assert [(entry.name, entry.type) for entry in await files.list("/home/user")] == [
+        ("tree", FileType.DIR),
+        ("two", FileType.FILE),
     ]
     assert (await files.get_info("/home/user/two")).size == 2
     moved = await files.rename("/home/user/two", "/home/user/tree/three")

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import httpx
 import pytest
-from e2b import E2B, AuthenticationException, RateLimitException, SandboxException
+from e2b import E2B, AuthenticationException, RateLimitException, SandboxException, SandboxNetworkOpts
 from e2b.exceptions import SandboxNotFoundException, SandboxNotRunningException
 from managed_session_local.simulators.e2b.client import E2BSimulatorClient, process_exists
 
@@ -228,11 +228,11 @@ async def test_billing_stops_while_paused(e2b: E2B, control: E2BSimulatorClient)
 
 
 async def test_network_policy_is_recorded_and_checked(e2b: E2B, control: E2BSimulatorClient) -> None:
-    policy = {"allow_out": ["api.anthropic.com"], "deny_out": ["0.0.0.0/0"]}
+    policy = SandboxNetworkOpts(allow_out=["api.anthropic.com"], deny_out=["0.0.0.0/0"])
     sandbox = await e2b.AsyncSandbox.create("base", network=policy)
     raw = (await control.sandbox(sandbox.sandbox_id)).raw
     assert raw["network"]["allowOut"] == ["api.anthropic.com"]
     await sandbox.update_network({"deny_out": ["10.0.0.0/8"]})
     assert (await control.sandbox(sandbox.sandbox_id)).raw["network"]["denyOut"] == ["10.0.0.0/8"]
     with pytest.raises(SandboxException, match="denyOut"):
-        await e2b.AsyncSandbox.create("base", network={"allow_out": ["api.anthropic.com"]})
+        await e2b.AsyncSandbox.create("base", network=SandboxNetworkOpts(allow_out=["api.anthropic.com"]))

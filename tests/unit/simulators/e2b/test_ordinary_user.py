@@ -1,6 +1,7 @@
 """The simulator without any privilege: sandboxes live in a user namespace."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -47,10 +48,8 @@ async def test_whole_life_of_a_sandbox_as_an_ordinary_user(
         await one.commands.run(command, background=True, timeout=0)
         remote = await asyncio.wait_for(accepted.get(), 20)
         assert await one.pause() is True
-        try:
+        with contextlib.suppress(ConnectionResetError):
             assert await asyncio.wait_for(remote.read(1), 10) == b""
-        except ConnectionResetError:
-            pass
         resumed = await client.AsyncSandbox.connect(one.sandbox_id, timeout=60)
         assert await resumed.files.read("/mnt/session/x") == "one"
         assert await one.kill() is True

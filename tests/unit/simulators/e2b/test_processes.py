@@ -15,7 +15,8 @@ async def test_background_command_streams_while_it_runs(e2b: E2B) -> None:
     sandbox = await e2b.AsyncSandbox.create("base")
     seen: asyncio.Queue[str] = asyncio.Queue()
     command = await sandbox.commands.run(
-        "for n in 1 2 3; do echo line $n; while [ ! -e /tmp/go$n ]; do sleep 0.01; done; done; echo bad >&2; exit 4",
+        "for n in 1 2 3; do echo line $n; while [ ! -e /tmp/go$n ]; do sleep 0.01; done; done; echo bad >&2; "
+        "exit 4",
         background=True,
         timeout=0,
         on_stdout=seen.put_nowait,
@@ -33,7 +34,7 @@ async def test_timeout_kills_the_process_but_not_its_children(
 ) -> None:
     sandbox = await e2b.AsyncSandbox.create("base")
     command = await sandbox.commands.run(
-        "sleep 1001 > /dev/null 2>&1 & echo started; while true; do sleep 0.1; done",
+        "sleep 1001 > /dev/null 2>&1 & while true; do sleep 0.1; done",
         background=True,
         timeout=1,
     )

@@ -52,7 +52,8 @@ async def test_start_command_sees_template_variables_and_commands_those_of_creat
     assert "host-secret-key" not in started_with + ran_with
 
 
-async def test_names_tags_and_aliases(e2b: E2B, worker_name: str) -> None:
+@pytest.mark.usefixtures("worker_name")
+async def test_names_tags_and_aliases(e2b: E2B) -> None:
     templates = e2b.AsyncTemplate
     assert await templates.exists("worker")
     assert not await templates.exists("nobody-built-this")
@@ -62,14 +63,15 @@ async def test_names_tags_and_aliases(e2b: E2B, worker_name: str) -> None:
     assert {tag.tag for tag in await templates.get_tags("worker")} == {"v1", "stable"}
 
 
+@pytest.mark.usefixtures("worker_name")
 @pytest.mark.parametrize("name", ["nobody-built-this", "worker:no-such-tag"])
-async def test_create_from_an_unknown_template_is_not_found(e2b: E2B, worker_name: str, name: str) -> None:
+async def test_create_from_an_unknown_template_is_not_found(e2b: E2B, name: str) -> None:
     with pytest.raises((SandboxException, NotFoundException)) as caught:
         await e2b.AsyncSandbox.create(name)
     assert "not found" in str(caught.value)
 
 
-async def test_failing_start_command_fails_the_build(e2b: E2B, control: E2BSimulatorClient) -> None:
+async def test_failing_start_command_fails_the_build(e2b: E2B) -> None:
     template = AsyncTemplate().from_base_image().set_start_cmd("exit 3", "false")
     with pytest.raises(BuildException, match="start command failed"):
         await e2b.AsyncTemplate.build(template, "broken")

@@ -1,0 +1,83 @@
+"""Sessions of a running system, their resources and their sandboxes, as tests look at them."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from managed_session_api import names
+from managed_session_local.conversation import Conversation
+from managed_session_local.simulators.e2b.client import SimulatedSandbox
+from managed_session_local.system import LocalSystem
+
+from .waiting import eventually
+
+QUICK = {
+    "lease_duration_seconds": "2",
+    "lease_renew_seconds": "0.3",
+    "reclaim_seconds": "3",
+    "sweep_seconds": "1",
+    "retry_scale": "0.1",
+    "max_idle_seconds": "1",
+    "sandbox_creation_rate": "50",
+    "sandbox_creation_burst": "50",
+}
+"""Settings of an operator whose slow clocks run fast."""
+
+
+def begin(system: LocalSystem) -> AbstractAsyncContextManager[Conversation]:
+    """A new session in the system's environment."""
+    return Conversation.begin(
+        system.user, agent_id=system.agent_id, environment_id=system.clouds.environment_id
+    )
+
+
+async def resource(system: LocalSystem, session_id: str) -> dict[str, Any]:
+    """The session's resource; empty where there is none."""
+    found = await system.kubectl(
+        "get", names.PLURAL, names.resource_name(session_id), "--ignore-not-found", "--output=json"
+    )
+    return json.loads(found) if found else {}
+
+
+async def condition(system: LocalSystem, session_id: str, type_: str = "Ready") -> dict[str, Any]:
+    """One of the resource's conditions; empty where it is not set."""
+    conditions = (await resource(system, session_id)).get("status", {}).get("conditions", [])
+    return next((each for each in conditions if each["type"] == type_), {})
+
+
+async def becomes(
+    system: LocalSystem, session_id: str, reason: str, *, status: str = "False", seconds: float = 30
+) -> dict[str, Any]:
+    """Wait until Ready has this status for this reason; returns the condition."""
+
+    async def look() -> dict[str, Any] | None:
+        found = await condition(system, session_id)
+        return found if (found.get("status"), found.get("reason")) == (status, reason) else None
+
+    return await eventually(f"Ready={status} because of {reason}", look, seconds=seconds)
+
+
+async def events_of(system: LocalSystem, session_id: str) -> list[tuple[str, str]]:
+    """(type, reason) of each Kubernetes Event about the resource."""
+    name = names.resource_name(session_id)
+    found = await system.kubectl(
+        "get", "events", f"--field-selector=involvedObject.name={name}", "--output=json"
+    )
+    return [(event["type"], event["reason"]) for event in json.loads(found)["items"]]
+
+
+async def sandboxes_of(system: LocalSystem, session_id: str, *states: str) -> list[SimulatedSandbox]:
+    """The session's sandboxes in E2B, by default all that ever were."""
+    return [
+        sandbox
+        for sandbox in await system.e2b_admin.sandboxes(*states)
+        if sandbox.metadata.get(names.METADATA_SESSION) == session_id
+    ]
+
+
+async def paused(system: LocalSystem, session_id: str) -> bool:
+    """Exactly one sandbox of the session is left, and it is paused."""
+    alive = [each for each in await sandboxes_of(system, session_id) if each.state != "killed"]
+    return [each.state for each in alive] == ["paused"]

@@ -1,0 +1,15 @@
+"""The vocabulary of conditions is complete."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from managed_session_api.conditions import REASONS, Reason
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_every_reason_is_camel_case_and_says_what_it_means_and_what_to_do(reason: Reason) -> None:
+    assert re.fullmatch(r"([A-Z][a-z0-9]*)+", reason.value)
+    assert REASONS[reason].meaning.endswith(".")
+    assert REASONS[reason].remedy

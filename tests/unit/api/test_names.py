@@ -1,0 +1,70 @@
+"""Names that webhook, operator and manifests derive from a session's ID."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from managed_session_api import names
+
+session_ids = st.from_regex(names.SESSION_ID_PATTERN[1:-1], fullmatch=True)
+KUBERNETES_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+@given(session_ids)
+def test_every_session_id_gives_a_name_that_kubernetes_takes(session_id: str) -> None:
+    name = names.resource_name(session_id)
+    assert KUBERNETES_NAME.fullmatch(name)
+    assert len(name) <= 51
+    assert KUBERNETES_NAME.fullmatch(names.token_secret_name(name))
+
+
+@given(session_ids)
+def test_a_session_has_one_name_for_ever(session_id: str) -> None:
+    assert names.resource_name(session_id) == names.resource_name(session_id)
+
+
+@given(st.sets(session_ids, min_size=2, max_size=8))
+def test_two_sessions_never_share_a_name(ids: set[str]) -> None:
+    assert len({names.resource_name(each) for each in ids}) == len(ids)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("sesn_01AbC", "sesn_01abc"),
+        ("sesn_01abc", "sesn-01abc"),
+        ("sesn_" + "a" * 100, "sesn_" + "a" * 101),
+        ("a_", "a-"),
+    ],
+)
+def test_ids_that_differ_in_case_punctuation_or_tail_have_different_names(one: str, other: str) -> None:
+    assert names.resource_name(one) != names.resource_name(other)
+
+
+def test_the_name_starts_with_what_a_person_recognises() -> None:
+    assert names.resource_name("sesn_01AbCdEf").startswith("sesn-01abcdef-")
+
+
+@pytest.mark.parametrize(
+    "value", ["", "_sesn", "-sesn", "a" * 121, "sesn/1", "sesn 1", "sesn_1\n", "sesn.1", "ß", None, 7]
+)
+def test_what_is_no_session_id_gets_no_name(value: object) -> None:
+    assert not names.is_session_id(value)
+    with pytest.raises(ValueError, match="not a session ID"):
+        names.resource_name(value)  # type: ignore[arg-type]
+
+
+def test_everything_of_ours_carries_the_one_domain() -> None:
+    ours = (
+        names.FINALIZER,
+        names.ANNOTATION_CLAIM,
+        names.METADATA_INSTALLATION,
+        names.METADATA_RESOURCE_UID,
+        names.METADATA_SESSION,
+        names.METADATA_ATTEMPT,
+    )
+    assert all(each.startswith("managedagents.dev/") for each in ours)
+    assert names.API_VERSION == "managedagents.dev/v1alpha1"

@@ -1,0 +1,55 @@
+"""Instants on the wire, and claims that sort by age."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from managed_session_api.times import as_utc, claim_name, to_wire
+
+instants = st.datetimes(
+    min_value=datetime(2020, 1, 1), max_value=datetime(2100, 1, 1), timezones=st.just(UTC)
+)
+offsets = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+
+
+@given(instants, offsets)
+def test_an_instant_keeps_its_time_in_any_zone(instant: datetime, zone: timezone) -> None:
+    assert to_wire(instant.astimezone(zone)) == to_wire(instant)
+    assert datetime.fromisoformat(to_wire(instant).replace("Z", "+00:00")) == instant
+
+
+def test_an_instant_without_a_zone_is_taken_as_utc() -> None:
+    assert as_utc(datetime(2026, 1, 2, 3, 4, 5)) == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@given(instants, instants)
+def test_wire_text_sorts_by_age(one: datetime, other: datetime) -> None:
+    assert (to_wire(one) < to_wire(other)) == (one < other)
+
+
+@given(instants, instants)
+def test_claims_of_different_instants_sort_by_age(one: datetime, other: datetime) -> None:
+    assert (claim_name(one) < claim_name(other)) == (one < other)
+
+
+@given(instants, instants)
+def test_a_claim_sorts_after_the_one_before_it_even_when_the_clock_went_back(
+    now: datetime, before: datetime
+) -> None:
+    assume(before.microsecond != 999_999)
+    older = claim_name(before)
+    assert claim_name(now, after=older) > older
+
+
+def test_claims_of_one_instant_stay_in_order() -> None:
+    instant = datetime(2026, 11, 23, 16, 54, 1, 123456, tzinfo=UTC)
+    claims = [claim_name(instant)]
+    for _ in range(50):
+        claims.append(claim_name(instant, after=claims[-1]))
+    assert claims == sorted(set(claims))
+
+
+def test_a_claim_is_a_safe_file_name() -> None:
+    assert claim_name(datetime(2026, 11, 23, 16, 54, 1, 123456, tzinfo=UTC)) == "20261123T165401.123456Z"

@@ -1,0 +1,74 @@
+"""What README and docs point at exists: files, headings, make targets, the commands of the CLI, their options."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer.main
+from click import Group
+from managed_session_local.cli import app
+
+ROOT = Path(__file__).parents[3]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
+MAKE = re.compile(r"(?<![\w-])make (?:[A-Z_]+=\S+ )*([a-z][a-z-]*)")
+COMMAND = re.compile(r"(?<![\w=:-])managed-sessions ([a-z-][^`\n|;#]*)")
+
+
+def by_name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def anchors(page: Path) -> set[str]:
+    """The fragments that GitHub makes of the page's headings."""
+    headings = HEADING.findall(FENCE.sub("", page.read_text()))
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def code_in(page: Path) -> Iterator[str]:
+    return (found.group() for found in CODE.finditer(page.read_text()))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=by_name)
+def test_relative_links_lead_to_files_and_headings(page: Path) -> None:
+    for target in LINK.findall(CODE.sub("", page.read_text())):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, fragment = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), f"{target} does not exist"
+        assert linked.is_relative_to(ROOT), f"{target} leads out of the repository"
+        if fragment:
+            assert fragment in anchors(linked), f"{target}: there is no such heading"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=by_name)
+def test_every_make_target_that_is_mentioned_exists(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    mentioned = {target for code in code_in(page) for target in MAKE.findall(code)}
+    assert mentioned <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=by_name)
+def test_every_command_of_the_cli_that_is_mentioned_exists(page: Path) -> None:
+    for code in code_in(page):
+        for words in COMMAND.findall(code):
+            command, rest = typer.main.get_command(app), shlex.split(words)
+            while isinstance(command, Group) and rest and not rest[0].startswith("-"):
+                assert rest[0] in command.commands, f"there is no managed-sessions {words}"
+                command = command.commands[rest.pop(0)]
+            known = {"--help", "-h"}.union(*(each.opts + each.secondary_opts for each in command.params))
+            options = {word.partition("=")[0] for word in rest if word.startswith("-")}
+            assert options <= known, f"managed-sessions {words}: there is no {options - known}"
+
+
+def test_the_pages_are_linked_from_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert [path for path in PAGES[1:] if f"(docs/{path.name})" not in readme] == []
