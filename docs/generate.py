@@ -217,7 +217,7 @@ def member_docs(module: Any, enum: str) -> dict[str, str]:
 def _settings_table(rows: Iterable[Any]) -> str:
     return _table(
         ("Variable", "Allowed", "Default", "Meaning"),
-        ((f"`{row.variable}`", row.kind, _code(row.default), row.description) for row in rows),
+        ((f"`{row.variable}`", _kind(row.kind), _code(row.default), row.description) for row in rows),
     )
 
 
@@ -251,6 +251,11 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _kind(text: str) -> str:
+    kind, matching, pattern = text.partition(", matching ")
+    return f"{kind}{matching}`{pattern}`" if matching else kind
 
 
 def _code(text: str) -> str:

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 _NO_ROOM_SECONDS = 0.1
 _FIRST_WINDOW_MARGIN = 5.0
+_MOST_GONE = 20
+"""Polls in a row answered 404 before that is taken for a wrong environment rather than for ended sessions."""
 
 
 class ClaimLoop:
@@ -52,6 +54,7 @@ class ClaimLoop:
         self._settings = settings
         self._metrics = metrics
         self._failures = 0
+        self._gone = 0
         self._polling = 0
         self._window_ms = 0
 
@@ -63,13 +66,16 @@ class ClaimLoop:
     async def run(self) -> None:
         """Poll until cancelled.
 
-        The first poll reclaims what a dead leader held after little more than its Lease; every later one
-        only what is older than the slowest provisioning.
+        The first polls reclaim what another leader held after little more than its Lease; later ones only
+        what is older than the slowest provisioning. (Our own un-acknowledged items come again too at first,
+        which refreshes their tokens.)
         """
         settings = self._settings
         usual = settings.reclaim_seconds * 1000
-        first = round((settings.lease_duration_seconds + _FIRST_WINDOW_MARGIN) * 1000)
-        self._window_ms = min(first, usual)
+        first_seconds = settings.lease_duration_seconds + _FIRST_WINDOW_MARGIN
+        self._window_ms = min(round(first_seconds * 1000), usual)
+        loop = asyncio.get_running_loop()
+        inherited_until = loop.time() + 2 * first_seconds
         while True:
             if self._room() <= 0:
                 await asyncio.sleep(_NO_ROOM_SECONDS)
@@ -77,7 +83,8 @@ class ClaimLoop:
             found = await self._poll(settings.poll_block_milliseconds)
             if found:
                 await self._drain()
-            self._window_ms = usual
+            if loop.time() > inherited_until:
+                self._window_ms = usual
 
     async def _drain(self) -> None:
         """Poll side by side until the queue comes back empty or there is no more room."""
@@ -98,8 +105,9 @@ class ClaimLoop:
         try:
             item = await self._queue.poll(block_ms=block_ms, reclaim_ms=self._window_ms)
         except Failure as failure:
-            if failure.kind is Kind.GONE:
+            if failure.kind is Kind.GONE and self._gone < _MOST_GONE:
                 # An entry of a session that is gone was consumed: the queue goes on.
+                self._gone += 1
                 self._metrics.polls.labels("gone").inc()
                 return True
             await self._back_off(failure)
@@ -112,7 +120,7 @@ class ClaimLoop:
             return False
         finally:
             self._polling -= 1
-        self._failures = 0
+        self._failures = self._gone = 0
         if item is None:
             self._metrics.polls.labels("empty").inc()
             return False

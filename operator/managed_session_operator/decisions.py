@@ -188,6 +188,8 @@ def _end(resource: ManagedSession, around: Surroundings) -> Decision | None:
         return Decision(Step.REJECT_OFFER)
     if claim_active(resource) and around.run is not None and around.run.record is not None:
         return Decision(Step.FINISH)
+    if status.sandbox.state is SandboxState.CREATING:
+        return Decision(Step.RESOLVE_CREATE)
     if around.connected or status.sandbox.state is SandboxState.RUNNING:
         return Decision(Step.SUSPEND)
     due = status.ended_at + timedelta(seconds=around.policy.ttl_seconds_after_end)
@@ -203,6 +205,8 @@ def _stopped(resource: ManagedSession, around: Surroundings) -> Decision | None:
     if around.missing and sandbox.id is not None:
         return Decision(Step.NOTE_VANISHED)
     if resource.spec.lifecycle.suspend:
+        if sandbox.state is SandboxState.CREATING:
+            return Decision(Step.RESOLVE_CREATE)
         if around.connected or sandbox.state is SandboxState.RUNNING:
             return Decision(Step.SUSPEND)
         return Decision(Step.WAIT, Reason.SUSPENDED)
@@ -216,6 +220,8 @@ def _offer(resource: ManagedSession, around: Surroundings) -> Decision | None:
     if offer is None:
         return None
     if claim_active(resource):
+        if around.run is not None and around.run.record is not None:
+            return Decision(Step.FINISH)
         if work.acknowledged_at is None:
             return Decision(Step.REFRESH_TOKEN)
         late = offer.offered_at <= work.acknowledged_at
@@ -232,6 +238,8 @@ def _serve(resource: ManagedSession, around: Surroundings) -> Decision:
     work, run = resource.status.work, around.run
     if run is not None and run.record is not None:
         return Decision(Step.FINISH)
+    if around.connected and around.extend_at is not None and around.now >= around.extend_at:
+        return Decision(Step.EXTEND)
     if work.acknowledged_at is None:
         return Decision(Step.ACKNOWLEDGE if around.connected else Step.PROVISION)
     if work.first_heartbeat_at is not None:
@@ -246,8 +254,6 @@ def _serve(resource: ManagedSession, around: Surroundings) -> Decision:
 
 def _listen(resource: ManagedSession, around: Surroundings) -> Decision:
     """The worker was started and its events are listened to."""
-    if around.extend_at is not None and around.now >= around.extend_at:
-        return Decision(Step.EXTEND)
     started = resource.status.work.first_heartbeat_at is not None
     if not started and around.start_overdue_at is not None and around.now >= around.start_overdue_at:
         return Decision(Step.STOP_WORKER)

@@ -114,15 +114,25 @@ class Leadership:
             try:
                 lease = await self._call("lease read", self._leases.read_namespaced_lease)
             except ResourceGoneError:
-                return await self._write(started, None, transitions=1)
+                return await self._write(started, None, transitions=self._next_epoch(0))
             spec = lease.spec
             holder = spec.holder_identity or ""
             if holder and holder != self._identity and not self._lapsed(lease, started):
                 return False
-            return await self._write(started, lease, transitions=(spec.lease_transitions or 0) + 1)
+            return await self._write(
+                started, lease, transitions=self._next_epoch(spec.lease_transitions or 0)
+            )
         except (Failure, ConflictError, ResourceGoneError) as error:
             logger.warning("lease not acquired", extra={"cause": str(error)})
             return False
+
+    def _next_epoch(self, last: int) -> int:
+        """Higher than any before it, also when the Lease was deleted or restored from a backup.
+
+        Sandboxes keep the highest epoch they have seen, and outlive the Lease; so an epoch is at least the
+        time in minutes (which fits the field's 32 bits until the year 6000).
+        """
+        return max(last + 1, self._epoch + 1, int(time.time() // 60))
 
     def _lapsed(self, lease: Any, now: float) -> bool:
         """Whether the holder has not renewed for a whole duration, by our own clock alone."""

@@ -60,12 +60,14 @@ class OfferInbox:
     def __init__(self) -> None:
         self._by_session: dict[str, Offer] = {}
         self._by_resource: dict[str, Offer] = {}
+        self._parked: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._by_session)
 
     def put(self, offer: Offer) -> None:
         """Keep `offer` as its session's newest."""
+        self._parked.discard(offer.session_id)
         self._by_session[offer.session_id] = offer
         self._by_resource[resource_name(offer.session_id)] = offer
 
@@ -73,9 +75,13 @@ class OfferInbox:
         """The session's waiting offer."""
         return self._by_session.get(session_id)
 
+    def park(self, session_id: str) -> None:
+        """The session's offer waits for a message: it asks for no place until then."""
+        self._parked.add(session_id)
+
     def resource_names(self) -> list[str]:
-        """The names of the resources that offers wait for."""
-        return list(self._by_resource)
+        """The names of the resources that offers want to be served in now."""
+        return [name for name, offer in self._by_resource.items() if offer.session_id not in self._parked]
 
     def for_resource(self, name: str) -> Offer | None:
         """The waiting offer of the session that the resource called `name` would serve."""
@@ -86,8 +92,10 @@ class OfferInbox:
         if self._by_session.get(offer.session_id) is offer:
             del self._by_session[offer.session_id]
             del self._by_resource[resource_name(offer.session_id)]
+            self._parked.discard(offer.session_id)
 
     def clear(self) -> None:
         """Forget all: they were never acknowledged, so the queue offers them again."""
         self._by_session.clear()
         self._by_resource.clear()
+        self._parked.clear()

@@ -157,7 +157,8 @@ class OperatorProcess:
         self.metrics.leading.set(1)
         self.metrics.places.set(context.capacity.limit)
         try:
-            context.store.replace_all(await context.resources.list())
+            known = set(context.store.names())
+            context.store.replace_all(await context.resources.list(), known)
             self._watching = True
             for resource in context.store.all():
                 if resource.status.sandbox.state in ("Running", "Creating"):

@@ -29,6 +29,12 @@ logger = logging.getLogger(__name__)
 _MOST_STEPS = 40
 """Steps in one look; a resource that wants more is asked for again, so that others get their turn."""
 
+_LEADING_SECONDS = 1.0
+"""Until a resource is looked at again that could not be worked on for want of the Lease or an answer."""
+
+_UNSERVED = frozenset({Reason.SUSPENDED, Reason.SANDBOX_VANISHED, Reason.SESSION_ENDED})
+"""How a resource stands whose session is not served: its offers are left to the queue."""
+
 _STEPS: dict[Step, Callable[[Context, ManagedSession], Awaitable[float | None]]] = {
     Step.FINALIZE: identity.finalize,
     Step.ADOPT: identity.adopt,
@@ -72,7 +78,7 @@ class Reconciler:
         for _ in range(_MOST_STEPS):
             resource = context.store.get(name)
             if resource is None:
-                return await self._absent(name)
+                return None if context.store.has(name) else await self._absent(name)
             if (resting := self._resting(resource)) is not None:
                 return resting
             try:
@@ -80,12 +86,13 @@ class Reconciler:
                 if settled or delay is not None:
                     return delay
             except NotLeadingError:
-                return None
+                return _LEADING_SECONDS
             except ResourceGoneError:
                 context.store.remove(name, resource.metadata.uid)
                 await context.forget(name)
             except ConflictError:
-                await self._refresh(resource)
+                if not await self._refresh(resource):
+                    return _LEADING_SECONDS
             except CredentialError as error:
                 return await self._failed(
                     resource, Failure(Kind.PERSON, Reason.CREDENTIAL_MISSING, str(error))
@@ -108,11 +115,15 @@ class Reconciler:
         memory.failures = 0
         return settled, delay
 
-    async def _refresh(self, resource: ManagedSession) -> None:
+    async def _refresh(self, resource: ManagedSession) -> bool:
+        """Read the resource anew; whether that worked."""
         try:
             await self._context.refresh(resource)
-        except (ResourceGoneError, Failure):
-            await self._context.forget(resource.metadata.name)
+        except ResourceGoneError:
+            return True
+        except Failure:
+            return False
+        return True
 
     async def _absent(self, name: str) -> float | None:
         """No such resource: make it if its session's work was offered."""
@@ -138,6 +149,8 @@ class Reconciler:
         context, name = self._context, resource.metadata.name
         memory, now, policy = context.memory(name), context.now(), context.policy(resource)
         event, expired = resource.status.last_event, False
+        # Cleaning up needs no environment: a missing credential must not keep a resource for ever.
+        deleting = resource.metadata.deletion_timestamp is not None
         if event is not None:
             if memory.hint is None or memory.hint[0] != event.id:
                 memory.hint = (event.id, now)
@@ -145,7 +158,7 @@ class Reconciler:
             expired = now - memory.hint[1] > patience or now - event.created_at > patience * 2
         return Surroundings(
             now=now,
-            environment_id=context.queue.environment_id,
+            environment_id="" if deleting else context.queue.environment_id,
             policy=policy,
             offer=context.inbox.get(resource.spec.session_id),
             run=context.runs.get(name, resource.status.work.claim),
@@ -168,10 +181,11 @@ class Reconciler:
     def _settle(self, resource: ManagedSession, decision: Decision) -> None:
         """What is not served keeps nothing: its offer is made again by the queue, its place is for others."""
         context, name = self._context, resource.metadata.name
-        if context.memory(name).sandbox is None and not claim_active(resource):
+        unserved = decision.step is Step.REFUSE or decision.reason in _UNSERVED
+        if context.memory(name).sandbox is None and (unserved or not claim_active(resource)):
             context.capacity.release(name)
         offer = context.inbox.get(resource.spec.session_id)
-        if offer is not None and decision.reason in (Reason.SUSPENDED, Reason.SANDBOX_VANISHED):
+        if offer is not None and unserved and decision.reason is not Reason.DUPLICATE_SESSION:
             context.inbox.remove(offer)
 
     def _ground(self, resource: ManagedSession) -> tuple[object, ...]:
@@ -198,6 +212,8 @@ class Reconciler:
             "step failed",
             extra={"resource": name, "reason": str(failure.reason), "cause": failure.message, "again": delay},
         )
+        if failure.kind is Kind.GONE:
+            memory.disconnect()
         if memory.sandbox is None:
             # A place is for a sandbox that runs: what can't be had must not keep others from theirs.
             context.capacity.release(name)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from managed_session_api.names import is_session_id, resource_name
 from managed_session_api.resource import ManagedSession
+from pydantic import ValidationError
+
+logger = logging.getLogger(__name__)
 
 Body = dict[str, Any]
 
@@ -16,13 +20,25 @@ def _version(body: Body) -> int:
     return int(body["metadata"].get("resourceVersion") or 0)
 
 
+def _parse(body: Body) -> ManagedSession | None:
+    try:
+        return ManagedSession.model_validate(body)
+    except ValidationError as error:
+        # Written by another version: the rest must go on.
+        fields = sorted({".".join(str(part) for part in each["loc"]) for each in error.errors()})
+        logger.error(
+            "resource not understood", extra={"resource": body["metadata"]["name"], "fields": fields}
+        )
+        return None
+
+
 class ResourceStore:
     """Lives on one event loop. Not a truth: reconciles write with the version they read, and sweeps list."""
 
     def __init__(self) -> None:
         self._bodies: dict[str, Body] = {}
         self._by_session: dict[str, set[str]] = {}
-        self._parsed: dict[str, tuple[int, ManagedSession]] = {}
+        self._parsed: dict[str, tuple[int, ManagedSession | None]] = {}
 
     def __len__(self) -> int:
         return len(self._bodies)
@@ -58,10 +74,18 @@ class ResourceStore:
             if not siblings:
                 del self._by_session[session_id]
 
-    def replace_all(self, bodies: Iterable[Body]) -> set[str]:
-        """Make the store agree with a fresh list. Returns the names that have vanished."""
+    def replace_all(self, bodies: Iterable[Body], known: set[str]) -> set[str]:
+        """Make the store agree with a fresh list.
+
+        Args:
+            bodies: the list.
+            known: the names that were known before it was asked for; what came since is newer than the list.
+
+        Returns:
+            The names that have vanished.
+        """
         listed = {body["metadata"]["name"]: body for body in bodies}
-        vanished = set(self._bodies) - set(listed)
+        vanished = known - set(listed)
         for name in vanished:
             self.remove(name)
         for body in listed.values():
@@ -69,16 +93,20 @@ class ResourceStore:
         return vanished
 
     def get(self, name: str) -> ManagedSession | None:
-        """The resource called `name`, typed."""
+        """The resource called `name`, typed; None also for one that can't be understood."""
         body = self._bodies.get(name)
         if body is None:
             return None
         version = _version(body)
         parsed = self._parsed.get(name)
         if parsed is None or parsed[0] != version:
-            parsed = (version, ManagedSession.model_validate(body))
+            parsed = (version, _parse(body))
             self._parsed[name] = parsed
         return parsed[1]
+
+    def has(self, name: str) -> bool:
+        """Whether there is a resource called `name`, understood or not."""
+        return name in self._bodies
 
     def all(self) -> Iterator[ManagedSession]:
         """All resources, typed."""

@@ -45,15 +45,19 @@ class Sweep:
             except (Failure, NotLeadingError, ResourceGoneError, CredentialError) as error:
                 self._context.metrics.sweeps.labels("failed").inc()
                 logger.warning("sweep failed", extra={"cause": str(error)})
+            except Exception:
+                self._context.metrics.sweeps.labels("failed").inc()
+                logger.exception("sweep failed unexpectedly")
             await asyncio.sleep(self._context.settings.sweep_seconds * random.uniform(0.8, 1.0))
 
     async def sweep(self) -> None:
         """One comparison: E2B's list is read first, so that a resource is never older than its sandbox."""
         context = self._context
-        views = await context.sandboxes.list({names.METADATA_INSTALLATION: context.installation_id})
-        bodies = await context.resources.list()
-        for name in context.store.replace_all(bodies):
-            self._enqueue(name)
+        try:
+            views = await context.sandboxes.list({names.METADATA_INSTALLATION: context.installation_id})
+        finally:
+            # Also while E2B is away: a watch event may have been missed.
+            await self._relist()
         by_uid = {resource.metadata.uid: resource for resource in context.store.all()}
         listed: dict[str, set[str]] = {}
         suspects: set[str] = set()
@@ -76,6 +80,15 @@ class Sweep:
         await self._kill_orphans(suspects)
         for name in context.store.names():
             self._enqueue(name)
+
+    async def _relist(self) -> None:
+        """Have every resource looked at, as the API server has it now."""
+        context = self._context
+        known = set(context.store.names())
+        for name in context.store.replace_all(await context.resources.list(), known):
+            self._enqueue(name)
+        for name in context.store.names():
+            self._enqueue(name)
         context.metrics.resources.set(len(context.store))
 
     @staticmethod
@@ -95,6 +108,8 @@ class Sweep:
         """Kill what two sweeps in a row found without a resource: a create may be on its way."""
         context = self._context
         for sandbox_id in suspects & self._suspects:
+            if any(sandbox_id == resource.status.sandbox.id for resource in context.store.all()):
+                continue
             logger.warning("killing a sandbox that no resource has", extra={"sandbox": sandbox_id})
             await context.sandboxes.kill(sandbox_id)
             context.metrics.orphans_killed.inc()
@@ -131,10 +146,15 @@ class EndChecks:
             if claim_active(resource) or resource.status.ended_at is not None:
                 continue
             name = resource.metadata.name
-            asked = context.memory(name).end_asked_at or resource.status.last_active_time
+            asked = (
+                context.memory(name).end_asked_at
+                or resource.status.last_active_time
+                or resource.metadata.creation_timestamp
+            )
             if asked is None or now - asked < patience:
                 continue
             due = min(due, (asked.timestamp(), name)) if due else (asked.timestamp(), name)
         if due is not None:
-            context.memory(due[1]).end_check_due = True
+            memory = context.memory(due[1])
+            memory.end_check_due, memory.end_asked_at = True, now
             self._enqueue(due[1])

@@ -62,6 +62,8 @@ def translate(operation: str, error: Exception, secret: SecretStr) -> Failure:
             return Failure(Kind.PERSON, Reason.SANDBOX_CREDENTIAL_REJECTED, said, status=status)
         case e2b.RateLimitException():
             return Failure(Kind.QUOTA, Reason.SANDBOX_QUOTA_EXCEEDED, said, status=429)
+        case e2b.ServiceBusyException():
+            return Failure(Kind.RETRY, Reason.SANDBOX_CREATE_FAILED, said, status=503)
         case e2b.SandboxUnreachableException():
             return Failure(Kind.RETRY, Reason.SANDBOX_UNREACHABLE, said, definite=False)
         case e2b.TemplateException():

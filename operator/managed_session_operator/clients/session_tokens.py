@@ -9,11 +9,12 @@ from typing import Any
 
 from kubernetes.aio import client
 from managed_session_api import names
+from managed_session_api.conditions import Reason
 from managed_session_api.resource import ManagedSession
 from pydantic import SecretStr
 
 from managed_session_operator.clients.kubernetes_calls import kubernetes_call
-from managed_session_operator.failures import ConflictError, ResourceGoneError
+from managed_session_operator.failures import ConflictError, Failure, Kind, ResourceGoneError
 
 
 class SessionTokens:
@@ -50,8 +51,15 @@ class SessionTokens:
             async with self._call("secret create"):
                 await self._core.create_namespaced_secret(self._namespace, body)
         except ConflictError:
-            async with self._call("secret update"):
-                await self._core.replace_namespaced_secret(name, self._namespace, body)
+            try:
+                async with self._call("secret update"):
+                    await self._core.replace_namespaced_secret(name, self._namespace, body)
+            except ResourceGoneError:
+                message = "the Secret was removed while it was replaced"
+                raise Failure(Kind.RETRY, Reason.KUBERNETES_REFUSED, message) from None
+        except ResourceGoneError:
+            message = f"there is no namespace {self._namespace}"
+            raise Failure(Kind.PERSON, Reason.KUBERNETES_REFUSED, message) from None
 
     async def get(self, resource_name: str, claim: str) -> tuple[bool, SecretStr | None]:
         """(whether there is a Secret of this claim, the token in it)."""

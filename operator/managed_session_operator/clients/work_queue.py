@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,19 +11,32 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
-import httpx2
 from anthropic import AsyncAnthropic
 from anthropic.lib.environments import download_session_skills
+from anthropic.types.beta.sessions import BetaManagedAgentsSessionEventType
 from managed_session_api.conditions import Reason
+from managed_session_api.names import is_session_id
 from pydantic import SecretStr
 
 from managed_session_operator.failures import Failure, Kind
 from managed_session_operator.offers import Offer, rewrap_session_token
 
+logger = logging.getLogger(__name__)
+
+_USER_EVENTS: list[BetaManagedAgentsSessionEventType] = [
+    "user.message",
+    "user.interrupt",
+    "user.tool_confirmation",
+    "user.tool_result",
+    "user.custom_tool_result",
+    "user.define_outcome",
+]
+"""Events by which somebody has set the session to work."""
+
 
 @dataclass(frozen=True)
 class HealthCheck:
-    """A poll's answer that only asks whether somebody polls: acknowledge and stop it."""
+    """An item that only asks whether somebody polls: acknowledge and stop it."""
 
     work_id: str
 
@@ -58,7 +72,7 @@ def _said(error: anthropic.APIStatusError) -> str:
     return f"HTTP {error.status_code}" + (f": {str(text)[:200]}" if text else "")
 
 
-def _failure(operation: str, error: anthropic.AnthropicError | httpx2.HTTPError) -> Failure:
+def _failure(operation: str, error: Exception) -> Failure:
     """The failure that an SDK exception of `operation` means."""
     if not isinstance(error, anthropic.APIStatusError):
         return Failure(
@@ -71,8 +85,11 @@ def _failure(operation: str, error: anthropic.AnthropicError | httpx2.HTTPError)
     said = f"Anthropic answered {operation} with {_said(error)}"
     if status in (401, 403):
         kind, reason = Kind.PERSON, Reason.ENVIRONMENT_CREDENTIAL_REJECTED
-    elif status == 404:
+    elif status == 404 and isinstance(error.body, dict):
         kind, reason = Kind.GONE, Reason.SESSION_ENDED
+    elif status == 404:
+        # Not Anthropic's own answer (a proxy's page): it says nothing about the session.
+        kind, reason = Kind.RETRY, Reason.ENVIRONMENT_UNREACHABLE
     elif status == 429:
         kind, reason = Kind.QUOTA, Reason.ENVIRONMENT_UNREACHABLE
     elif status >= 500:
@@ -139,7 +156,9 @@ class WorkQueue:
         client, environment_id = self._connected()
         try:
             yield client, environment_id
-        except (anthropic.AnthropicError, httpx2.HTTPError) as error:
+        except Failure:
+            raise
+        except Exception as error:  # noqa: BLE001 - an odd answer must not end the operator
             raise _failure(operation, error) from None
 
     async def poll(self, *, block_ms: int, reclaim_ms: int) -> Offer | HealthCheck | None:
@@ -155,18 +174,23 @@ class WorkQueue:
                 reclaim_older_than_ms=reclaim_ms,
                 anthropic_worker_id=self._worker_id,
             )
-        if not item:
-            return None
-        data = item.data
-        if getattr(data, "type", None) != "session":
-            return HealthCheck(item.id)
-        return Offer(
-            work_id=item.id,
-            session_id=data.id,
-            environment_id=environment_id,
-            offered_at=datetime.now(UTC),
-            secret=rewrap_session_token(item.secret),
-        )
+            if not item:
+                return None
+            data = item.data
+            kind = getattr(data, "type", None)
+            if kind == "healthcheck":
+                return HealthCheck(item.id)
+            if kind != "session" or not is_session_id(data.id):
+                # Not acknowledged: whoever knows what it is may still do it.
+                logger.warning("work of an unknown kind is left in the queue", extra={"kind": str(kind)[:40]})
+                return None
+            return Offer(
+                work_id=item.id,
+                session_id=data.id,
+                environment_id=environment_id,
+                offered_at=datetime.now(UTC),
+                secret=rewrap_session_token(item.secret),
+            )
 
     async def acknowledge(self, work_id: str) -> bool:
         """Take the item off the queue.
@@ -203,12 +227,12 @@ class WorkQueue:
                 raise
 
     async def session(self, session_id: str) -> SessionView | None:
-        """The session; None when it was deleted or the key may not see it (403)."""
+        """The session; None when there is none (any more)."""
         try:
             async with self._call("session") as (client, _):
                 session = await client.beta.sessions.retrieve(session_id)
         except Failure as failure:
-            if failure.status not in (403, 404):
+            if failure.kind is not Kind.GONE:
                 raise
             return None
         agent = session.agent
@@ -225,8 +249,8 @@ class WorkQueue:
         """Whether anybody has said anything in the session (True when that cannot be found out)."""
         try:
             async with self._call("events") as (client, _):
-                page = await client.beta.sessions.events.list(session_id, limit=20)
-                return any(event.type.startswith("user.") for event in page.data)
+                page = await client.beta.sessions.events.list(session_id, types=_USER_EVENTS, limit=1)
+                return bool(page.data)
         except Failure:
             return True
 

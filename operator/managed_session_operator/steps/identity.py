@@ -10,6 +10,7 @@ from managed_session_api.conditions import Reason
 from managed_session_api.resource import ManagedSession
 from managed_session_runtime.credentials import CredentialError
 
+from managed_session_operator.clients.work_queue import SessionView
 from managed_session_operator.context import Context
 from managed_session_operator.decisions import Decision, Step
 from managed_session_operator.failures import Failure
@@ -41,7 +42,7 @@ async def adopt(context: Context, resource: ManagedSession) -> float | None:
 
 async def prove(context: Context, resource: ManagedSession) -> float | None:
     """Ask Anthropic whose session it is; what a webhook made and is not ours is removed."""
-    session = await context.queue.session(resource.spec.session_id)
+    session = await _visible_session(context, resource.spec.session_id)
     if session is not None and session.environment_id == context.queue.environment_id:
         context.memory(resource.metadata.name).session = session
         await _take(context, resource, session.agent_id)
@@ -63,14 +64,24 @@ async def prove(context: Context, resource: ManagedSession) -> float | None:
     return _LOOK_AGAIN_SECONDS
 
 
+async def _visible_session(context: Context, session_id: str) -> SessionView | None:
+    """The session; None also where the environment key may not see it: then it is not ours."""
+    try:
+        return await context.queue.session(session_id)
+    except Failure as failure:
+        if failure.status != 403:
+            raise
+        return None
+
+
 async def confirm_end(context: Context, resource: ManagedSession) -> float | None:
     """Ask Anthropic whether the session has ended, as an event says."""
     session = await context.queue.session(resource.spec.session_id)
     memory = context.memory(resource.metadata.name)
+    await note_end(context, resource, ended=session is None or session.ended, deleted=session is None)
     memory.end_check_due, memory.end_asked_at = False, context.now()
     if resource.status.last_event is not None:
         memory.end_checked = resource.status.last_event.id
-    await note_end(context, resource, ended=session is None or session.ended, deleted=session is None)
     return None
 
 
@@ -101,12 +112,9 @@ async def _stop_work(context: Context, work_id: str) -> None:
 
 
 async def finalize(context: Context, resource: ManagedSession) -> float | None:
-    """Stop the work, kill every sandbox of the resource, remove its token, let the resource go."""
+    """Kill every sandbox of the resource, stop its work, remove its token, let the resource go."""
     status, name = resource.status, resource.metadata.name
     await context.runs.forget(name)
-    served = status.work.acknowledged_at is not None and status.work.finished_at is None
-    if status.work.id is not None and served:
-        await _stop_work(context, status.work.id)
     if status.sandbox.id is not None:
         await context.sandboxes.kill(status.sandbox.id)
     if status.sandbox.attempt:
@@ -119,6 +127,9 @@ async def finalize(context: Context, resource: ManagedSession) -> float | None:
         for sandbox in others:
             await context.sandboxes.kill(sandbox.sandbox_id)
         context.event(resource, Reason.SANDBOX_KILLED, "the session's sandbox is gone")
+    served = status.work.acknowledged_at is not None and status.work.finished_at is None
+    if status.work.id is not None and served:
+        await _stop_work(context, status.work.id)
     await context.tokens.delete(name)
     remaining = [each for each in resource.metadata.finalizers if each != names.FINALIZER]
     await context.patch(resource, {"metadata": {"finalizers": remaining}})

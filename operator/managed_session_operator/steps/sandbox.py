@@ -74,7 +74,7 @@ async def _create(context: Context, resource: ManagedSession, memory: Memory) ->
         try:
             created = await context.sandboxes.create(wishes, idempotency_key(resource.metadata.uid, attempt))
         except Failure as failure:
-            await _create_failed(context, resource, memory, failure)
+            await _create_failed(context, resource, memory, failure, repeated=not certainly_first)
             return
     if not certainly_first and await context.sandboxes.info(created.sandbox_id) is None:
         # The key was answered with a sandbox that has been killed since.
@@ -84,15 +84,17 @@ async def _create(context: Context, resource: ManagedSession, memory: Memory) ->
 
 
 async def _create_failed(
-    context: Context, resource: ManagedSession, memory: Memory, failure: Failure
+    context: Context, resource: ManagedSession, memory: Memory, failure: Failure, *, repeated: bool
 ) -> None:
     """Settle what a refused create means for its key, then let the failure be told.
 
     A server records refusals too and answers the same key with them again, so a definite one ends the
-    attempt. A request with this key that is still in progress, and an outcome that nobody knows, leave it.
+    attempt, and so does any answer to a key that was sent before. A request with this key that is still in
+    progress, and an outcome that nobody knows, leave it.
     """
-    in_progress = failure.status == 409 and "mismatch" not in failure.message.lower()
-    if failure.definite and not in_progress:
+    in_progress = failure.status == 409 and "progress" in failure.message.lower()
+    definite = failure.definite or (repeated and failure.status is not None)
+    if definite and not in_progress:
         if failure.status in (409, 422) and await _adopt(context, resource, memory):
             return
         await context.write_status(resource, sandbox={"state": None})
@@ -236,14 +238,22 @@ async def suspend(context: Context, resource: ManagedSession) -> float | None:
     sandbox = context.memory(name).sandbox
     if claim_active(resource):
         if sandbox is not None and work.claim is not None and work.acknowledged_at is not None:
-            await context.runs.stop(sandbox, work.claim, context.epoch())
+            await _stop_worker(context, sandbox, work.claim)
         await context.runs.forget(name)
-        resource = await context.write_status(
-            resource, work={"finishedAt": context.now(), "exitReason": "Suspended"}
-        )
-        await context.tokens.delete(name)
+        if work.first_heartbeat_at is not None:
+            resource = await context.write_status(
+                resource, work={"finishedAt": context.now(), "exitReason": "Suspended"}
+            )
     await pause_and_forget(context, resource)
     return None
+
+
+async def _stop_worker(context: Context, sandbox: e2b.AsyncSandbox, claim: str) -> None:
+    """A worker in a sandbox that is paused, gone or out of reach does nothing either: pause goes on."""
+    try:
+        await context.runs.stop(sandbox, claim, context.epoch())
+    except Failure as failure:
+        logger.warning("worker not stopped", extra={"claim": claim, "cause": str(failure)})
 
 
 async def extend(context: Context, resource: ManagedSession) -> float | None:

@@ -24,6 +24,7 @@ async def await_message(context: Context, resource: ManagedSession) -> float | N
     if await context.queue.has_message(resource.spec.session_id):
         memory.message_known = True
         return None
+    context.inbox.park(resource.spec.session_id)
     await stand(context, resource, Decision(Step.WAIT, Reason.AWAITING_MESSAGE))
     wait = _MESSAGE_SECONDS[min(memory.message_checks, len(_MESSAGE_SECONDS) - 1)]
     memory.message_checks += 1
@@ -34,6 +35,9 @@ async def release_unused(context: Context, resource: ManagedSession) -> float | 
     """No message came in time: stop the item. The session's next message queues work again."""
     offer = context.inbox.get(resource.spec.session_id)
     if offer is None:
+        return None
+    if await context.queue.has_message(resource.spec.session_id):
+        context.memory(resource.metadata.name).message_known = True
         return None
     if await context.queue.acknowledge(offer.work_id):
         await context.queue.stop(offer.work_id)
@@ -74,6 +78,16 @@ async def claim(context: Context, resource: ManagedSession) -> float | None:
     if offer is None:
         return None
     name, memory, status = resource.metadata.name, context.memory(resource.metadata.name), resource.status
+    run = context.runs.get(name, status.work.claim)
+    if (
+        run is not None
+        and run.live
+        and run.heartbeat
+        and await context.queue.state(offer.work_id) != "queued"
+    ):
+        # The offer was overtaken by the acknowledgement of the work that this worker serves.
+        context.inbox.remove(offer)
+        return None
     if not context.capacity.take_for_claim(name, force=memory.sandbox is not None):
         await stand(context, resource, Decision(Step.WAIT, Reason.AWAITING_CAPACITY))
         return _CAPACITY_SECONDS

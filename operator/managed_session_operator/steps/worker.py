@@ -25,8 +25,6 @@ logger = logging.getLogger(__name__)
 _RESTART_SECONDS = 1.0
 _RECONNECT_SECONDS = 0.1
 _RECONNECT_CAP_SECONDS = 30.0
-_NEVER_STARTED = frozenset({"Error", "Killed", "StartFailed", "Thawed"})
-"""Exits before the first heartbeat after which the same item can be tried again: nobody has its lease."""
 
 
 async def start(context: Context, resource: ManagedSession) -> float | None:
@@ -35,6 +33,8 @@ async def start(context: Context, resource: ManagedSession) -> float | None:
     memory = context.memory(name)
     if memory.sandbox is None or work.claim is None or work.id is None:
         return None
+    if (delay := await _after_cut(context, name, work.claim)) is not None:
+        return delay
     if memory.token is None or memory.token[0] != work.claim:
         there, token = await context.tokens.get(name, work.claim)
         if not there:
@@ -123,12 +123,8 @@ async def reattach(context: Context, resource: ManagedSession) -> float | None:
     """Take up the events of a worker that nobody listens to, without waking a paused sandbox."""
     name, work = resource.metadata.name, resource.status.work
     memory, sandbox_id = context.memory(name), resource.status.sandbox.id
-    run = context.runs.get(name, work.claim)
-    if run is not None and run.cut is not None:
-        await context.runs.forget(name)
-        memory.cuts += 1
-        if memory.cuts > 1:
-            return min(_RECONNECT_SECONDS * 2.0**memory.cuts, _RECONNECT_CAP_SECONDS)
+    if (delay := await _after_cut(context, name, work.claim)) is not None:
+        return delay
     view = await context.sandboxes.info(sandbox_id) if sandbox_id is not None else None
     if view is None:
         await vanished(context, resource)
@@ -146,6 +142,18 @@ async def reattach(context: Context, resource: ManagedSession) -> float | None:
     if not await _watch(context, name, memory.sandbox, work.claim):
         await _write_finished(context, resource, "WorkerVanished", SandboxState.RUNNING)
     return None
+
+
+async def _after_cut(context: Context, name: str, claim: str | None) -> float | None:
+    """Seconds to wait before a cut stream is taken up again: none at first, then more and more."""
+    run, memory = context.runs.get(name, claim), context.memory(name)
+    if run is None or run.cut is None:
+        return None
+    await context.runs.forget(name)
+    memory.cuts += 1
+    if memory.cuts == 1:
+        return None
+    return min(_RECONNECT_SECONDS * 2.0**memory.cuts, _RECONNECT_CAP_SECONDS)
 
 
 async def _watch(context: Context, name: str, sandbox: object, claim: str) -> WorkerRun | None:
@@ -171,7 +179,7 @@ async def finish(context: Context, resource: ManagedSession) -> float | None:
         "worker ended",
         extra={"session": resource.spec.session_id, "claim": record.claim, "reason": record.reason},
     )
-    if not run.heartbeat and record.reason in _NEVER_STARTED:
+    if not run.heartbeat and record.reason not in GIVEN_BACK and await _is_ours_to_start(context, work.id):
         return await _start_again(context, resource, record)
     session: SessionView | Failure | None
     if context.inbox.get(resource.spec.session_id) is not None:
@@ -197,6 +205,11 @@ async def _session(context: Context, resource: ManagedSession) -> SessionView | 
         return await context.queue.session(resource.spec.session_id)
     except Failure as failure:
         return failure
+
+
+async def _is_ours_to_start(context: Context, work_id: str | None) -> bool:
+    """Whether the acknowledged item still waits for its first heartbeat: nobody else would ever serve it."""
+    return work_id is not None and await context.queue.state(work_id) == "starting"
 
 
 async def _start_again(context: Context, resource: ManagedSession, record: ExitRecord) -> float | None:

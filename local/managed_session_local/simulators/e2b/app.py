@@ -35,7 +35,9 @@ class Simulator:
         surface = SimulatorRoutes(self.lifecycle, self.templates, faults, self.ledger, self._apply)
         control = ControlRoutes(self._gateway, self.lifecycle)
         templates = TemplateRoutes(self._gateway, self.templates)
-        self._control = Starlette(routes=[*surface.routes(), *control.routes(), *templates.routes()])
+        self._control = Starlette(
+            routes=[*surface.routes(), *control.routes(), *templates.routes(), control.fallback()]
+        )
         files = FileRoutes(self._gateway, self.lifecycle)
         processes = ProcessRoutes(self._gateway, self.lifecycle)
         self._envd = Starlette(routes=[*files.routes(), *processes.routes()])

@@ -41,6 +41,7 @@ class SimulatedSandbox:
     killed_at: datetime | None
     kill_reason: str | None
     resumes: int
+    history: list[dict[str, str]]
     billed_seconds: float
     idempotency_key: str | None
     root: Path | None
@@ -70,6 +71,7 @@ class SimulatedSandbox:
             killed_at=datetime.fromisoformat(raw["killedAt"]) if raw["killedAt"] else None,
             kill_reason=raw["killReason"],
             resumes=raw["resumes"],
+            history=raw["history"],
             billed_seconds=raw["billedSeconds"],
             idempotency_key=raw["idempotencyKey"],
             root=Path(raw["root"]) if raw["root"] else None,

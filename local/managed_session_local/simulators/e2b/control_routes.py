@@ -55,6 +55,14 @@ class ControlRoutes:
             Route(sandbox, operation("kill", self._kill), methods=["DELETE"]),
         ]
 
+    def fallback(self) -> Route:
+        """What is not simulated, visible in the ledger as `unknown`."""
+        endpoint = self._gateway.endpoint("unknown", self._unknown)
+        return Route("/{path:path}", endpoint, methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
+
+    async def _unknown(self, call: Call) -> Response:
+        raise ApiError(404, f"{call.request.method} {call.request.url.path} is not simulated")
+
     async def _create(self, call: Call) -> Response:
         lifecycle = self._lifecycle
         version_2 = call.request.url.path.startswith("/v2/")

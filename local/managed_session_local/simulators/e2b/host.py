@@ -20,7 +20,7 @@ _KILL_TIMEOUT_SECONDS: Final = 10.0
 _PROGRAM: Final = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
     "from managed_session_local.simulators.e2b.namespace import zygote; "
-    "zygote.main(int(sys.argv[2]), sys.argv[3:])"
+    "zygote.main(int(sys.argv[2]), sys.argv[3], sys.argv[4:])"
 )
 
 
@@ -235,7 +235,8 @@ class Zygote:
             self._ready = asyncio.get_running_loop().create_future()
             package_parent = str(Path(__file__).parents[3])
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-c", _PROGRAM, package_parent, str(theirs.fileno()), *self._preload,
+                sys.executable, "-I", "-c", _PROGRAM, package_parent, str(theirs.fileno()), "outside",
+                *self._preload,
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},

@@ -68,7 +68,7 @@ class Lifecycle:
         self._became_active()
         self._watch_process(sandbox)
         self._schedule_expiry(sandbox)
-        self._ledger.count("created")
+        self._count(sandbox, "created")
         return sandbox
 
     def _policy(self, body: dict[str, Any], default_timeout: int) -> dict[str, Any]:
@@ -160,7 +160,7 @@ class Lifecycle:
         self._became_active()
         sandbox.end_at = min(now() + timedelta(seconds=timeout), self._latest_end(sandbox))
         self._schedule_expiry(sandbox)
-        self._ledger.count("resumed")
+        self._count(sandbox, "resumed")
 
     async def pause(self, sandbox_id: str, body: dict[str, Any], damage: str | None = None) -> None:
         """Pause. `damage` is a fault: the record is dropped or rolled back. Raises ApiError 404, 409, 500."""
@@ -173,6 +173,10 @@ class Lifecycle:
                 if was_pausing:
                     return
                 raise ApiError(409, f'Error pausing sandbox - sandbox "{sandbox_id}" is already paused')
+            if not self._templates.has(sandbox.build.template_id):
+                # E2B kills a sandbox whose template was deleted when it cannot record the pause.
+                await self._end(sandbox, "base template missing")
+                raise ApiError(500, "Error pausing sandbox")
             await self._pause(sandbox, full=body.get("memory") is not False)
             if damage is None:
                 return
@@ -209,7 +213,7 @@ class Lifecycle:
         sandbox.state = "paused"
         sandbox.paused_at = sandbox.end_at = now()
         self._became_inactive()
-        self._ledger.count("paused")
+        self._count(sandbox, "paused")
 
     async def kill(self, sandbox_id: str, reason: str = "request") -> None:
         """Kill a running or paused sandbox. Raises ApiError 404."""
@@ -241,7 +245,7 @@ class Lifecycle:
             sandbox.kill_reason = reason
             if was_active:
                 self._became_inactive()
-            self._ledger.count("killed")
+            self._count(sandbox, "killed")
 
     def _watch_process(self, sandbox: Sandbox) -> None:
         slot = sandbox.slot
@@ -305,6 +309,10 @@ class Lifecycle:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _count(self, sandbox: Sandbox, event: str) -> None:
+        self._ledger.count(event)
+        sandbox.note(event)
 
     def _became_active(self) -> None:
         self.admission.active += 1

@@ -51,6 +51,7 @@ class Sandbox:
     killed_at: datetime | None = None
     kill_reason: str | None = None
     resumes: int = 0
+    history: list[dict[str, str]] = field(default_factory=list)
     billed_before: float = 0.0
     billing: bool = True
     hidden_until: datetime | None = None
@@ -63,6 +64,10 @@ class Sandbox:
     def exists(self) -> bool:
         """Whether the API knows it."""
         return self.state not in ("killing", "killed")
+
+    def note(self, event: str) -> None:
+        """Add to the history: created, paused, resumed, killed."""
+        self.history.append({"at": timestamp(now()), "event": event})
 
     @property
     def running(self) -> bool:
@@ -168,6 +173,7 @@ class Sandbox:
             "killedAt": timestamp(self.killed_at) if self.killed_at else None,
             "killReason": self.kill_reason,
             "resumes": self.resumes,
+            "history": self.history,
             "billedSeconds": round(self.billed_seconds, 6),
             "root": str(self.slot.root) if self.slot else None,
             "initPID": process.host_pid if process and process.alive else None,

@@ -50,7 +50,12 @@ class Settings(BaseModel):
 
     warm_pool: int = Field(default=2, ge=0, description="ready sandboxes kept per template")
     preload_modules: list[str] = Field(
-        default=["anthropic", "anthropic.lib.environments"],
+        default=[
+            "anthropic",
+            "anthropic.lib.environments",
+            "anthropic.lib.tools.agent_toolset",
+            "anyio._backends._asyncio",
+        ],
         description="imported once, shared by start commands like `python3 script.py …`; empty: off",
     )
     ready_timeout_seconds: PositiveSeconds = 60

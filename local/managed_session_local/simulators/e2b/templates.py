@@ -105,6 +105,10 @@ class Templates:
                 return template
         raise ApiError(404, f"template '{name}' not found")
 
+    def has(self, template_id: str) -> bool:
+        """Whether the template still exists."""
+        return template_id in self._templates
+
     def resolve(self, name: str) -> tuple[TemplateBuild, str]:
         """The build that a create with `name[:tag]` uses, and the template's alias. Raises ApiError 404."""
         template = self.find(name)

@@ -4,7 +4,14 @@ from datetime import UTC, datetime
 
 import httpx
 import pytest
-from e2b import E2B, AuthenticationException, RateLimitException, SandboxException, SandboxNetworkOpts
+from e2b import (
+    E2B,
+    AsyncTemplate,
+    AuthenticationException,
+    RateLimitException,
+    SandboxException,
+    SandboxNetworkOpts,
+)
 from e2b.exceptions import SandboxNotFoundException, SandboxNotRunningException
 from managed_session_local.simulators.e2b.client import E2BSimulatorClient, process_exists
 
@@ -217,6 +224,37 @@ async def test_api_key_is_checked(e2b: E2B, control: E2BSimulatorClient) -> None
         missing = await client.get("/v2/sandboxes")
     assert missing.status_code == 401
     assert missing.json()["code"] == 401
+
+
+async def test_pause_kills_a_sandbox_whose_template_was_deleted(
+    e2b: E2B, control: E2BSimulatorClient
+) -> None:
+    info = await e2b.AsyncTemplate.build(AsyncTemplate().from_base_image(), "short-lived")
+    sandbox = await e2b.AsyncSandbox.create("short-lived")
+    async with httpx.AsyncClient(base_url=control.url, headers={"X-API-Key": "k"}) as client:
+        assert (await client.delete(f"/templates/{info.template_id}")).status_code == 204
+    with pytest.raises(SandboxException):
+        await sandbox.pause()
+    with pytest.raises(SandboxNotFoundException):
+        await sandbox.get_info()
+
+
+async def test_history_tells_what_happened_when(e2b: E2B, control: E2BSimulatorClient) -> None:
+    sandbox = await e2b.AsyncSandbox.create("base")
+    await sandbox.pause()
+    await e2b.AsyncSandbox.connect(sandbox.sandbox_id, timeout=60)
+    await sandbox.kill()
+    history = (await control.sandbox(sandbox.sandbox_id)).history
+    assert [entry["event"] for entry in history] == ["created", "paused", "resumed", "killed"]
+    assert sorted(history, key=lambda entry: entry["at"]) == history
+
+
+async def test_what_is_not_simulated_is_told(control: E2BSimulatorClient) -> None:
+    async with httpx.AsyncClient(base_url=control.url, headers={"X-API-Key": "k"}) as client:
+        answer = await client.post("/sandboxes/iabc/fork", json={})
+    assert answer.status_code == 404
+    assert "not simulated" in answer.json()["message"]
+    assert (await control.ledger()).operations["unknown"] == 1
 
 
 async def test_billing_stops_while_paused(e2b: E2B, control: E2BSimulatorClient) -> None:

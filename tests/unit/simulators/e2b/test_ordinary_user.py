@@ -15,15 +15,24 @@ from managed_session_local.simulators.e2b.client import E2BSimulatorClient
 # the kernel then refuses namespaces just as to any user. (CAP_SETFCAP only allows to map root's own number.)
 WITHOUT_PRIVILEGES = ["setpriv", "--bounding-set=-all,+setfcap", "--inh-caps=-all", "--no-new-privs"]
 
+# Its memory and descriptors are closed to others, as a worker's are that holds a credential.
+WORKER = """
+import anthropic, ctypes, os, socket, time
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+open("/tmp/ready", "w").close()
+while not (os.path.exists("/tmp/port") and open("/tmp/port").read()):
+    time.sleep(0.01)
+connection = socket.create_connection(("127.0.0.1", int(open("/tmp/port").read())))
+connection.recv(1)
+"""
+
 
 async def test_whole_life_of_a_sandbox_as_an_ordinary_user(
     start_simulator: Callable[..., Any], sdk_for: Callable[[str], E2B], tmp_path: Path
 ) -> None:
     prefix = WITHOUT_PRIVILEGES if os.geteuid() == 0 else []
     assert not prefix or shutil.which("setpriv")
-    (tmp_path / "worker.py").write_text(
-        "import anthropic, time\nopen('/tmp/ready', 'w')\ntime.sleep(10_000)\n"
-    )
+    (tmp_path / "worker.py").write_text(WORKER)
     accepted: asyncio.Queue[asyncio.StreamReader] = asyncio.Queue()
     server = await asyncio.start_server(lambda reader, _: accepted.put_nowait(reader), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -42,10 +51,7 @@ async def test_whole_life_of_a_sandbox_as_an_ordinary_user(
         assert not await two.files.exists("/mnt/session/x")
         assert (await one.commands.run("id -u; cat /mnt/session/x", user="root")).stdout == "0\none"
         assert "worker.py" in (await one.commands.run("ps -eo args")).stdout
-        command = (
-            f"exec python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", {port})).recv(1)'"
-        )
-        await one.commands.run(command, background=True, timeout=0)
+        await one.files.write("/tmp/port", str(port))
         remote = await asyncio.wait_for(accepted.get(), 20)
         assert await one.pause() is True
         with contextlib.suppress(ConnectionResetError):

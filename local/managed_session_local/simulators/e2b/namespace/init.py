@@ -166,7 +166,8 @@ def _execute_script(arguments: list[str]) -> int:
     main = types.ModuleType("__main__")
     main.__file__ = arguments[0]
     sys.modules["__main__"] = main
-    sys.path.insert(0, str(Path(arguments[0]).parent))
+    added = [str(Path(arguments[0]).parent), *filter(None, os.environ.get("PYTHONPATH", "").split(":"))]
+    sys.path[:] = [*added, *(entry for entry in sys.path if Path(entry).is_dir())]
     code = 0
     try:
         source = Path(arguments[0]).read_bytes()

@@ -88,9 +88,24 @@ def _fork_sandbox(
         os._exit(0)
 
 
-def main(descriptor: int, preload: list[str]) -> None:
-    """Serve fork requests until the simulator closes its end of the control socket."""
+def main(descriptor: int, place: str, preload: list[str]) -> None:
+    """Serve fork requests until the simulator closes its end of the control socket.
+
+    `place` is `outside` at first and `inside` once this program runs in its own user namespace. It is
+    executed anew there: only memory that came into being in that namespace can be inspected with its
+    capabilities, which matters for processes that forbid it to others (prctl(2), PR_SET_DUMPABLE).
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    privileged = False
+    if place == "outside":
+        try:
+            privileged = _take_privileges()
+        except OSError as error:
+            messages.send(socket.socket(fileno=descriptor), {"event": "failed", "message": _refusal(error)})
+            return
+        if not privileged:
+            again = ["inside" if word == "outside" else word for word in sys.orig_argv]
+            os.execv(sys.executable, again)  # noqa: S606 - the same program again
     control = socket.socket(fileno=descriptor)
     failures = []
     for name in preload:
@@ -98,11 +113,6 @@ def main(descriptor: int, preload: list[str]) -> None:
             importlib.import_module(name)
         except Exception as error:  # noqa: BLE001 - a template's module; the start goes on without it
             failures.append(f"{name}: {type(error).__name__}")
-    try:
-        privileged = _take_privileges()
-    except OSError as error:
-        messages.send(control, {"event": "failed", "message": _refusal(error)})
-        return
     linux.become_subreaper()
     linux.set_process_name("e2b-zygote")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -114,7 +124,3 @@ def main(descriptor: int, preload: list[str]) -> None:
         connection = socket.socket(fileno=descriptors[0])
         _fork_sandbox(control, connection, privileged, config)
         connection.close()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2:])

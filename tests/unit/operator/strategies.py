@@ -1,0 +1,135 @@
+"""Arbitrary resources and surroundings, consistent enough to exist and otherwise as odd as can be."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from hypothesis import strategies as st
+from managed_session_api import names
+from managed_session_api.events import NOTED_TYPES
+from managed_session_api.resource import EffectiveStatus, ManagedSession, OnSandboxLost, SandboxState
+from managed_session_operator.clients.worker_runs import ExitRecord, WorkerRun
+from managed_session_operator.decisions import Surroundings
+from managed_session_operator.offers import Offer
+
+from .examples import CLAIM, ENVIRONMENT, NAME, NOW, SESSION, body
+
+instants: st.SearchStrategy[datetime] = st.floats(-10_000, 10_000).map(
+    lambda seconds: NOW + timedelta(seconds=seconds)
+)
+maybe_instants = st.none() | instants
+exit_reasons = st.sampled_from(
+    ["Idle", "NoMessage", "SessionEnded", "LeaseLost", "CredentialRejected", "Stopped", "ResultRefused"]
+    + ["Superseded", "Killed", "Thawed", "Error", "StartFailed", "TokenLost", "SomethingNew"]
+)
+
+
+def _wire(value: datetime | None) -> str | None:
+    return None if value is None else value.isoformat()
+
+
+events = st.fixed_dictionaries(
+    {
+        "id": st.sampled_from(["whe_1", "whe_2"]),
+        "type": st.sampled_from(sorted(NOTED_TYPES)),
+        "createdAt": instants.map(_wire),
+    }
+)
+works = st.fixed_dictionaries(
+    {
+        "id": st.sampled_from([SESSION, None]),
+        "claim": st.sampled_from([CLAIM, None]),
+        "offeredAt": maybe_instants.map(_wire),
+        "acknowledgedAt": maybe_instants.map(_wire),
+        "firstHeartbeatAt": maybe_instants.map(_wire),
+        "finishedAt": maybe_instants.map(_wire),
+        "exitReason": st.none() | exit_reasons,
+        "attempts": st.integers(0, 9),
+    }
+)
+sandboxes = st.fixed_dictionaries(
+    {
+        "id": st.sampled_from(["isandbox", None]),
+        "state": st.none() | st.sampled_from([str(state) for state in SandboxState]),
+        "attempt": st.integers(0, 9),
+    }
+)
+statuses: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {
+        "lastEvent": st.none() | events,
+        "work": works,
+        "sandbox": sandboxes,
+        "turns": st.integers(0, 3),
+        "lastActiveTime": maybe_instants.map(_wire),
+        "endedAt": maybe_instants.map(_wire),
+    }
+)
+
+
+@st.composite
+def resources(
+    draw: st.DrawFn, *, proven: bool | None = None, deleting: bool | None = None
+) -> ManagedSession:
+    """A resource; `proven` and `deleting` fix what they name."""
+    ours = draw(st.booleans()) if proven is None else proven
+    going = draw(st.booleans()) if deleting is None else deleting
+    environment = ENVIRONMENT if ours else draw(st.sampled_from([None, ENVIRONMENT, "env_other"]))
+    finalizers = [names.FINALIZER] if ours else draw(st.sampled_from([[], [names.FINALIZER], ["other/one"]]))
+    return ManagedSession.model_validate(
+        body(
+            status=draw(statuses),
+            spec={"environmentID": environment, "lifecycle": {"suspend": draw(st.booleans())}},
+            finalizers=finalizers,
+            deletionTimestamp=_wire(draw(instants)) if going else None,
+        )
+    )
+
+
+policies = st.builds(
+    EffectiveStatus,
+    template=st.just("t"),
+    timeout_seconds=st.integers(60, 86_400),
+    max_idle_seconds=st.integers(1, 86_400),
+    attach_timeout_seconds=st.integers(1, 86_400),
+    log_level=st.just("INFO"),
+    idle_ttl_seconds=st.integers(0, 31_536_000),
+    ttl_seconds_after_end=st.integers(0, 31_536_000),
+    on_sandbox_lost=st.sampled_from(list(OnSandboxLost)),
+)
+offers = st.builds(Offer, st.just(SESSION), st.just(SESSION), st.just(ENVIRONMENT), instants)
+records = st.builds(
+    lambda reason, first: ExitRecord.model_validate(
+        {"claim": CLAIM, "reason": reason, "firstHeartbeatAt": first}
+    ),
+    exit_reasons,
+    st.none() | st.just("2026-11-23T16:59:00Z"),
+)
+runs = st.builds(
+    WorkerRun,
+    st.just(CLAIM),
+    st.just("isandbox"),
+    accepted=st.booleans(),
+    heartbeat=st.booleans(),
+    record=st.none() | records,
+    refused=st.none() | st.just("the supervisor refused: StaleEpoch: no"),
+    cut=st.none() | st.just("reset"),
+)
+surroundings = st.builds(
+    Surroundings,
+    now=st.just(NOW),
+    environment_id=st.just(ENVIRONMENT),
+    policy=policies,
+    offer=st.none() | offers,
+    run=st.none() | runs,
+    connected=st.booleans(),
+    extend_at=maybe_instants,
+    serving_name=st.sampled_from([NAME, NAME, NAME, None, "older"]),
+    end_checked=st.sampled_from([None, "whe_1"]),
+    hint_expired=st.booleans(),
+    message_known=st.booleans(),
+    end_check_due=st.booleans(),
+    running_unexpectedly=st.booleans(),
+    missing=st.booleans(),
+    start_overdue_at=maybe_instants,
+)
