@@ -45,7 +45,7 @@ test-cluster: setup binaries ## The tests on a real API server
 check: setup ## Lint, format, types, direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(PACKAGES)
+	$(BIN)/mypy $(PACKAGES) tests benchmarks
 	$(BIN)/lint-imports
 
 format: setup ## Format the code

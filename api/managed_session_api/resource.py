@@ -10,13 +10,13 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
 
 from managed_session_api.conditions import ConditionStatus, ConditionType, Phase
-from managed_session_api.times import as_utc
+from managed_session_api.times import as_utc, to_wire
 
-Timestamp = Annotated[datetime, AfterValidator(as_utc)]
+Timestamp = Annotated[datetime, AfterValidator(as_utc), PlainSerializer(to_wire, when_used="json")]
 
 
 def _field_name(name: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+_CLAIM_FORMAT = "%Y%m%dT%H%M%S.%fZ"
 
 
 def as_utc(value: datetime) -> datetime:
@@ -22,9 +24,8 @@ def claim_name(offered_at: datetime, after: str | None = None) -> str:
         offered_at: when the offer came.
         after: the newest claim so far; the result always sorts after it, also when the clock went back.
     """
-    candidate = as_utc(offered_at).strftime("%Y%m%dT%H%M%S.%fZ")
+    candidate = as_utc(offered_at).strftime(_CLAIM_FORMAT)
     if after is not None and candidate <= after:
-        stem = after.removesuffix("Z")
-        head, _, fraction = stem.partition(".")
-        candidate = f"{head}.{int(fraction or 0) + 1:06d}Z"
+        last = datetime.strptime(after, _CLAIM_FORMAT).replace(tzinfo=UTC)
+        candidate = (last + timedelta(microseconds=1)).strftime(_CLAIM_FORMAT)
     return candidate

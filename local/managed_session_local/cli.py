@@ -1,6 +1,7 @@
 """The command line `managed-sessions`."""
 
 import asyncio
+import os
 import sys
 from importlib import metadata
 from typing import Annotated
@@ -36,8 +37,7 @@ def demo() -> None:
     from managed_session_local.demo import run_demo  # noqa: PLC0415
     from managed_session_local.foreground import run_in_foreground  # noqa: PLC0415
 
-    console = Console(stderr=True)
-    binaries = resolve_binaries(console=console)
+    binaries = resolve_binaries(console=Console(stderr=True))
     if not run_in_foreground(run_demo(binaries, Console(highlight=False))):
         raise typer.Exit(1)
 
@@ -82,7 +82,13 @@ def template_build(
     ] = None,
 ) -> None:
     """Build the worker template in E2B and tag it; needs E2B_API_KEY."""
-    from managed_session_local.worker_template import build_with_log  # noqa: PLC0415 - E2B's SDK takes a second
+    from managed_session_local.errors import TemplateError  # noqa: PLC0415 - quick --help
+
+    if not os.environ.get("E2B_API_KEY"):
+        raise TemplateError(
+            "E2B_API_KEY is not set: take a key from E2B's dashboard, https://e2b.dev/dashboard?tab=keys"
+        )
+    from managed_session_local.worker_template import build_with_log  # noqa: PLC0415 - takes a second
 
     console = Console(stderr=True)
 
@@ -107,8 +113,10 @@ def _version() -> str:
 
 def main() -> None:
     """Run the command line: what fails is one line that says what to do, and an exit code above 0."""
-    from managed_session_local.errors import EXPECTED  # noqa: PLC0415 - quick --help
+    from managed_session_local.clouds import proxy_bypass  # noqa: PLC0415 - quick --help
+    from managed_session_local.errors import EXPECTED  # noqa: PLC0415
 
+    os.environ.update(proxy_bypass(os.environ))
     try:
         app()
     except EXPECTED as error:

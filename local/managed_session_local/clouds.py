@@ -94,12 +94,18 @@ def clouds_from_environment(environ: Mapping[str, str]) -> Clouds:
     missing = [credential_variable(name) for name in _NEEDED if name not in found]
     if missing:
         raise CloudsError(
-            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set: set all of "
+            f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set: set all of "
             f"{', '.join(map(credential_variable, _NEEDED))} to use the real clouds, or use --simulate"
         )
     environment = {name: environ[name] for name in (*_ENDPOINTS, *_CLIENT_VARIABLES) if environ.get(name)}
-    bypassed = ",".join(filter(None, (environ.get("no_proxy") or environ.get("NO_PROXY"), _LOOPBACK)))
-    return Clouds({**environment, "no_proxy": bypassed, "NO_PROXY": bypassed}, found)
+    return Clouds({**environment, **proxy_bypass(environ)}, found)
+
+
+def proxy_bypass(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables with which this machine itself is reached without the user's proxy."""
+    present = environ.get("no_proxy") or environ.get("NO_PROXY")
+    bypassed = ",".join(filter(None, (present, _LOOPBACK)))
+    return {"no_proxy": bypassed, "NO_PROXY": bypassed}
 
 
 def simulated_clouds(anthropic_url: str, e2b_url: str, settings: AnthropicSettings) -> Clouds:

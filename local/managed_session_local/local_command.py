@@ -72,6 +72,7 @@ def _description(system: LocalSystem) -> dict[str, Any]:
         "anthropicURL": endpoints.get("ANTHROPIC_BASE_URL"),
         "e2bURL": endpoints.get("E2B_API_URL"),
         "kubectl": str(system.control_plane.binaries.kubectl),
+        "credentials": {pod.name: str(pod.credentials) for pod in (system.webhook, *system.operators)},
         "logs": {name: str(path) for name, path in system.logs.items()},
     }
     if system.simulated:

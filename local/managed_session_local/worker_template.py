@@ -1,6 +1,5 @@
 """The local system's own calls to E2B: the worker template, and what is left of an installation."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,12 +35,8 @@ async def build_with_log(name: str | None, on_log: Callable[[str], None]) -> str
     """Build the worker template with E2B's own environment variables; returns what was built, for a person.
 
     Raises:
-        TemplateError: as `ensure_template`, or E2B_API_KEY is not set.
+        TemplateError: as `ensure_template`.
     """
-    if not os.environ.get("E2B_API_KEY"):
-        raise TemplateError(
-            "E2B_API_KEY is not set: take a key from E2B's dashboard, https://e2b.dev/dashboard?tab=keys"
-        )
     name = name or template_name()
     with _explained(name):
         built = await build_template(name=name, on_log=on_log)

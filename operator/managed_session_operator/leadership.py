@@ -25,9 +25,12 @@ from managed_session_operator.failures import ConflictError, Failure, NotLeading
 logger = logging.getLogger(__name__)
 
 
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 def _now_ticking() -> float:
     """Seconds that also pass while the machine sleeps, so that a frozen leader knows how late it is."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.clock_gettime(_CLOCK)
 
 
 class Leadership:

@@ -26,6 +26,7 @@ from managed_session_operator.clients.session_tokens import SessionTokens
 from managed_session_operator.clients.work_queue import WorkQueue
 from managed_session_operator.clients.worker_runs import WorkerRuns
 from managed_session_operator.context import Context
+from managed_session_operator.failures import ConflictError, Failure, ResourceGoneError
 from managed_session_operator.leadership import Leadership
 from managed_session_operator.metrics import Metrics
 from managed_session_operator.offers import OfferInbox
@@ -117,7 +118,7 @@ class OperatorProcess:
         """Run until `stop`, or until something essential fails; the Lease is given back first."""
         watch = Watch(self._settings.namespace, self._observe)
         tasks = {
-            asyncio.create_task(watch.run(), name="watch"),
+            asyncio.create_task(self._watch(watch), name="watch"),
             asyncio.create_task(self.leadership.run(self._lead), name="leadership"),
             asyncio.create_task(self._context.events.run(), name="events"),
             asyncio.create_task(stop.wait(), name="stop"),
@@ -131,12 +132,21 @@ class OperatorProcess:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _watch(self, watch: Watch) -> None:
+        # An empty namespace brings no event: the list says that the API server answers.
+        await self._list_all()
+        await watch.run()
+
     def _observe(self, kind: str | None, body: dict[str, Any]) -> None:
         name = body["metadata"]["name"]
         self._watching = True
         if kind == "DELETED":
             self._context.store.remove(name, body["metadata"].get("uid"))
             self._enqueue(name)
+            # A duplicate of it serves the session from now on.
+            sibling = self._context.store.serving_name((body.get("spec") or {}).get("sessionID", ""))
+            if sibling is not None:
+                self._enqueue(sibling)
         elif self._context.store.observe(body):
             self._enqueue(name)
 
@@ -157,9 +167,7 @@ class OperatorProcess:
         self.metrics.leading.set(1)
         self.metrics.places.set(context.capacity.limit)
         try:
-            known = set(context.store.names())
-            context.store.replace_all(await context.resources.list(), known)
-            self._watching = True
+            await self._list_all()
             for resource in context.store.all():
                 if resource.status.sandbox.state in ("Running", "Creating"):
                     context.capacity.take_for_claim(resource.metadata.name, force=True)
@@ -176,6 +184,20 @@ class OperatorProcess:
             with contextlib.suppress(Exception):
                 await context.runs.close()
             context.forget_all()
+
+    async def _list_all(self) -> None:
+        """Know all resources, however long the API server takes to say them."""
+        context = self._context
+        while True:
+            known = set(context.store.names())
+            try:
+                context.store.replace_all(await context.resources.list(), known)
+            except (Failure, ResourceGoneError, ConflictError) as error:
+                logger.warning("resources not listed", extra={"cause": str(error)})
+                await asyncio.sleep(self._settings.retry_scale)
+            else:
+                self._watching = True
+                return
 
     async def _report(self) -> None:
         """Keep the gauges that nobody else sets."""

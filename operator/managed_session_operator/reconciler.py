@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from managed_session_api.conditions import ConditionStatus, ConditionType, Reason
-from managed_session_api.resource import ManagedSession
+from managed_session_api.resource import ManagedSession, SandboxState
 from managed_session_runtime.credentials import CredentialError
 
 from managed_session_operator.context import Context
@@ -81,25 +81,27 @@ class Reconciler:
                 return None if context.store.has(name) else await self._absent(name)
             if (resting := self._resting(resource)) is not None:
                 return resting
-            try:
-                settled, delay = await self._take_step(resource)
-                if settled or delay is not None:
-                    return delay
-            except NotLeadingError:
-                return _LEADING_SECONDS
-            except ResourceGoneError:
-                context.store.remove(name, resource.metadata.uid)
-                await context.forget(name)
-            except ConflictError:
-                if not await self._refresh(resource):
-                    return _LEADING_SECONDS
-            except CredentialError as error:
-                return await self._failed(
-                    resource, Failure(Kind.PERSON, Reason.CREDENTIAL_MISSING, str(error))
-                )
-            except Failure as failure:
-                return await self._failed(resource, failure)
+            settled, delay = await self._try_step(resource)
+            if settled or delay is not None:
+                return delay
         return 0.0
+
+    async def _try_step(self, resource: ManagedSession) -> tuple[bool, float | None]:
+        """`_take_step`, with every way in which a step may fail."""
+        try:
+            return await self._take_step(resource)
+        except NotLeadingError:
+            return True, _LEADING_SECONDS
+        except ResourceGoneError:
+            self._context.store.remove(resource.metadata.name, resource.metadata.uid)
+            return False, None
+        except ConflictError:
+            return False, None if await self._refresh(resource) else _LEADING_SECONDS
+        except CredentialError as error:
+            failure = Failure(Kind.PERSON, Reason.CREDENTIAL_MISSING, str(error))
+            return True, await self._failed(resource, failure)
+        except Failure as failure:
+            return True, await self._failed(resource, failure)
 
     async def _take_step(self, resource: ManagedSession) -> tuple[bool, float | None]:
         """(whether nothing more can be done now, seconds after which to look again)."""
@@ -190,8 +192,17 @@ class Reconciler:
 
     def _ground(self, resource: ManagedSession) -> tuple[object, ...]:
         """What a failed step was tried on; when it changes, the step is worth trying at once."""
-        offer = self._context.inbox.get(resource.spec.session_id)
-        return resource.metadata.generation, resource.metadata.deletion_timestamp, offer
+        context, name = self._context, resource.metadata.name
+        run = context.runs.get(name, resource.status.work.claim)
+        event = resource.status.last_event
+        return (
+            resource.metadata.generation,
+            resource.metadata.deletion_timestamp,
+            context.inbox.get(resource.spec.session_id),
+            (run.heartbeat, run.record is None, run.live) if run is not None else None,
+            event.id if event is not None else None,
+            context.memory(name).missing,
+        )
 
     def _resting(self, resource: ManagedSession) -> float | None:
         """Seconds that a failed step still rests, however often the resource is looked at meanwhile."""
@@ -214,7 +225,8 @@ class Reconciler:
         )
         if failure.kind is Kind.GONE:
             memory.disconnect()
-        if memory.sandbox is None:
+        running = resource.status.sandbox.state in (SandboxState.RUNNING, SandboxState.CREATING)
+        if memory.sandbox is None and not running:
             # A place is for a sandbox that runs: what can't be had must not keep others from theirs.
             context.capacity.release(name)
         if failure.reason is not Reason.KUBERNETES_REFUSED:

@@ -16,7 +16,7 @@ from managed_session_api.resource import ManagedSession
 
 from managed_session_operator.clients.worker_runs import WORKDIR
 from managed_session_operator.context import Context
-from managed_session_operator.failures import Failure
+from managed_session_operator.failures import Failure, NotLeadingError
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +39,11 @@ async def write_skills(context: Context, resource: ManagedSession, sandbox: e2b.
             if entries:
                 async with context.sandboxes.data_plane("skills"):
                     await sandbox.files.write_files(entries)
-    except Failure as failure:
-        logger.warning(
-            "skills not written", extra={"session": resource.spec.session_id, "cause": str(failure)}
-        )
+    except NotLeadingError:
+        raise
+    except Exception as error:  # noqa: BLE001 - an archive that can't be read must not stop the turn
+        cause = str(error) if isinstance(error, Failure) else type(error).__name__
+        logger.warning("skills not written", extra={"session": resource.spec.session_id, "cause": cause})
         return
     memory.skills_written = sandbox.sandbox_id
 

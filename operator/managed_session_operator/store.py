@@ -20,15 +20,18 @@ def _version(body: Body) -> int:
     return int(body["metadata"].get("resourceVersion") or 0)
 
 
+def _session(body: Body) -> str:
+    return str((body.get("spec") or {}).get("sessionID") or "")
+
+
 def _parse(body: Body) -> ManagedSession | None:
     try:
         return ManagedSession.model_validate(body)
     except ValidationError as error:
         # Written by another version: the rest must go on.
         fields = sorted({".".join(str(part) for part in each["loc"]) for each in error.errors()})
-        logger.error(
-            "resource not understood", extra={"resource": body["metadata"]["name"], "fields": fields}
-        )
+        name = body["metadata"]["name"]
+        logger.error("resource not understood", extra={"resource": name, "fields": fields})  # noqa: TRY400
         return None
 
 
@@ -54,10 +57,10 @@ class ResourceStore:
         if known is not None and _version(known) >= _version(body):
             return False
         body = {**body, "metadata": {k: v for k, v in body["metadata"].items() if k != "managedFields"}}
+        if known is not None and _session(known) != _session(body):
+            self.remove(name)
         self._bodies[name] = body
-        session_id = (body.get("spec") or {}).get("sessionID")
-        if session_id:
-            self._by_session.setdefault(session_id, set()).add(name)
+        self._by_session.setdefault(_session(body), set()).add(name)
         return True
 
     def remove(self, name: str, uid: str | None = None) -> None:
@@ -67,7 +70,7 @@ class ResourceStore:
             return
         del self._bodies[name]
         self._parsed.pop(name, None)
-        session_id = str((body.get("spec") or {}).get("sessionID"))
+        session_id = _session(body)
         siblings = self._by_session.get(session_id)
         if siblings is not None:
             siblings.discard(name)

@@ -219,9 +219,13 @@ class WorkerRuns:
     async def stop(self, sandbox: e2b.AsyncSandbox, claim: str, epoch: int) -> None:
         """Kill the claim's worker and all that it started; one that is gone already is fine."""
         async with self._sandboxes.data_plane("worker stop"), asyncio.timeout(self._accept_timeout):
-            await sandbox.commands.run(
-                f"{_ATTACH} stop {shlex.quote(claim)} {epoch}; true", user=_USER, timeout=self._accept_timeout
-            )
+            try:
+                await sandbox.commands.run(
+                    f"{_ATTACH} stop {shlex.quote(claim)} {epoch}", user=_USER, timeout=self._accept_timeout
+                )
+            except e2b.CommandExitException as error:
+                if "UnknownClaim" not in error.stdout:
+                    raise
 
     async def settle(self, name: str) -> None:
         """Let the stream of an ended worker close by itself, so that a pause does not cut it."""

@@ -13,7 +13,7 @@ from managed_session_runtime.credentials import CredentialError
 from managed_session_operator.clients.work_queue import SessionView
 from managed_session_operator.context import Context
 from managed_session_operator.decisions import Decision, Step
-from managed_session_operator.failures import Failure
+from managed_session_operator.failures import Failure, Kind
 from managed_session_operator.steps.standing import stand
 
 logger = logging.getLogger(__name__)
@@ -104,11 +104,15 @@ async def delete(context: Context, resource: ManagedSession) -> float | None:
 
 
 async def _stop_work(context: Context, work_id: str) -> None:
-    """Best effort: the worker dies with its sandbox, and a refused key must not keep a resource for ever."""
+    """Stop the item; a refused or missing key must not keep a resource for ever, as its worker is dead."""
     try:
         await context.queue.stop(work_id)
-    except (Failure, CredentialError) as error:
+    except CredentialError as error:
         logger.warning("work not stopped", extra={"work": work_id, "cause": str(error)})
+    except Failure as failure:
+        if failure.kind in (Kind.RETRY, Kind.QUOTA):
+            raise
+        logger.warning("work not stopped", extra={"work": work_id, "cause": str(failure)})
 
 
 async def finalize(context: Context, resource: ManagedSession) -> float | None:
@@ -133,6 +137,8 @@ async def finalize(context: Context, resource: ManagedSession) -> float | None:
     await context.tokens.delete(name)
     remaining = [each for each in resource.metadata.finalizers if each != names.FINALIZER]
     await context.patch(resource, {"metadata": {"finalizers": remaining}})
+    if not remaining:
+        context.store.remove(name, resource.metadata.uid)
     logger.info("resource released", extra={"resource": name, "session": resource.spec.session_id})
     await context.forget(name)
     return None

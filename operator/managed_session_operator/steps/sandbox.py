@@ -102,14 +102,19 @@ async def _create_failed(
 
 
 async def _found(context: Context, resource: ManagedSession) -> list[SandboxView]:
-    """The resource's sandboxes in E2B's list: running before paused, newest first."""
+    """The resource's sandboxes in E2B's list: of the newest attempt first, running before paused."""
     views = await context.sandboxes.list(
         {
             names.METADATA_INSTALLATION: context.installation_id,
             names.METADATA_RESOURCE_UID: resource.metadata.uid,
         }
     )
-    return sorted(views, key=lambda view: (view.paused, -view.started_at.timestamp()))
+    return sorted(views, key=lambda view: (-_attempt(view), view.paused, -view.started_at.timestamp()))
+
+
+def _attempt(view: SandboxView) -> int:
+    number = view.metadata.get(names.METADATA_ATTEMPT, "")
+    return int(number) if number.isdecimal() else 0
 
 
 async def _adopt(context: Context, resource: ManagedSession, memory: Memory) -> bool:
@@ -223,6 +228,8 @@ async def pause_and_forget(context: Context, resource: ManagedSession) -> None:
     name, sandbox_id = resource.metadata.name, resource.status.sandbox.id
     if sandbox_id is None:
         context.memory(name).disconnect()
+        context.capacity.release(name)
+        await context.write_status(resource, sandbox={"state": None})
         return
     if await context.sandboxes.pause(sandbox_id) is None:
         await vanished(context, resource)

@@ -31,7 +31,9 @@ async def start(context: Context, resource: ManagedSession) -> float | None:
     """Start the claim's worker, or find it started: the supervisor runs at most one per claim."""
     name, work = resource.metadata.name, resource.status.work
     memory = context.memory(name)
-    if memory.sandbox is None or work.claim is None or work.id is None:
+    if work.claim is None or work.id is None:
+        return await give_up(context, resource, "WorkLost", Reason.IDLE)
+    if memory.sandbox is None:
         return None
     if (delay := await _after_cut(context, name, work.claim)) is not None:
         return delay
@@ -71,16 +73,16 @@ async def start(context: Context, resource: ManagedSession) -> float | None:
         # Whether the sandbox still runs is not certain any more: connect to it again first.
         memory.disconnect()
         raise
-    memory.started_at = context.now()
+    memory.started_at = memory.started_at or context.now()
     return None
 
 
 async def stop_overdue(context: Context, resource: ManagedSession) -> float | None:
     """End a worker that never heartbeated; its exit record then says so, and it is started again."""
     memory, work = context.memory(resource.metadata.name), resource.status.work
-    memory.started_at = None
     if memory.sandbox is not None and work.claim is not None:
         await context.runs.stop(memory.sandbox, work.claim, context.epoch())
+    memory.started_at = None
     return None
 
 
@@ -106,6 +108,8 @@ async def record_heartbeat(context: Context, resource: ManagedSession) -> float 
     now, work = context.now(), resource.status.work
     if work.offered_at is not None:
         context.metrics.offer_to_heartbeat.observe((now - work.offered_at).total_seconds())
+    # First: the Secret of a claim that has heartbeated is looked for by nobody any more.
+    await context.tokens.delete(resource.metadata.name)
     resource = await context.write_status(
         resource,
         phase=phase_of(Reason.RUNNING),
@@ -114,7 +118,6 @@ async def record_heartbeat(context: Context, resource: ManagedSession) -> float 
         lastActiveTime=now,
     )
     context.memory(resource.metadata.name).token = None
-    await context.tokens.delete(resource.metadata.name)
     context.event(resource, Reason.WORKER_STARTED, f"worker started in sandbox {resource.status.sandbox.id}")
     return None
 
@@ -221,6 +224,7 @@ async def _start_again(context: Context, resource: ManagedSession, record: ExitR
         again = claim_name(context.now(), work.claim)
         await context.tokens.put(resource, again, token)
         context.memory(name).token = (again, token)
+        context.memory(name).started_at = None
         await context.runs.forget(name)
         resource = await context.write_status(
             resource,

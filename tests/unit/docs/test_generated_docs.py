@@ -46,18 +46,15 @@ def test_every_exit_reason_that_the_operator_writes_is_explained() -> None:
 
 def written_exit_reasons(tree: ast.Module) -> set[str]:
     """Literal exit reasons: third argument of the calls that end a claim, and values of `exitReason`."""
-    found = set()
+    found: list[ast.expr | None] = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            if node.func.id in ("give_up", "_write_finished") and isinstance(node.args[2], ast.Constant):
-                found.add(node.args[2].value)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and len(node.args) > 2:
+            if node.func.id in ("give_up", "_write_finished"):
+                found.append(node.args[2])
         elif isinstance(node, ast.Dict):
-            found |= {
-                value.value
+            found += [
+                value
                 for key, value in zip(node.keys, node.values, strict=True)
-                if isinstance(key, ast.Constant)
-                and key.value == "exitReason"
-                and isinstance(value, ast.Constant)
-                and value.value is not None
-            }
-    return found
+                if isinstance(key, ast.Constant) and key.value == "exitReason"
+            ]
+    return {each.value for each in found if isinstance(each, ast.Constant) and isinstance(each.value, str)}

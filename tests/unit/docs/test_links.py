@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,3 +74,12 @@ def test_every_command_of_the_cli_that_is_mentioned_exists(page: Path) -> None:
 def test_the_pages_are_linked_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     assert [path for path in PAGES[1:] if f"(docs/{path.name})" not in readme] == []
+
+
+def test_image_and_template_are_named_with_the_projects_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    pages = (ROOT / "README.md", ROOT / "docs" / "quickstart.md")
+    named = {
+        tag for page in pages for tag in re.findall(r"managed-session[a-z-]*:([0-9.]+)", page.read_text())
+    }
+    assert named == {version}

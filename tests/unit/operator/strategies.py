@@ -86,17 +86,16 @@ def resources(
     )
 
 
-policies = st.builds(
-    EffectiveStatus,
-    template=st.just("t"),
-    timeout_seconds=st.integers(60, 86_400),
-    max_idle_seconds=st.integers(1, 86_400),
-    attach_timeout_seconds=st.integers(1, 86_400),
-    log_level=st.just("INFO"),
-    idle_ttl_seconds=st.integers(0, 31_536_000),
-    ttl_seconds_after_end=st.integers(0, 31_536_000),
-    on_sandbox_lost=st.sampled_from(list(OnSandboxLost)),
-)
+policies = st.fixed_dictionaries(
+    {
+        "timeout_seconds": st.integers(60, 86_400),
+        "max_idle_seconds": st.integers(1, 86_400),
+        "attach_timeout_seconds": st.integers(1, 86_400),
+        "idle_ttl_seconds": st.integers(0, 31_536_000),
+        "ttl_seconds_after_end": st.integers(0, 31_536_000),
+        "on_sandbox_lost": st.sampled_from(list(OnSandboxLost)),
+    }
+).map(lambda values: EffectiveStatus(template="t", log_level="INFO", **values))
 offers = st.builds(Offer, st.just(SESSION), st.just(SESSION), st.just(ENVIRONMENT), instants)
 records = st.builds(
     lambda reason, first: ExitRecord.model_validate(

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -11,8 +12,9 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Final
 
 import uvicorn
 from pydantic import ValidationError
@@ -23,6 +25,8 @@ from managed_session_local.simulators.e2b.app import Simulator
 from managed_session_local.simulators.e2b.gateway import TRANSPORT
 from managed_session_local.simulators.e2b.host import SandboxHostError
 from managed_session_local.simulators.e2b.settings import Settings, load_settings
+
+_DIRECTORY_PREFIX: Final = "e2b-simulator-"
 
 
 class TransportProtocol(H11Protocol):
@@ -53,6 +57,24 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_listening()
+
+
+@contextlib.contextmanager
+def state_directory(parent: Path) -> Iterator[Path]:
+    """A directory for sandboxes' files, removed at the end; those that a killed simulator left go first."""
+    for lock_file in parent.glob(_DIRECTORY_PREFIX + "*/lock"):
+        with contextlib.suppress(OSError), lock_file.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock_file.parent, ignore_errors=True)
+    directory = Path(tempfile.mkdtemp(prefix=_DIRECTORY_PREFIX, dir=parent))
+    try:
+        unlocked = directory / "lock.new"
+        with unlocked.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            unlocked.rename(directory / "lock")
+            yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _write_ready_file(path: Path, port: int) -> None:
@@ -109,17 +131,14 @@ def main() -> int:
     except (OSError, ValidationError) as error:
         sys.stderr.write(f"settings: {error}\n")
         return 2
-    parent = arguments.state_dir
-    if parent is not None:
-        parent.mkdir(parents=True, exist_ok=True)
-    directory = Path(tempfile.mkdtemp(prefix="e2b-simulator-", dir=parent))
+    parent = arguments.state_dir or Path(tempfile.gettempdir())
     try:
-        asyncio.run(serve(settings, arguments.port, arguments.ready_file, directory))
-    except SandboxHostError as error:
+        parent.mkdir(parents=True, exist_ok=True)
+        with state_directory(parent) as directory:
+            asyncio.run(serve(settings, arguments.port, arguments.ready_file, directory))
+    except (SandboxHostError, OSError) as error:
         sys.stderr.write(f"e2b simulator: {error}\n")
         return 1
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
     return 0
 
 

@@ -30,6 +30,7 @@ def simulator_process(
     directory: Path, settings: dict[str, Any] | None = None, prefix: list[str] | None = None
 ) -> Iterator[RunningSimulator]:
     ready = directory / "ready.json"
+    ready.unlink(missing_ok=True)
     settings_file = directory / "settings.json"
     settings_file.write_text(json.dumps(settings or {}))
     command = [sys.executable, "-m", "managed_session_local.simulators.e2b", "--port", "0"]
@@ -63,8 +64,12 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSimul
 
 @pytest.fixture(scope="session")
 def start_simulator(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    def start(settings: dict[str, Any] | None = None, prefix: list[str] | None = None) -> Any:
-        return simulator_process(tmp_path_factory.mktemp("own-simulator"), settings, prefix)
+    def start(
+        settings: dict[str, Any] | None = None,
+        prefix: list[str] | None = None,
+        directory: Path | None = None,
+    ) -> Any:
+        return simulator_process(directory or tmp_path_factory.mktemp("own-simulator"), settings, prefix)
 
     return start
 

@@ -54,3 +54,6 @@ async def test_sigkill_leaves_no_process_and_no_mount(
 
         await until(gone)
         assert str(state) not in Path("/proc/self/mountinfo").read_text()
+        assert state.exists()
+    with start_simulator(directory=state.parents[1]):
+        assert not state.exists()

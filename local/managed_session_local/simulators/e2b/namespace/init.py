@@ -5,6 +5,7 @@ program, send a signal, freeze and thaw everything, file operations. It reaps or
 simulator is gone; the kernel then kills whatever is left in its PID namespace.
 """
 
+import errno
 import os
 import selectors
 import signal
@@ -29,6 +30,7 @@ class Init:
         self._privileged = privileged
         self._children: set[int] = set()
         self._stopped_before_freeze: set[int] = set()
+        self._frozen = False
         self._operations: dict[
             str, Callable[[dict[str, Any], list[int]], tuple[dict[str, Any], list[int]]]
         ] = {
@@ -88,6 +90,8 @@ class Init:
                 )
 
     def _run(self, request: dict[str, Any], descriptors: list[int]) -> tuple[dict[str, Any], list[int]]:
+        if self._frozen:  # a command that lost the race against a pause
+            raise OSError(errno.EAGAIN, "the sandbox is paused")
         if request.get("script"):
             pid = self._fork_script(request, descriptors)
         else:
@@ -125,12 +129,14 @@ class Init:
         return {}, []
 
     def _freeze(self, request: dict[str, Any], _: list[int]) -> tuple[dict[str, Any], list[int]]:
+        self._frozen = True
         self._stopped_before_freeze = freezing.freeze()
         severed = freezing.sever_connections() if request["sever"] else 0
         return {"severed": severed}, []
 
     def _thaw(self, _: dict[str, Any], __: list[int]) -> tuple[dict[str, Any], list[int]]:
         freezing.thaw(self._stopped_before_freeze)
+        self._frozen = False
         return {}, []
 
     def _file(self, request: dict[str, Any], _: list[int]) -> tuple[dict[str, Any], list[int]]:

@@ -1,0 +1,190 @@
+"""The keyed queue, on a real event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from managed_session_operator.reconcile_queue import ReconcileQueue
+
+Reconcile = Callable[[str], Awaitable[float | None]]
+
+
+@asynccontextmanager
+async def _running(queue: ReconcileQueue, reconcile: Reconcile) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(queue.run(reconcile))
+    try:
+        async with asyncio.timeout(20):
+            yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+class _Probe:
+    """A reconcile that stays in each look until it is let go, and counts."""
+
+    def __init__(self) -> None:
+        self.looks: Counter[str] = Counter()
+        self.at_once: Counter[str] = Counter()
+        self.most_at_once = 0
+        self.gate = asyncio.Event()
+        self.changed = asyncio.Condition()
+        self.running = 0
+
+    async def __call__(self, key: str) -> float | None:
+        async with self.changed:
+            self.looks[key] += 1
+            self.at_once[key] += 1
+            self.running += 1
+            assert self.at_once[key] == 1, "two reconciles of one key"
+            self.most_at_once = max(self.most_at_once, self.running)
+            self.changed.notify_all()
+        await self.gate.wait()
+        async with self.changed:
+            self.at_once[key] -= 1
+            self.running -= 1
+            self.changed.notify_all()
+        return None
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with self.changed:
+            await self.changed.wait_for(condition)
+
+
+async def test_a_key_that_waits_is_looked_at_once() -> None:
+    queue, probe = ReconcileQueue(concurrency=4), _Probe()
+    for _ in range(5):
+        queue.add("a")
+    assert len(queue) == 1
+    probe.gate.set()
+    async with _running(queue, probe):
+        queue.add("b")
+        await probe.until(lambda: probe.looks["b"] == 1 and probe.running == 0)
+    assert probe.looks == {"a": 1, "b": 1}
+
+
+async def test_a_key_that_changes_during_its_look_is_looked_at_exactly_once_more_and_never_twice_at_a_time() -> (
+    None
+):
+    queue, probe = ReconcileQueue(concurrency=4), _Probe()
+    async with _running(queue, probe):
+        queue.add("a")
+        await probe.until(lambda: probe.looks["a"] == 1)
+        for _ in range(5):
+            queue.add("a")
+        probe.gate.set()
+        await probe.until(lambda: probe.looks["a"] == 2 and probe.running == 0)
+        queue.add("b")
+        await probe.until(lambda: probe.looks["b"] == 1 and probe.running == 0)
+    assert probe.looks["a"] == 2
+
+
+async def test_no_more_run_at_once_than_allowed_and_nobody_is_forgotten() -> None:
+    queue, probe = ReconcileQueue(concurrency=3), _Probe()
+    keys = [f"key-{number}" for number in range(20)]
+    async with _running(queue, probe):
+        for key in keys:
+            queue.add(key)
+        await probe.until(lambda: probe.running == 3)
+        assert queue.active == 3
+        probe.gate.set()
+        await probe.until(lambda: len(probe.looks) == 20 and probe.running == 0)
+    assert probe.most_at_once == 3
+    assert set(probe.looks.values()) == {1}
+
+
+async def test_a_look_may_ask_for_another_after_a_while() -> None:
+    queue, times = ReconcileQueue(concurrency=1), list[float]()
+    done = asyncio.Event()
+
+    async def reconcile(_: str) -> float | None:
+        times.append(asyncio.get_running_loop().time())
+        if len(times) == 2:
+            done.set()
+            return None
+        return 0.05
+
+    async with _running(queue, reconcile):
+        queue.add("a")
+        await done.wait()
+    assert times[1] - times[0] >= 0.049
+
+
+async def test_of_two_wishes_for_later_the_earlier_counts() -> None:
+    for delays in ([30.0, 0.01], [0.01, 30.0]):
+        queue, looks = ReconcileQueue(concurrency=1), list[str]()
+        done = asyncio.Event()
+
+        async def reconcile(
+            key: str, looks: list[str] = looks, done: asyncio.Event = done
+        ) -> float | None:
+            looks.append(key)
+            done.set()
+            return None
+
+        async with _running(queue, reconcile):
+            for delay in delays:
+                queue.add_after("a", delay)
+            await done.wait()
+        assert looks == ["a"]
+
+
+async def test_a_change_does_not_wait_for_the_timer_and_uses_it_up() -> None:
+    queue, probe = ReconcileQueue(concurrency=1), _Probe()
+    probe.gate.set()
+    async with _running(queue, probe):
+        queue.add_after("a", 0.05)
+        queue.add("a")
+        queue.add_after("later", 0.1)
+        await probe.until(lambda: probe.looks["later"] == 1 and probe.running == 0)
+    assert probe.looks["a"] == 1
+
+
+async def test_an_unexpected_error_of_one_key_stops_nobody_and_is_tried_again_later() -> None:
+    queue, looks = ReconcileQueue(concurrency=2), list[str]()
+    done = asyncio.Event()
+
+    async def reconcile(key: str) -> float | None:
+        looks.append(key)
+        if key == "bad":
+            raise RuntimeError("boom")
+        done.set()
+        return None
+
+    async with _running(queue, reconcile) as task:
+        queue.add("bad")
+        queue.add("good")
+        await done.wait()
+        assert not task.done()
+    assert sorted(looks) == ["bad", "good"]
+
+
+async def test_cancelling_the_queue_cancels_what_runs_and_it_can_be_run_again() -> None:
+    queue, probe = ReconcileQueue(concurrency=2), _Probe()
+    async with _running(queue, probe) as task:
+        queue.add("a")
+        await probe.until(lambda: probe.running == 1)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert queue.active == 0
+    again = _Probe()
+    again.gate.set()
+    async with _running(queue, again):
+        queue.add("a")
+        await again.until(lambda: again.looks["a"] == 1)
+
+
+async def test_clearing_forgets_what_waits_and_what_was_wished_for_later() -> None:
+    queue, probe = ReconcileQueue(concurrency=1), _Probe()
+    probe.gate.set()
+    queue.add("waits")
+    queue.add_after("later", 0.01)
+    queue.clear()
+    assert len(queue) == 0
+    async with _running(queue, probe):
+        queue.add_after("new", 0.05)
+        await probe.until(lambda: probe.looks["new"] == 1)
+    assert set(probe.looks) == {"new"}

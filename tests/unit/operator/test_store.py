@@ -1,0 +1,100 @@
+"""The newest known version of each resource."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from managed_session_operator.store import ResourceStore
+
+from .examples import SESSION, body
+
+
+def test_an_older_version_never_replaces_a_newer_one() -> None:
+    store = ResourceStore()
+    assert store.observe(body("a", version=9, status={"turns": 9}))
+    assert not store.observe(body("a", version=8, status={"turns": 8}))
+    assert not store.observe(body("a", version=9, status={"turns": 1}))
+    resource = store.get("a")
+    assert resource is not None
+    assert resource.status.turns == 9
+    assert store.observe(body("a", version=10, status={"turns": 10}))
+    assert store.get("a") is not resource
+
+
+def test_versions_are_numbers_and_not_text() -> None:
+    store = ResourceStore()
+    store.observe(body("a", version=99))
+    assert store.observe(body("a", version=100))
+
+
+@given(st.permutations([1, 2, 3, 4, 5]))
+def test_the_newest_wins_in_any_order_of_arrival(versions: list[int]) -> None:
+    store = ResourceStore()
+    for version in versions:
+        store.observe(body("a", version=version, status={"turns": version}))
+    resource = store.get("a")
+    assert resource is not None
+    assert resource.status.turns == 5
+
+
+def test_a_resource_is_parsed_once_per_version() -> None:
+    store = ResourceStore()
+    store.observe(body("a", version=1))
+    assert store.get("a") is store.get("a")
+
+
+def test_the_resource_that_followed_under_the_same_name_is_not_removed_with_the_old_one() -> None:
+    store = ResourceStore()
+    store.observe(body("a", uid="old", version=1))
+    store.observe(body("a", uid="new", version=2))
+    store.remove("a", "old")
+    assert store.get("a") is not None
+    store.remove("a", "new")
+    assert store.get("a") is None
+    store.remove("a")
+
+
+def test_a_fresh_list_adds_what_was_missed_and_names_what_has_vanished() -> None:
+    store = ResourceStore()
+    store.observe(body("gone", version=1))
+    store.observe(body("kept", version=5))
+    assert store.replace_all([body("kept", version=4), body("new", version=6)]) == {"gone"}
+    assert sorted(store.names()) == ["kept", "new"]
+    kept = store.get("kept")
+    assert kept is not None
+    assert kept.metadata.resource_version == "5"
+
+
+def test_the_oldest_of_several_resources_serves_the_session() -> None:
+    store = ResourceStore()
+    store.observe(body("a", uid="1", version=3, created="2026-01-02T00:00:00Z"))
+    store.observe(body("b", uid="2", version=2, created="2026-01-01T00:00:00Z"))
+    store.observe(body("c", uid="3", version=1, created="2026-01-03T00:00:00Z"))
+    assert store.serving_name(SESSION) == "b"
+    store.remove("b")
+    assert store.serving_name(SESSION) == "a"
+
+
+@given(st.permutations(["a", "b", "c"]))
+def test_of_resources_of_one_second_everybody_picks_the_same(order: list[str]) -> None:
+    store = ResourceStore()
+    for version, name in enumerate(order, start=1):
+        store.observe(body(name, uid=name, version=version))
+    assert store.serving_name(SESSION) == "a"
+
+
+def test_a_session_without_a_resource_has_nobody_to_serve_it() -> None:
+    store = ResourceStore()
+    assert store.serving_name(SESSION) is None
+    store.observe(body("a"))
+    store.remove("a")
+    assert store.serving_name(SESSION) is None
+
+
+def test_managed_fields_are_not_kept_in_memory_and_the_event_is_left_alone() -> None:
+    store = ResourceStore()
+    event = body("a", managedFields=[{"manager": "kubectl"}])
+    store.observe(event)
+    assert event["metadata"]["managedFields"]
+    assert len(store) == 1
+    assert [resource.metadata.name for resource in store.all()] == ["a"]
