@@ -79,13 +79,10 @@ class Reason(StrEnum):
     CREDENTIAL_MISSING = "CredentialMissing"
     NO_SESSION_TOKEN = "NoSessionToken"  # noqa: S105 - a reason, not a secret
     WORKER_START_FAILED = "WorkerStartFailed"
-    WORKER_FAILED = "WorkerFailed"
     WORK_LOST = "WorkLost"
     SESSION_ENDED = "SessionEnded"
-    SESSION_STUCK = "SessionStuck"
     DUPLICATE_SESSION = "DuplicateSession"
     ENVIRONMENT_MISMATCH = "EnvironmentMismatch"
-    TERMINATING = "Terminating"
     CLEANUP_BLOCKED = "CleanupBlocked"
     KUBERNETES_REFUSED = "KubernetesRefused"
     CLAIMED = "Claimed"
@@ -175,9 +172,6 @@ REASONS: dict[Reason, ReasonDoc] = {
         "The worker could not be started in the sandbox; it is tried again.",
         "See the message and `worker.log` in the sandbox.",
     ),
-    Reason.WORKER_FAILED: ReasonDoc(
-        "The worker ended in an error.", "See the message and `worker.log` in the sandbox."
-    ),
     Reason.WORK_LOST: ReasonDoc(
         "The work was stopped or taken by someone else before its worker had started.",
         "Send the session another message, or `user.interrupt` if it does not accept one.",
@@ -186,22 +180,12 @@ REASONS: dict[Reason, ReasonDoc] = {
         "The session was terminated, archived or deleted.",
         "Nothing: the resource is removed after `ttlSecondsAfterEnd`.",
     ),
-    Reason.SESSION_STUCK: ReasonDoc(
-        "The session waits for tool results and no work is queued for it.",
-        "Send `user.interrupt` to the session (done for you where `anthropic-api-key` is configured).",
-    ),
     Reason.DUPLICATE_SESSION: ReasonDoc(
         "An older resource serves the same session.", "Delete this one, or the older one."
     ),
     Reason.ENVIRONMENT_MISMATCH: ReasonDoc(
         "The resource names another environment than the installation serves.",
         "Delete it, or create it where that environment is served.",
-    ),
-    Reason.TERMINATING: ReasonDoc("The resource is being deleted and its sandbox killed.", _WAIT),
-    Reason.CLEANUP_BLOCKED: ReasonDoc(
-        "The sandbox could not be killed, so the resource is kept; it is tried again.",
-        "See the message. To give up, remove the finalizer managedagents.dev/sandbox by hand and kill the "
-        "sandbox in E2B's dashboard.",
     ),
     Reason.KUBERNETES_REFUSED: ReasonDoc(
         "The API server refused or did not answer a call of the operator; it is tried again.",

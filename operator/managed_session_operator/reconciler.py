@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
-from managed_session_api.conditions import ConditionStatus, ConditionType, Reason
+from managed_session_api.conditions import ConditionStatus, ConditionType, Phase, Reason
 from managed_session_api.resource import ManagedSession, SandboxState
 from managed_session_runtime.credentials import CredentialError
 
@@ -237,10 +237,11 @@ class Reconciler:
 
     async def _tell(self, resource: ManagedSession, failure: Failure) -> None:
         context = self._context
+        phase = Phase.FAILED if failure.kind is Kind.PERSON else None
+        reason = failure.reason
         if resource.metadata.deletion_timestamp is not None:
-            verdicts = [not_ready(Reason.CLEANUP_BLOCKED, failure.message)]
-        else:
-            verdicts = [not_ready(failure.reason, failure.message)]
+            phase, reason = Phase.TERMINATING, Reason.CLEANUP_BLOCKED
+        verdicts = [not_ready(reason, failure.message)]
         if str(failure.reason).startswith(("Sandbox", "Template")):
             verdicts.append(
                 Verdict(ConditionType.SANDBOX_READY, ConditionStatus.FALSE, failure.reason, failure.message)
@@ -248,7 +249,7 @@ class Reconciler:
         before = resource.status.condition(ConditionType.READY)
         try:
             newest = context.store.get(resource.metadata.name) or resource
-            await context.write_status(newest, verdicts=verdicts)
+            await context.write_status(newest, phase=phase, verdicts=verdicts)
         except (ConflictError, ResourceGoneError, NotLeadingError, Failure) as error:
             logger.info("condition not written", extra={"cause": str(error)})
         if before is None or before.reason != verdicts[0].reason:

@@ -210,7 +210,7 @@ async def resolve_create(context: Context, resource: ManagedSession) -> float | 
         sandbox={
             "id": chosen.sandbox_id,
             "state": str(state),
-            "templateID": chosen.template_id,
+            "templateID": context.policy(resource).template,
             "startedAt": chosen.started_at,
         },
     )

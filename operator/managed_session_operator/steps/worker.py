@@ -135,7 +135,10 @@ async def reattach(context: Context, resource: ManagedSession) -> float | None:
     context.capacity.take_for_claim(name, force=True)
     if view.paused:
         memory.disconnect()
-        await _write_finished(context, resource, "SandboxPaused", SandboxState.PAUSED)
+        # Paused after the worker's end by an operator that then died, or in the middle by E2B's countdown.
+        over = work.id is None or await context.queue.state(work.id) in (None, "stopped")
+        reason = "Released" if over else "SandboxPaused"
+        await _write_finished(context, resource, reason, SandboxState.PAUSED)
         context.capacity.release(name)
         return None
     timeout = context.policy(resource).timeout_seconds
@@ -198,6 +201,8 @@ async def finish(context: Context, resource: ManagedSession) -> float | None:
         context.memory(name).missing = paused is None
         state = SandboxState.PAUSED
     resource = await _write_finished(context, resource, record.reason, state, record, heartbeat=run.heartbeat)
+    if isinstance(session, SessionView) and session.agent_id and resource.spec.agent_id is None:
+        resource = await context.patch(resource, {"spec": {"agentID": session.agent_id}})
     if not isinstance(session, Failure):
         await note_end(context, resource, ended=session is None or session.ended, deleted=session is None)
     return None

@@ -31,7 +31,11 @@ BODY = {
     },
     "status": {
         "phase": "Running",
-        "lastEvent": {"id": "e", "type": "session.status_run_started", "createdAt": "2026-11-23T17:54:01+01:00"},
+        "lastEvent": {
+            "id": "e",
+            "type": "session.status_run_started",
+            "createdAt": "2026-11-23T17:54:01+01:00",
+        },
         "sandbox": {"id": "i1", "state": "Running", "templateID": "t", "attempt": 3},
         "work": {"claim": "c", "firstHeartbeatAt": "2026-11-23T16:54:02.000001Z", "attempts": 1},
         "turns": 4,

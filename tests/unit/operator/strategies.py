@@ -20,8 +20,22 @@ instants: st.SearchStrategy[datetime] = st.floats(-10_000, 10_000).map(
 )
 maybe_instants = st.none() | instants
 exit_reasons = st.sampled_from(
-    ["Idle", "NoMessage", "SessionEnded", "LeaseLost", "CredentialRejected", "Stopped", "ResultRefused"]
-    + ["Superseded", "Killed", "Thawed", "Error", "StartFailed", "TokenLost", "SomethingNew"]
+    [
+        "Idle",
+        "NoMessage",
+        "SessionEnded",
+        "LeaseLost",
+        "CredentialRejected",
+        "Stopped",
+        "ResultRefused",
+        "Superseded",
+        "Killed",
+        "Thawed",
+        "Error",
+        "StartFailed",
+        "TokenLost",
+        "SomethingNew",
+    ]
 )
 
 
@@ -68,9 +82,7 @@ statuses: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 
 
 @st.composite
-def resources(
-    draw: st.DrawFn, *, proven: bool | None = None, deleting: bool | None = None
-) -> ManagedSession:
+def resources(draw: st.DrawFn, *, proven: bool | None = None, deleting: bool | None = None) -> ManagedSession:
     """A resource; `proven` and `deleting` fix what they name."""
     ours = draw(st.booleans()) if proven is None else proven
     going = draw(st.booleans()) if deleting is None else deleting

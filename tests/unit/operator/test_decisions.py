@@ -110,7 +110,9 @@ def test_an_offer_after_the_acknowledgement_supersedes_a_claim_that_nobody_serve
 
 
 def test_an_offer_that_was_under_way_during_the_acknowledgement_supersedes_nothing() -> None:
-    assert _step(SERVING, {"offer": offer(60), "run": run(heartbeat=True), "connected": True}) is not Step.CLAIM
+    assert (
+        _step(SERVING, {"offer": offer(60), "run": run(heartbeat=True), "connected": True}) is not Step.CLAIM
+    )
 
 
 def test_a_claim_has_its_sandbox_provisioned_then_acknowledged_then_its_worker_started() -> None:
@@ -215,7 +217,8 @@ def test_suspension_stops_what_runs_and_serves_nothing_until_it_is_lifted() -> N
     known = {"connected": True, "run": run(heartbeat=True)}
     assert _step(SERVING, known, SUSPENDED) is Step.SUSPEND
     decision = decide(
-        session({"sandbox": PAUSED, "lastEvent": hint()}, **SUSPENDED), around(offer=offer(), message_known=True)
+        session({"sandbox": PAUSED, "lastEvent": hint()}, **SUSPENDED),
+        around(offer=offer(), message_known=True),
     )
     assert (decision.step, decision.reason) == (Step.WAIT, Reason.SUSPENDED)
 
@@ -236,6 +239,22 @@ def test_an_ended_session_is_stopped_kept_for_its_time_and_deleted() -> None:
     assert _step(ENDED, {"policy": policy(ttl_seconds_after_end=60)}) is Step.DELETE
 
 
+def test_a_create_under_way_is_looked_into_before_a_session_is_put_away() -> None:
+    assert _step({**ENDED, "sandbox": CREATING}, {}) is Step.RESOLVE_CREATE
+    assert _step({"sandbox": CREATING}, {}, SUSPENDED) is Step.RESOLVE_CREATE
+
+
+def test_the_exit_of_a_worker_is_finished_before_newer_work_is_claimed() -> None:
+    known = {"connected": True, "run": run(record=record()), "offer": offer(1), "message_known": True}
+    assert _step(SERVING, known) is Step.FINISH
+
+
+def test_a_due_countdown_goes_before_steps_that_may_have_to_be_repeated_for_long() -> None:
+    due = {"connected": True, "extend_at": ago(0)}
+    assert _step({"work": work(), "sandbox": RUNNING}, due) is Step.EXTEND
+    assert _step(STARTING, due) is Step.EXTEND
+
+
 def test_work_of_an_ended_session_is_taken_off_the_queue() -> None:
     assert _step(ENDED, {"offer": offer(), "message_known": True}) is Step.REJECT_OFFER
 
@@ -246,9 +265,13 @@ def test_an_idle_session_is_deleted_after_its_time_and_never_by_default() -> Non
     assert _step(old, {"policy": policy(idle_ttl_seconds=60)}) is Step.DELETE
     decision = decide(session(old), around(policy=policy(idle_ttl_seconds=200)))
     assert decision.again_after == pytest.approx(200 - 120.25)
-    assert _step({**SERVING, **{"lastActiveTime": old["lastActiveTime"]}}, {
-        "policy": policy(idle_ttl_seconds=60), "connected": True, "run": run(heartbeat=True)
-    }) is Step.WAIT
+    assert (
+        _step(
+            {**SERVING, "lastActiveTime": old["lastActiveTime"]},
+            {"policy": policy(idle_ttl_seconds=60), "connected": True, "run": run(heartbeat=True)},
+        )
+        is Step.WAIT
+    )
 
 
 def test_a_resource_without_any_turn_is_idle_since_its_creation() -> None:

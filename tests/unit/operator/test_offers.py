@@ -120,3 +120,22 @@ def test_sessions_have_their_offers_to_themselves() -> None:
     inbox.clear()
     assert len(inbox) == 0
     assert inbox.resource_names() == []
+
+
+def test_an_offer_that_waits_for_a_message_asks_for_no_place_and_is_kept() -> None:
+    inbox = OfferInbox()
+    inbox.put(_offer())
+    inbox.park(SESSION)
+    assert inbox.resource_names() == []
+    assert inbox.get(SESSION) is not None
+    inbox.put(_offer())
+    assert inbox.resource_names() == [resource_name(SESSION)]
+
+
+def test_parking_ends_with_the_offer() -> None:
+    inbox, offer = OfferInbox(), _offer()
+    inbox.put(offer)
+    inbox.park(SESSION)
+    inbox.remove(offer)
+    inbox.put(offer)
+    assert inbox.resource_names() == [resource_name(SESSION)]

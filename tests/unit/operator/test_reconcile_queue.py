@@ -66,9 +66,7 @@ async def test_a_key_that_waits_is_looked_at_once() -> None:
     assert probe.looks == {"a": 1, "b": 1}
 
 
-async def test_a_key_that_changes_during_its_look_is_looked_at_exactly_once_more_and_never_twice_at_a_time() -> (
-    None
-):
+async def test_a_key_that_changes_during_its_look_is_looked_at_once_more_and_not_twice_at_a_time() -> None:
     queue, probe = ReconcileQueue(concurrency=4), _Probe()
     async with _running(queue, probe):
         queue.add("a")
@@ -118,9 +116,7 @@ async def test_of_two_wishes_for_later_the_earlier_counts() -> None:
         queue, looks = ReconcileQueue(concurrency=1), list[str]()
         done = asyncio.Event()
 
-        async def reconcile(
-            key: str, looks: list[str] = looks, done: asyncio.Event = done
-        ) -> float | None:
+        async def reconcile(key: str, looks: list[str] = looks, done: asyncio.Event = done) -> float | None:
             looks.append(key)
             done.set()
             return None

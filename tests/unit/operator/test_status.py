@@ -20,6 +20,7 @@ from managed_session_operator.status import (
 
 from .examples import NOW, PAUSED, RUNNING, ago, body, session, work
 
+WHOLE_SECOND = NOW.replace(microsecond=0)
 LATER = NOW + timedelta(hours=1)
 verdicts = st.builds(
     Verdict,
@@ -39,7 +40,7 @@ wishes: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
                 "id": st.sampled_from([None, "isandbox", "iother"]),
                 "state": st.sampled_from([None, "Running", "Paused"]),
                 "attempt": st.integers(1, 3),
-                "startedAt": st.sampled_from([None, NOW, ago(7)]),
+                "startedAt": st.sampled_from([None, NOW, ago(7), WHOLE_SECOND]),
             },
         ),
         "work": st.fixed_dictionaries(
@@ -143,7 +144,9 @@ def test_conditions_say_which_generation_they_are_about() -> None:
 
 def test_the_webhooks_field_is_never_part_of_a_patch() -> None:
     noted = ManagedSession.model_validate(
-        body(status={"lastEvent": {"id": "e", "type": "session.deleted", "createdAt": "2026-01-01T00:00:00Z"}})
+        body(
+            status={"lastEvent": {"id": "e", "type": "session.deleted", "createdAt": "2026-01-01T00:00:00Z"}}
+        )
     )
     patch = status_patch(noted, NOW, phase=Phase.IDLE, verdicts=[ready(Reason.IDLE)], turns=2)
     assert "lastEvent" not in patch

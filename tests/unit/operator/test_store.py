@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from managed_session_operator.store import ResourceStore
 
-from .examples import SESSION, body
+from .examples import NAME, SESSION, body
 
 
 def test_an_older_version_never_replaces_a_newer_one() -> None:
@@ -58,11 +58,42 @@ def test_a_fresh_list_adds_what_was_missed_and_names_what_has_vanished() -> None
     store = ResourceStore()
     store.observe(body("gone", version=1))
     store.observe(body("kept", version=5))
-    assert store.replace_all([body("kept", version=4), body("new", version=6)]) == {"gone"}
+    known = set(store.names())
+    assert store.replace_all([body("kept", version=4), body("new", version=6)], known) == {"gone"}
     assert sorted(store.names()) == ["kept", "new"]
     kept = store.get("kept")
     assert kept is not None
     assert kept.metadata.resource_version == "5"
+
+
+def test_what_came_while_the_list_was_under_way_is_not_taken_for_vanished() -> None:
+    store = ResourceStore()
+    store.observe(body("old", version=1))
+    known = set(store.names())
+    store.observe(body("created meanwhile", version=9))
+    assert store.replace_all([body("old", version=1)], known) == set()
+    assert store.get("created meanwhile") is not None
+
+
+def test_a_resource_that_cannot_be_understood_hides_itself_alone() -> None:
+    store = ResourceStore()
+    store.observe(body("odd", version=1, status={"sandbox": {"state": "FromAnotherVersion"}}))
+    store.observe(body("plain", version=2))
+    assert store.get("odd") is None
+    assert store.has("odd")
+    assert [resource.metadata.name for resource in store.all()] == ["plain"]
+    store.observe(body("odd", version=3))
+    assert store.get("odd") is not None
+
+
+def test_a_name_that_was_given_to_another_session_serves_that_one_alone() -> None:
+    store = ResourceStore()
+    store.observe(body("a", uid="1", version=1, session="sesn_1"))
+    store.observe(body("a", uid="2", version=2, session="sesn_2"))
+    assert store.serving_name("sesn_1") is None
+    assert store.serving_name("sesn_2") == "a"
+    store.remove("a")
+    assert store.serving_name("sesn_2") is None
 
 
 def test_the_oldest_of_several_resources_serves_the_session() -> None:
@@ -75,11 +106,13 @@ def test_the_oldest_of_several_resources_serves_the_session() -> None:
     assert store.serving_name(SESSION) == "a"
 
 
-@given(st.permutations(["a", "b", "c"]))
-def test_of_resources_of_one_second_everybody_picks_the_same(order: list[str]) -> None:
+@given(st.permutations([NAME, "a", "b"]))
+def test_of_resources_of_one_second_everybody_picks_the_one_that_the_webhook_makes(order: list[str]) -> None:
     store = ResourceStore()
     for version, name in enumerate(order, start=1):
         store.observe(body(name, uid=name, version=version))
+    assert store.serving_name(SESSION) == NAME
+    store.remove(NAME)
     assert store.serving_name(SESSION) == "a"
 
 

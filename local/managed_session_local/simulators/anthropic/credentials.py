@@ -16,6 +16,7 @@ from .errors import APIError
 Kind = Literal["environment_key", "sessions_token", "api_key"]
 
 ENVIRONMENT_KEY: Kind = "environment_key"
+TOKEN_PREFIX = "sk-ant-sid01-"  # noqa: S105 - what every sessions token begins with
 SESSIONS_TOKEN: Kind = "sessions_token"  # noqa: S105 - the name of a kind
 API_KEY: Kind = "api_key"
 
@@ -64,7 +65,7 @@ class CredentialStore:
 
     def issue_work_secret(self, environment_id: str, session_id: str, lifetime_seconds: float | None) -> str:
         """Return one offer's ``secret``: URL-safe base64 JSON without padding, with a fresh token."""
-        token = f"sk-ant-sid01-{secrets.token_urlsafe(32)}"
+        token = f"{TOKEN_PREFIX}{secrets.token_urlsafe(32)}"
         expires_at = None if lifetime_seconds is None else time.monotonic() + lifetime_seconds
         self._known[token] = Credential(
             SESSIONS_TOKEN, fingerprint(token), environment_id, session_id, expires_at

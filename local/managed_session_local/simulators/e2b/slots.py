@@ -146,6 +146,10 @@ class Slots:
         self._refill(build)
         return slot
 
+    def kept(self, build_id: str) -> int:
+        """How many slots of this build stand ready."""
+        return len(self._pools.get(build_id, []))
+
     def give(self, slot: Slot) -> None:
         """Keep a fresh slot for the next take."""
         self._pools.setdefault(slot.build.build_id, []).append(slot)

@@ -255,6 +255,7 @@ class Templates:
                 "templateID": template.id,
                 "name": template.name,
                 "tags": template.tags,
+                "warm": sum(self._slots.kept(build_id) for build_id in template.builds),
                 "builds": [
                     {
                         "buildID": record.build.build_id,

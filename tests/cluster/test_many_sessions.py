@@ -1,0 +1,73 @@
+"""Fifty sessions at once, two turns each."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+from managed_session_local.conversation import Conversation
+
+from .sessions import begin
+from .systems import StartSystem
+from .waiting import eventually
+
+SESSIONS = 50
+
+
+@pytest.mark.timeout(300)
+async def test_fifty_sessions_at_once_are_all_answered_twice_each_in_its_own_sandbox(
+    start_system: StartSystem,
+) -> None:
+    system = await start_system(
+        operator_settings={
+            "max_active_sandboxes": "60",
+            "hint_capacity_percent": "100",
+            "sandbox_creation_rate": "100",
+            "sandbox_creation_burst": "100",
+            "max_idle_seconds": "2",
+        },
+        e2b_settings={"max_concurrent_sandboxes": 60},
+    )
+
+    async def turn(number: int, conversation: Conversation) -> str:
+        command = f"cat /mnt/session/mark 2>/dev/null; echo {conversation.session_id} >> /mnt/session/mark"
+        return await conversation.say(f"Run: {command}; echo turn {number}", timeout_seconds=120)
+
+    async with AsyncExitStack() as stack:
+        conversations = await asyncio.gather(
+            *(stack.enter_async_context(begin(system)) for _ in range(SESSIONS))
+        )
+        first = await asyncio.gather(*(turn(1, each) for each in conversations))
+        assert all("turn 1" in answer for answer in first)
+
+        async def all_paused() -> bool:
+            return len(await system.e2b_admin.sandboxes("paused")) == SESSIONS
+
+        await eventually("all sandboxes are paused", all_paused, seconds=60)
+        second = await asyncio.gather(*(turn(2, each) for each in conversations))
+        for conversation, answer in zip(conversations, second, strict=True):
+            assert answer.count("sesn_") == 1, "it sees what its first turn left, and nothing else"
+            assert conversation.session_id in answer
+        await eventually("all sandboxes are paused", all_paused, seconds=60)
+
+    clouds = await system.e2b_admin.ledger()
+    assert clouds.operations["create"] == SESSIONS
+    assert clouds.peak_concurrent <= SESSIONS
+    ledger = await system.anthropic_admin.ledger(calls=False)
+    assert ledger.totals["turns_answered"] == ledger.totals["messages"] == 2 * SESSIONS
+    for clean in (
+        "lease_conflicts",
+        "leases_lapsed",
+        "results_repeated",
+        "results_rejected",
+        "results_without_lease",
+        "worker_streams_overlapping",
+        "script_mismatches",
+    ):
+        assert ledger.totals[clean] == 0, clean
+    _, stranded = await system.anthropic_admin.work()
+    assert stranded == []
+
+    assert await system.delete_sessions(timeout_seconds=60)
+    assert {sandbox.state for sandbox in await system.e2b_admin.sandboxes()} == {"killed"}

@@ -1,0 +1,70 @@
+"""Where credentials must not be: sandboxes, resources, Events and logs, looked through while a turn runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from managed_session_local.simulators.anthropic.credentials import TOKEN_PREFIX
+from managed_session_local.simulators.e2b.client import SimulatedSandbox
+from managed_session_local.system import LocalSystem
+
+from .sessions import begin, sandboxes_of
+from .waiting import eventually
+
+LARGEST_BYTES = 5_000_000
+
+
+def files_below(folder: Path) -> Iterator[tuple[str, bytes]]:
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.stat().st_size < LARGEST_BYTES:
+            yield str(path), path.read_bytes()
+
+
+def processes_of(sandbox: SimulatedSandbox) -> Iterator[tuple[str, bytes]]:
+    for process in sandbox.processes:
+        for what in ("environ", "cmdline"):
+            path = Path("/proc") / str(process.host_pid) / what
+            if path.exists():
+                yield str(path), path.read_bytes()
+
+
+async def test_credentials_are_nowhere_but_where_they_are_used(system: LocalSystem) -> None:
+    credentials = {
+        name: value.encode()
+        for name, value in {
+            **system.clouds.only(("anthropic-environment-key", "e2b-api-key")),
+            "signing key": (system.webhook.credentials / "anthropic-webhook-signing-key").read_text().strip(),
+        }.items()
+    }
+    assert len(credentials) == 3
+    session_token = TOKEN_PREFIX.encode()
+    async with begin(system) as conversation:
+        await conversation.send("Run: env; cat /proc/*/environ /proc/*/cmdline 2>/dev/null | strings; sleep 2")
+
+        async def works() -> list[SimulatedSandbox]:
+            report = await system.anthropic_admin.session(conversation.session_id)
+            running = await sandboxes_of(system, conversation.session_id, "running")
+            return running if report.counts["leases"] and running else []
+
+        (sandbox,) = await eventually("the worker works", works)
+        assert sandbox.root is not None
+        inside = [*processes_of(sandbox), *files_below(sandbox.root)]
+        assert any(name.endswith("cmdline") for name, _ in inside)
+        assert any(name.endswith("worker.log") for name, _ in inside)
+        answer = await conversation.answer()
+        inside += [("the agent's answer", answer.encode()), *files_below(sandbox.root)]
+
+        outside: list[tuple[str, bytes]] = [
+            (name, path.read_bytes()) for name, path in system.logs.items() if "simulator" not in name
+        ]
+        for kind in ("managedsessions", "events", "configmaps", "leases"):
+            found = await system.control_plane.kubectl("get", kind, "--all-namespaces", "--output=yaml")
+            outside.append((kind, found.encode()))
+
+        for where, content in inside + outside:
+            for name, value in credentials.items():
+                assert value not in content, f"the {name} is in {where}"
+            assert session_token not in content, f"a session token is in {where}"
+        secrets = await system.control_plane.kubectl("get", "secrets", "--all-namespaces", "--output=name")
+        assert "token" not in secrets, "the session token's Secret is gone since the first heartbeat"

@@ -1,0 +1,66 @@
+"""The operator's settings: bad values are named, and none contradicts another."""
+
+from __future__ import annotations
+
+import pytest
+from managed_session_operator.settings import OperatorSettings
+from managed_session_runtime.settings import describe_settings, load_settings
+
+BAD = [
+    ("INSTALLATION_ID", "not allowed!"),
+    ("SANDBOX_TIMEOUT_SECONDS", "0"),
+    ("MAX_ACTIVE_SANDBOXES", "0"),
+    ("MAX_ACTIVE_SANDBOXES", "many"),
+    ("HINT_CAPACITY_PERCENT", "101"),
+    ("SANDBOX_CREATION_RATE", "0"),
+    ("POLL_CONCURRENCY", "0"),
+    ("POLL_BLOCK_MILLISECONDS", "1000"),
+    ("RECLAIM_SECONDS", "0"),
+    ("RECONCILE_CONCURRENCY", "0"),
+    ("SWEEP_SECONDS", "0"),
+    ("ON_SANDBOX_LOST", "Ignore"),
+    ("WORKER_LOG_LEVEL", "LOUD"),
+    ("IDLE_TTL_SECONDS", "-1"),
+    ("RETRY_SCALE", "0"),
+    ("ALLOW_ENVIRONMENT_KEY_IN_SANDBOX", "perhaps"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_a_bad_value_ends_the_process_and_names_the_variable(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(f"MANAGED_SESSIONS_{name}", value)
+    with pytest.raises(SystemExit) as raised:
+        load_settings(OperatorSettings)
+    assert raised.value.code == 2
+    assert f"MANAGED_SESSIONS_{name}" in capsys.readouterr().err
+
+
+def test_a_lease_that_lapses_between_two_renewals_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MANAGED_SESSIONS_LEASE_DURATION_SECONDS", "5")
+    monkeypatch.setenv("MANAGED_SESSIONS_LEASE_RENEW_SECONDS", "3")
+    with pytest.raises(SystemExit):
+        load_settings(OperatorSettings)
+    assert "MANAGED_SESSIONS_LEASE_RENEW_SECONDS" in capsys.readouterr().err
+
+
+def test_the_defaults_are_what_the_documentation_promises() -> None:
+    settings = OperatorSettings()
+    assert settings.max_active_sandboxes == 20
+    assert settings.sandbox_creation_rate == 1.0
+    assert settings.hint_capacity_percent == 80
+    assert settings.on_sandbox_lost == "Recreate"
+    assert settings.allow_environment_key_in_sandbox is False
+    assert settings.installation_id is None
+
+
+def test_offers_are_not_asked_for_again_before_a_create_may_have_ended() -> None:
+    settings = OperatorSettings()
+    assert settings.reclaim_seconds > settings.create_timeout_seconds
+
+
+def test_every_setting_has_a_description() -> None:
+    assert all(row.description for row in describe_settings(OperatorSettings))
