@@ -44,10 +44,12 @@ COOKBOOK_MS = {"cold": "2100-2900", "paused": "2600", 10: "8800 / 12800", 50: "3
 
 
 def latency(model: tuple[int, int]) -> dict[str, int]:
+    """A model as the simulators' settings have it."""
     return {"mean_ms": model[0], "jitter_ms": model[1]}
 
 
 async def turn(conversation: Conversation) -> None:
+    """One message and its answer."""
     await conversation.say("Run: true; echo ok", timeout_seconds=180)
 
 
@@ -106,7 +108,8 @@ async def measure(sessions: int) -> list[tuple[str, list[float], int, str]]:
         single = await begin()
         await turn(single)
         await settle(system, 1)
-        rows.append(("one cold turn", await heartbeats(system, [single], 0), LIMIT_COLD_MS, COOKBOOK_MS["cold"]))
+        cold = await heartbeats(system, [single], 0)
+        rows.append(("one cold turn", cold, LIMIT_COLD_MS, COOKBOOK_MS["cold"]))
         await turn(single)
         await settle(system, 1)
         paused = await heartbeats(system, [single], 1)
@@ -132,7 +135,7 @@ async def wait_for_pool(system: LocalSystem, sandboxes: int) -> None:
         templates: list[dict[str, Any]] = await system.e2b_admin.templates()
         return max((int(each.get("warm", 0)) for each in templates), default=0)
 
-    while await ready() < sandboxes and time.monotonic() < deadline:
+    while await ready() < sandboxes and time.monotonic() < deadline:  # noqa: ASYNC110 - another process's
         await asyncio.sleep(0.2)
 
 

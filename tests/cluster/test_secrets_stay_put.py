@@ -40,7 +40,9 @@ async def test_credentials_are_nowhere_but_where_they_are_used(system: LocalSyst
     assert len(credentials) == 3
     session_token = TOKEN_PREFIX.encode()
     async with begin(system) as conversation:
-        await conversation.send("Run: env; cat /proc/*/environ /proc/*/cmdline 2>/dev/null | strings; sleep 2")
+        await conversation.send(
+            "Run: env; cat /proc/*/environ /proc/*/cmdline 2>/dev/null | tr '\\0' '\\n'; sleep 2"
+        )
 
         async def works() -> list[SimulatedSandbox]:
             report = await system.anthropic_admin.session(conversation.session_id)

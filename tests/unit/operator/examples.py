@@ -12,6 +12,7 @@ from managed_session_api.times import to_wire
 from managed_session_operator.clients.worker_runs import ExitRecord, WorkerRun
 from managed_session_operator.decisions import Surroundings
 from managed_session_operator.offers import Offer
+from managed_session_operator.settings import OperatorSettings
 from pydantic import SecretStr
 
 NOW = datetime(2026, 11, 23, 17, 0, 0, 250_000, tzinfo=UTC)
@@ -128,3 +129,8 @@ RUNNING = {"id": "isandbox", "state": "Running", "attempt": 1}
 PAUSED = {"id": "isandbox", "state": "Paused", "attempt": 1}
 CREATING = {"state": "Creating", "attempt": 1}
 LOST = {"state": "Lost", "attempt": 1}
+
+
+def settings(**changed: Any) -> OperatorSettings:
+    """The settings of an installation that changed nothing else."""
+    return OperatorSettings.model_validate(changed)

@@ -8,12 +8,12 @@ from typing import Any
 from hypothesis import strategies as st
 from managed_session_api import names
 from managed_session_api.events import NOTED_TYPES
-from managed_session_api.resource import EffectiveStatus, ManagedSession, OnSandboxLost, SandboxState
+from managed_session_api.resource import ManagedSession, OnSandboxLost, SandboxState
 from managed_session_operator.clients.worker_runs import ExitRecord, WorkerRun
 from managed_session_operator.decisions import Surroundings
 from managed_session_operator.offers import Offer
 
-from .examples import CLAIM, ENVIRONMENT, NAME, NOW, SESSION, body
+from .examples import CLAIM, ENVIRONMENT, NAME, NOW, POLICY, SESSION, body
 
 instants: st.SearchStrategy[datetime] = st.floats(-10_000, 10_000).map(
     lambda seconds: NOW + timedelta(seconds=seconds)
@@ -107,7 +107,7 @@ policies = st.fixed_dictionaries(
         "ttl_seconds_after_end": st.integers(0, 31_536_000),
         "on_sandbox_lost": st.sampled_from(list(OnSandboxLost)),
     }
-).map(lambda values: EffectiveStatus(template="t", log_level="INFO", **values))
+).map(lambda values: POLICY.model_copy(update=values))
 offers = st.builds(Offer, st.just(SESSION), st.just(SESSION), st.just(ENVIRONMENT), instants)
 records = st.builds(
     lambda reason, first: ExitRecord.model_validate(

@@ -78,7 +78,6 @@ class CapacityMachine(RuleBasedStateMachine):
             assert self.capacity.used - len(self.forced) <= self.limit
 
 
-CapacityMachine.TestCase.__test__ = True
 TestCapacity = CapacityMachine.TestCase
 
 

@@ -31,7 +31,7 @@ from .examples import (
 )
 
 TERMINATED = "session.status_terminated"
-UNPROVEN = {"finalizers": []}
+UNPROVEN: dict[str, Any] = {"finalizers": []}
 ENDED = {"endedAt": "2026-11-23T16:59:00Z", "sandbox": PAUSED}
 SUSPENDED = {"spec": {"lifecycle": {"suspend": True}}}
 STARTING = {"work": work(acknowledged=5), "sandbox": RUNNING}

@@ -10,18 +10,17 @@ from hypothesis import strategies as st
 from managed_session_api import names
 from managed_session_api.resource import OnSandboxLost
 from managed_session_operator.policy import effective_policy, idempotency_key, sandbox_wishes
-from managed_session_operator.settings import OperatorSettings
 
-from .examples import POLICY, session
+from .examples import POLICY, session, settings
 
 
 def test_without_wishes_the_installations_settings_apply() -> None:
-    policy = effective_policy(session(), OperatorSettings(max_idle_seconds=33, template="mine:1"))
+    policy = effective_policy(session(), settings(max_idle_seconds=33, template="mine:1"))
     assert (policy.max_idle_seconds, policy.template) == (33, "mine:1")
 
 
 def test_the_documented_defaults_apply_to_an_untouched_installation() -> None:
-    policy = effective_policy(session(), OperatorSettings())
+    policy = effective_policy(session(), settings())
     assert policy.timeout_seconds == 900
     assert policy.max_idle_seconds == 10
     assert policy.attach_timeout_seconds == 60
@@ -36,7 +35,7 @@ def test_each_wish_of_a_resource_goes_before_the_setting_zero_included() -> None
         "worker": {"maxIdleSeconds": 1, "attachTimeoutSeconds": 2, "logLevel": "DEBUG"},
         "lifecycle": {"idleTTLSeconds": 0, "ttlSecondsAfterEnd": 0, "onSandboxLost": "Fail"},
     }
-    policy = effective_policy(session(spec=wishes), OperatorSettings(idle_ttl_seconds=99))
+    policy = effective_policy(session(spec=wishes), settings(idle_ttl_seconds=99))
     assert policy.to_json() == {
         "template": "own:2",
         "timeoutSeconds": 61,

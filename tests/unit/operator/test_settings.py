@@ -6,6 +6,8 @@ import pytest
 from managed_session_operator.settings import OperatorSettings
 from managed_session_runtime.settings import describe_settings, load_settings
 
+from .examples import settings
+
 BAD = [
     ("INSTALLATION_ID", "not allowed!"),
     ("SANDBOX_TIMEOUT_SECONDS", "0"),
@@ -48,18 +50,18 @@ def test_a_lease_that_lapses_between_two_renewals_is_refused(
 
 
 def test_the_defaults_are_what_the_documentation_promises() -> None:
-    settings = OperatorSettings()
-    assert settings.max_active_sandboxes == 20
-    assert settings.sandbox_creation_rate == 1.0
-    assert settings.hint_capacity_percent == 80
-    assert settings.on_sandbox_lost == "Recreate"
-    assert settings.allow_environment_key_in_sandbox is False
-    assert settings.installation_id is None
+    known = settings()
+    assert known.max_active_sandboxes == 20
+    assert known.sandbox_creation_rate == 1.0
+    assert known.hint_capacity_percent == 80
+    assert known.on_sandbox_lost == "Recreate"
+    assert known.allow_environment_key_in_sandbox is False
+    assert known.installation_id is None
 
 
 def test_offers_are_not_asked_for_again_before_a_create_may_have_ended() -> None:
-    settings = OperatorSettings()
-    assert settings.reclaim_seconds > settings.create_timeout_seconds
+    known = settings()
+    assert known.reclaim_seconds > known.create_timeout_seconds
 
 
 def test_every_setting_has_a_description() -> None:
