@@ -51,8 +51,9 @@ check: setup ## Lint, format, types, direction of imports
 format: setup ## Format the code
 	$(BIN)/ruff format .
 
-bench: setup binaries ## Measure what one webhook process takes
+bench: setup binaries ## Measure the webhook's throughput and the time to a worker's first heartbeat
 	$(BIN)/python benchmarks/webhook_throughput.py
+	$(BIN)/python benchmarks/time_to_first_heartbeat.py
 
 image: ## Build the image of webhook and operator
 	docker build --build-arg VERSION=$(VERSION) --tag $(IMAGE):$(VERSION) .

@@ -69,6 +69,7 @@ WORKER_EXITS: dict[ExitReason, str] = {
 OPERATOR_EXITS: dict[str, str] = {
     "NoMessage": "A session without any message was offered, and none came within attachTimeoutSeconds.",
     "NoSessionToken": "The work came without a session token; the environment key is not given to sandboxes.",
+    "Released": "The worker had ended and given its work back before the operator could read how.",
     "SandboxPaused": "The sandbox was found paused with the claim still open, so its worker is frozen in it.",
     "SandboxVanished": "E2B does not know the sandbox any more; the worker went with it.",
     "StartFailed": "No start of the worker reached a first heartbeat; the work was stopped.",

@@ -187,6 +187,11 @@ REASONS: dict[Reason, ReasonDoc] = {
         "The resource names another environment than the installation serves.",
         "Delete it, or create it where that environment is served.",
     ),
+    Reason.CLEANUP_BLOCKED: ReasonDoc(
+        "The sandbox could not be killed, so the resource is kept; it is tried again.",
+        "See the message. To give up, remove the finalizer managedagents.dev/sandbox by hand and kill the "
+        "sandbox in E2B's dashboard.",
+    ),
     Reason.KUBERNETES_REFUSED: ReasonDoc(
         "The API server refused or did not answer a call of the operator; it is tried again.",
         "If it stays: compare the operator's Roles with deploy/, and see the operator's log.",

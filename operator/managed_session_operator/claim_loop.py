@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 _NO_ROOM_SECONDS = 0.1
 _FIRST_WINDOW_MARGIN = 5.0
 _MOST_GONE = 20
-"""Polls in a row answered 404 before that is taken for a wrong environment rather than for ended sessions."""
+"""Polls in a row answered 404 before that may be a wrong environment rather than ended sessions."""
+_GONE_SECONDS = 1.0
 
 
 class ClaimLoop:
@@ -105,11 +106,8 @@ class ClaimLoop:
         try:
             item = await self._queue.poll(block_ms=block_ms, reclaim_ms=self._window_ms)
         except Failure as failure:
-            if failure.kind is Kind.GONE and self._gone < _MOST_GONE:
-                # An entry of a session that is gone was consumed: the queue goes on.
-                self._gone += 1
-                self._metrics.polls.labels("gone").inc()
-                return True
+            if failure.kind is Kind.GONE:
+                return await self._gone_entry(failure)
             await self._back_off(failure)
             return False
         except NotLeadingError:
@@ -132,6 +130,16 @@ class ClaimLoop:
         self._inbox.put(item)
         self._metrics.offers_waiting.set(len(self._inbox))
         self._on_offer(item.session_id)
+        return True
+
+    async def _gone_entry(self, failure: Failure) -> bool:
+        """An entry of a session that is gone was consumed: the queue goes on, slower if it stays so."""
+        self._gone += 1
+        self._metrics.polls.labels("gone").inc()
+        if self._gone > _MOST_GONE:
+            if self._gone == _MOST_GONE + 1:
+                logger.warning("the queue answers 404 again and again", extra={"cause": str(failure)})
+            await asyncio.sleep(_GONE_SECONDS * self._settings.retry_scale)
         return True
 
     async def _back_off(self, failure: Failure) -> None:

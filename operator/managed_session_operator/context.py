@@ -47,6 +47,7 @@ class Memory:
     """The session token of a claim, as in its Secret: (claim, token)."""
     message_known: bool = False
     message_checks: int = 0
+    message_awaited_since: datetime | None = None
     end_checked: str | None = None
     end_check_due: bool = False
     """The slow check's turn has come: ask whether the session has ended."""

@@ -101,6 +101,7 @@ class Surroundings:
         end_checked: the ID of the end event that Anthropic was asked about already.
         hint_expired: the announced work was waited for long enough.
         message_known: the session is known to have had a message.
+        message_awaited_since: since when its first message has been waited for, however often it was offered.
         end_check_due: the slow check asks whether the session has ended.
         running_unexpectedly: a sweep found the sandbox running although nothing needs it.
         missing: a sweep found that E2B does not know the recorded sandbox any more.
@@ -117,6 +118,7 @@ class Surroundings:
     end_checked: str | None = None
     hint_expired: bool = False
     message_known: bool = False
+    message_awaited_since: datetime | None = None
     end_check_due: bool = False
     running_unexpectedly: bool = False
     missing: bool = False
@@ -133,6 +135,7 @@ _GIVEN_UP = {
     "StartFailed": Reason.WORKER_START_FAILED,
     "NoSessionToken": Reason.NO_SESSION_TOKEN,
     "TokenLost": Reason.WORK_LOST,
+    "WorkLost": Reason.WORK_LOST,
 }
 """Why a session whose claim ended without a worker is not Ready, by exit reason."""
 
@@ -204,6 +207,8 @@ def _stopped(resource: ManagedSession, around: Surroundings) -> Decision | None:
     sandbox = resource.status.sandbox
     if around.missing and sandbox.id is not None:
         return Decision(Step.NOTE_VANISHED)
+    if claim_active(resource) and around.run is not None and around.run.record is not None:
+        return Decision(Step.FINISH)
     if resource.spec.lifecycle.suspend:
         if sandbox.state is SandboxState.CREATING:
             return Decision(Step.RESOLVE_CREATE)
@@ -228,7 +233,8 @@ def _offer(resource: ManagedSession, around: Surroundings) -> Decision | None:
         return Decision(Step.DROP_OFFER if late else Step.CLAIM)
     if around.message_known or has_hint(resource):
         return Decision(Step.CLAIM)
-    if around.now >= offer.offered_at + timedelta(seconds=around.policy.attach_timeout_seconds):
+    since = around.message_awaited_since or offer.offered_at
+    if around.now >= since + timedelta(seconds=around.policy.attach_timeout_seconds):
         return Decision(Step.RELEASE_UNUSED)
     return Decision(Step.AWAIT_MESSAGE)
 

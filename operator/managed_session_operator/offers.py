@@ -20,7 +20,7 @@ class Offer:
         work_id: the item's ID (in practice the session's).
         session_id: whose work it is.
         environment_id: the environment whose queue offered it.
-        offered_at: when this process received it.
+        offered_at: when this process asked for it.
         secret: the item's own session token, re-wrapped; None where the environment issues none.
     """
 

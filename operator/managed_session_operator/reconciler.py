@@ -170,6 +170,7 @@ class Reconciler:
             end_checked=memory.end_checked,
             hint_expired=expired,
             message_known=memory.message_known or resource.status.turns > 0,
+            message_awaited_since=memory.message_awaited_since,
             end_check_due=memory.end_check_due,
             running_unexpectedly=memory.running_unexpectedly,
             missing=memory.missing,
@@ -225,7 +226,8 @@ class Reconciler:
         )
         if failure.kind is Kind.GONE:
             memory.disconnect()
-        running = resource.status.sandbox.state in (SandboxState.RUNNING, SandboxState.CREATING)
+        state = (context.store.get(name) or resource).status.sandbox.state
+        running = state in (SandboxState.RUNNING, SandboxState.CREATING)
         if memory.sandbox is None and not running:
             # A place is for a sandbox that runs: what can't be had must not keep others from theirs.
             context.capacity.release(name)

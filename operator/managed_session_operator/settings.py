@@ -45,11 +45,15 @@ class OperatorSettings(Settings):
         default="INFO", description="Level of worker.log in the sandboxes."
     )
     idle_ttl_seconds: int = Field(
-        default=0, ge=0, description="Delete a session's resource after so long without a turn; 0 = never."
+        default=0,
+        ge=0,
+        le=31_536_000,
+        description="Delete a session's resource after so long without a turn; 0 = never.",
     )
     ttl_seconds_after_end: int = Field(
         default=3600,
         ge=0,
+        le=31_536_000,
         description="How long the (paused) sandbox of a terminated or archived session is kept, seconds.",
     )
     on_sandbox_lost: Literal["Recreate", "Fail"] = Field(

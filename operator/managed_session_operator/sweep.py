@@ -55,9 +55,11 @@ class Sweep:
         context = self._context
         try:
             views = await context.sandboxes.list({names.METADATA_INSTALLATION: context.installation_id})
-        finally:
-            # Also while E2B is away: a watch event may have been missed.
+        except (Failure, CredentialError):
+            # E2B is away: a watch event may have been missed all the same.
             await self._relist()
+            raise
+        await self._relist()
         by_uid = {resource.metadata.uid: resource for resource in context.store.all()}
         listed: dict[str, set[str]] = {}
         suspects: set[str] = set()
@@ -111,7 +113,11 @@ class Sweep:
             if any(sandbox_id == resource.status.sandbox.id for resource in context.store.all()):
                 continue
             logger.warning("killing a sandbox that no resource has", extra={"sandbox": sandbox_id})
-            await context.sandboxes.kill(sandbox_id)
+            try:
+                await context.sandboxes.kill(sandbox_id)
+            except Failure as failure:
+                logger.warning("sandbox not killed", extra={"sandbox": sandbox_id, "cause": str(failure)})
+                continue
             context.metrics.orphans_killed.inc()
             suspects.discard(sandbox_id)
         self._suspects = suspects

@@ -1,8 +1,6 @@
 """The CustomResourceDefinition on a real API server: what it takes, and what people see with kubectl."""
 
 import json
-import os
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,25 +25,6 @@ DEFINITION = Path(__file__).parents[2] / "crds/managedsessions.yaml"
 SESSION = "sesn_01AbCdEf"
 NAME = names.resource_name(SESSION)
 NOW = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=UTC)
-
-
-# Local versions of fixtures that tests/cluster/conftest.py is to provide under the same names.
-
-
-@pytest.fixture(scope="session")
-async def control_plane() -> AsyncIterator[ControlPlane]:
-    async with ControlPlane() as running:
-        yield running
-
-
-@pytest.fixture
-async def namespace(control_plane: ControlPlane) -> str:
-    name = f"test-{os.urandom(4).hex()}"
-    await control_plane.kubectl("create", "namespace", name)
-    return name
-
-
-# End of the local versions.
 
 
 @dataclass

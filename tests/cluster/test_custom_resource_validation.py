@@ -1,8 +1,6 @@
 """What the CustomResourceDefinition refuses: at which field, and how it says what is allowed."""
 
 import json
-import os
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,25 +12,6 @@ from managed_session_local.control_plane import ControlPlane, KubectlError
 DEFINITION = Path(__file__).parents[2] / "crds/managedsessions.yaml"
 SESSION = "sesn_01AbCdEf"
 NAME = names.resource_name(SESSION)
-
-
-# Local versions of fixtures that tests/cluster/conftest.py is to provide under the same names.
-
-
-@pytest.fixture(scope="session")
-async def control_plane() -> AsyncIterator[ControlPlane]:
-    async with ControlPlane() as running:
-        yield running
-
-
-@pytest.fixture
-async def namespace(control_plane: ControlPlane) -> str:
-    name = f"test-{os.urandom(4).hex()}"
-    await control_plane.kubectl("create", "namespace", name)
-    return name
-
-
-# End of the local versions.
 
 
 @dataclass(frozen=True)
@@ -336,12 +315,6 @@ def assert_says(refusal: str, case: Refused) -> None:
     assert lines, refusal
     assert any(case.says in line for line in lines), refusal
     assert "secret-value" not in refusal
-
-
-@pytest.fixture(scope="session")
-async def definition(control_plane: ControlPlane) -> None:
-    await control_plane.kubectl("apply", "--server-side", "--force-conflicts", f"--filename={DEFINITION}")
-    await control_plane.kubectl("wait", "--for=condition=Established", f"--filename={DEFINITION}")
 
 
 @pytest.mark.usefixtures("definition")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -36,27 +35,6 @@ from .webhook_process import (
 ROOT = Path(__file__).parents[2]
 OTHER_KEY = "whsec_" + base64.b64encode(b"another-signing-key-of-32-bytes!").decode()
 ADMIN_TOKEN = "administrators-token"
-
-
-# Local versions of fixtures that tests/cluster/conftest.py is to provide under the same names.
-
-
-@pytest.fixture(scope="session")
-async def control_plane() -> AsyncIterator[ControlPlane]:
-    async with ControlPlane() as running:
-        yield running
-
-
-@pytest.fixture
-async def namespace(control_plane: ControlPlane) -> str:
-    await control_plane.kubectl("apply", f"--filename={ROOT / 'crds/managedsessions.yaml'}")
-    await control_plane.kubectl("wait", "--for=condition=Established", f"crd/{names.PLURAL}.{names.GROUP}")
-    name = f"test-{os.urandom(4).hex()}"
-    await control_plane.kubectl("create", "namespace", name)
-    return name
-
-
-# End of the local versions.
 
 
 @pytest.fixture

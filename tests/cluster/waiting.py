@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def eventually(what: str, look: Callable[[], Awaitable[T]], *, seconds: float = 30.0) -> T:
+async def eventually(what: str, look: Callable[[], Awaitable[T | None]], *, seconds: float = 30.0) -> T:
     """Look again and again until `look` gives something true; fail with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:

@@ -167,6 +167,8 @@ class WorkQueue:
         Returns None for an empty queue. An entry whose session is gone is answered 404 and consumed by the
         queue, so that counts as an item: the caller asks again at once (`Failure` of kind GONE).
         """
+        # The time of the question: an answer that an acknowledgement overtakes must look older than that.
+        asked_at = datetime.now(UTC)
         async with self._call("poll") as (client, environment_id):
             item: Any = await client.beta.environments.work.poll(
                 environment_id,
@@ -188,7 +190,7 @@ class WorkQueue:
                 work_id=item.id,
                 session_id=data.id,
                 environment_id=environment_id,
-                offered_at=datetime.now(UTC),
+                offered_at=asked_at,
                 secret=rewrap_session_token(item.secret),
             )
 
@@ -231,19 +233,18 @@ class WorkQueue:
         try:
             async with self._call("session") as (client, _):
                 session = await client.beta.sessions.retrieve(session_id)
+                return SessionView(
+                    session_id=session.id,
+                    environment_id=session.environment_id,
+                    agent_id=getattr(session.agent, "id", None),
+                    status=str(session.status),
+                    archived=session.archived_at is not None,
+                    has_skills=bool(getattr(session.agent, "skills", None)),
+                )
         except Failure as failure:
             if failure.kind is not Kind.GONE:
                 raise
             return None
-        agent = session.agent
-        return SessionView(
-            session_id=session.id,
-            environment_id=session.environment_id,
-            agent_id=getattr(agent, "id", None),
-            status=str(session.status),
-            archived=session.archived_at is not None,
-            has_skills=bool(getattr(agent, "skills", None)),
-        )
 
     async def has_message(self, session_id: str) -> bool:
         """Whether anybody has said anything in the session (True when that cannot be found out)."""

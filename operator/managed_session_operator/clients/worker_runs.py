@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import shlex
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,6 +97,11 @@ class WorkerRun:
     cut: str | None = None
     """Why the stream ended before the worker did."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    began: float = field(default_factory=time.monotonic)
+
+    def age_seconds(self) -> float:
+        """How long this process has been listening."""
+        return time.monotonic() - self.began
 
     @property
     def live(self) -> bool:

@@ -118,13 +118,11 @@ def _attempt(view: SandboxView) -> int:
 
 
 async def _adopt(context: Context, resource: ManagedSession, memory: Memory) -> bool:
-    """Take over a sandbox that an earlier attempt left; further ones never had a worker and are killed."""
+    """Take over a sandbox that an earlier attempt left; the sweep, which looks twice, has the others."""
     views = await _found(context, resource)
     if not views:
         return False
-    chosen, *others = views
-    for view in others:
-        await context.sandboxes.kill(view.sandbox_id)
+    chosen = views[0]
     connected = await context.sandboxes.connect(chosen.sandbox_id, context.policy(resource).timeout_seconds)
     await _record(context, resource, memory, connected, Reason.SANDBOX_CREATED)
     return True
@@ -201,9 +199,7 @@ async def resolve_create(context: Context, resource: ManagedSession) -> float | 
         await context.write_status(resource, sandbox={"state": None})
         context.capacity.release(resource.metadata.name)
         return None
-    chosen, *others = views
-    for view in others:
-        await context.sandboxes.kill(view.sandbox_id)
+    chosen = views[0]
     state = SandboxState.PAUSED if chosen.paused else SandboxState.RUNNING
     await context.write_status(
         resource,

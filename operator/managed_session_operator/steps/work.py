@@ -15,6 +15,7 @@ from managed_session_operator.steps.standing import phase_of, stand, verdicts_of
 logger = logging.getLogger(__name__)
 
 _CAPACITY_SECONDS = 1.0
+_MESSAGE_TOO_LATE = "the first message came while the unused work was being stopped; send user.interrupt"
 _MESSAGE_SECONDS = (0.1, 0.2, 0.4, 1.0)
 
 
@@ -24,6 +25,9 @@ async def await_message(context: Context, resource: ManagedSession) -> float | N
     if await context.queue.has_message(resource.spec.session_id):
         memory.message_known = True
         return None
+    offer = context.inbox.get(resource.spec.session_id)
+    if memory.message_awaited_since is None and offer is not None:
+        memory.message_awaited_since = offer.offered_at
     context.inbox.park(resource.spec.session_id)
     await stand(context, resource, Decision(Step.WAIT, Reason.AWAITING_MESSAGE))
     wait = _MESSAGE_SECONDS[min(memory.message_checks, len(_MESSAGE_SECONDS) - 1)]
@@ -39,13 +43,19 @@ async def release_unused(context: Context, resource: ManagedSession) -> float | 
     if await context.queue.has_message(resource.spec.session_id):
         context.memory(resource.metadata.name).message_known = True
         return None
-    if await context.queue.acknowledge(offer.work_id):
+    stopped = await context.queue.acknowledge(offer.work_id)
+    if stopped:
         await context.queue.stop(offer.work_id)
+    # A message may come in the moment between the question and the stop, which nothing makes atomic.
+    too_late = stopped and await context.queue.has_message(resource.spec.session_id)
+    reason, message = (Reason.WORK_LOST, _MESSAGE_TOO_LATE) if too_late else (Reason.IDLE, "")
+    if too_late:
+        context.event(resource, reason, message, warning=True)
     now = context.now()
     await context.write_status(
         resource,
-        phase=phase_of(Reason.IDLE),
-        verdicts=verdicts_of(Reason.IDLE, "", resource.status.sandbox.state),
+        phase=phase_of(reason),
+        verdicts=verdicts_of(reason, message, resource.status.sandbox.state),
         work={
             "id": offer.work_id,
             "claim": claim_name(offer.offered_at, resource.status.work.claim),
@@ -53,12 +63,13 @@ async def release_unused(context: Context, resource: ManagedSession) -> float | 
             "acknowledgedAt": now,
             "firstHeartbeatAt": None,
             "finishedAt": now,
-            "exitReason": "NoMessage",
+            "exitReason": "WorkLost" if too_late else "NoMessage",
             "attempts": 0,
         },
     )
     context.inbox.remove(offer)
-    context.memory(resource.metadata.name).message_checks = 0
+    memory = context.memory(resource.metadata.name)
+    memory.message_checks, memory.message_awaited_since = 0, None
     return None
 
 
@@ -94,7 +105,7 @@ async def claim(context: Context, resource: ManagedSession) -> float | None:
     claim_id = claim_name(offer.offered_at, status.work.claim)
     await context.tokens.put(resource, claim_id, offer.secret)
     memory.token = (claim_id, offer.secret)
-    memory.started_at = None
+    memory.started_at = memory.message_awaited_since = None
     sandbox: dict[str, object] = {}
     state = status.sandbox.state
     if memory.sandbox is not None:
@@ -151,10 +162,9 @@ async def drop_offer(context: Context, resource: ManagedSession) -> float | None
 async def acknowledge(context: Context, resource: ManagedSession) -> float | None:
     """Take the item off the queue, now that the sandbox is ready: from here on it must be served."""
     work = resource.status.work
-    if work.id is None:
-        return await give_up(context, resource, "WorkLost", Reason.IDLE)
-    if not await context.queue.acknowledge(work.id):
-        return await give_up(context, resource, "WorkLost", Reason.IDLE)
+    if work.id is None or not await context.queue.acknowledge(work.id):
+        message = "the work was stopped or taken by someone else before its worker had started"
+        return await give_up(context, resource, "WorkLost", Reason.WORK_LOST, message)
     await context.write_status(
         resource,
         phase=phase_of(Reason.STARTING_WORKER),

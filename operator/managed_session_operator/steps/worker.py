@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 _RESTART_SECONDS = 1.0
 _RECONNECT_SECONDS = 0.1
+_STEADY_SECONDS = 60.0
+"""A stream that lived so long is no sign of trouble when it is cut."""
 _RECONNECT_CAP_SECONDS = 30.0
 
 
@@ -32,7 +34,7 @@ async def start(context: Context, resource: ManagedSession) -> float | None:
     name, work = resource.metadata.name, resource.status.work
     memory = context.memory(name)
     if work.claim is None or work.id is None:
-        return await give_up(context, resource, "WorkLost", Reason.IDLE)
+        return await give_up(context, resource, "WorkLost", Reason.WORK_LOST, "the work's ID is not known")
     if memory.sandbox is None:
         return None
     if (delay := await _after_cut(context, name, work.claim)) is not None:
@@ -82,7 +84,7 @@ async def stop_overdue(context: Context, resource: ManagedSession) -> float | No
     memory, work = context.memory(resource.metadata.name), resource.status.work
     if memory.sandbox is not None and work.claim is not None:
         await context.runs.stop(memory.sandbox, work.claim, context.epoch())
-    memory.started_at = None
+    memory.started_at = context.now()
     return None
 
 
@@ -137,8 +139,7 @@ async def reattach(context: Context, resource: ManagedSession) -> float | None:
         memory.disconnect()
         # Paused after the worker's end by an operator that then died, or in the middle by E2B's countdown.
         over = work.id is None or await context.queue.state(work.id) in (None, "stopped")
-        reason = "Released" if over else "SandboxPaused"
-        await _write_finished(context, resource, reason, SandboxState.PAUSED)
+        await _write_finished(context, resource, "Released" if over else "SandboxPaused", SandboxState.PAUSED)
         context.capacity.release(name)
         return None
     timeout = context.policy(resource).timeout_seconds
@@ -156,7 +157,7 @@ async def _after_cut(context: Context, name: str, claim: str | None) -> float | 
     if run is None or run.cut is None:
         return None
     await context.runs.forget(name)
-    memory.cuts += 1
+    memory.cuts = 1 if run.age_seconds() > _STEADY_SECONDS else memory.cuts + 1
     if memory.cuts == 1:
         return None
     return min(_RECONNECT_SECONDS * 2.0**memory.cuts, _RECONNECT_CAP_SECONDS)
@@ -200,9 +201,9 @@ async def finish(context: Context, resource: ManagedSession) -> float | None:
         context.capacity.release(name)
         context.memory(name).missing = paused is None
         state = SandboxState.PAUSED
-    resource = await _write_finished(context, resource, record.reason, state, record, heartbeat=run.heartbeat)
     if isinstance(session, SessionView) and session.agent_id and resource.spec.agent_id is None:
         resource = await context.patch(resource, {"spec": {"agentID": session.agent_id}})
+    resource = await _write_finished(context, resource, record.reason, state, record, heartbeat=run.heartbeat)
     if not isinstance(session, Failure):
         await note_end(context, resource, ended=session is None or session.ended, deleted=session is None)
     return None

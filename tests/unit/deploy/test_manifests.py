@@ -168,9 +168,8 @@ def test_credentials_are_an_optional_secret_that_only_the_process_reads(name: st
     assert mounts["tmp"]["mountPath"] == "/tmp"
 
 
-@pytest.mark.parametrize("name", PROCESSES)
-def test_pod_knows_its_namespace(name: str) -> None:
-    variables = {variable["name"]: variable for variable in container(name)["env"]}
+def test_operator_knows_its_namespace() -> None:
+    variables = {variable["name"]: variable for variable in container("managed-session-operator")["env"]}
     assert variables["MANAGED_SESSIONS_SYSTEM_NAMESPACE"]["valueFrom"] == {
         "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}
     }

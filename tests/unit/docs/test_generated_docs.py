@@ -57,4 +57,6 @@ def written_exit_reasons(tree: ast.Module) -> set[str]:
                 for key, value in zip(node.keys, node.values, strict=True)
                 if isinstance(key, ast.Constant) and key.value == "exitReason"
             ]
+    either = [side for each in found if isinstance(each, ast.IfExp) for side in (each.body, each.orelse)]
+    found += either
     return {each.value for each in found if isinstance(each, ast.Constant) and isinstance(each.value, str)}
