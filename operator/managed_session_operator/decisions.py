@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from enum import Enum, auto
 
 from managed_session_api import names
-from managed_session_api.conditions import Reason
+from managed_session_api.conditions import ConditionType, Reason
 from managed_session_api.events import END_TYPES, RUN_STARTED
 from managed_session_api.resource import EffectiveStatus, ManagedSession, OnSandboxLost, SandboxState
 
@@ -294,4 +294,7 @@ def _rest(resource: ManagedSession, around: Surroundings) -> Decision:
             return Decision(
                 Step.WAIT, Reason.AWAITING_LEASE, message, min(lapse, wait_for) if wait_for else lapse
             )
-    return Decision(Step.WAIT, _GIVEN_UP.get(work.exit_reason or "", Reason.IDLE), again_after=wait_for)
+    reason = _GIVEN_UP.get(work.exit_reason or "", Reason.IDLE)
+    said = resource.status.condition(ConditionType.READY)
+    message = said.message if said is not None and said.reason == reason else ""
+    return Decision(Step.WAIT, reason, message, wait_for)
