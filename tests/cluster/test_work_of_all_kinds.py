@@ -1,4 +1,4 @@
-"""What the queue may offer besides the plain case: health checks, sessions with skills, work without a token."""
+"""What the queue may offer besides the plain case: health checks, skills, work without a token."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def test_the_template_is_named_after_the_version_of_the_project() -> None:
 def test_the_copied_files_need_only_anthropic_and_nothing_that_builds(tmp_path: Path) -> None:
     library = tmp_path / "managed_session_worker"
     library.mkdir()
-    for file in PACKAGE.glob(RUNTIME_FILES):
+    for file in (PACKAGE / name for name in RUNTIME_FILES):
         (library / file.name).write_text(file.read_text())
     program = (
         "import sys; from managed_session_worker import supervisor, attach;"

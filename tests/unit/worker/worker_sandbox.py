@@ -130,7 +130,7 @@ class Sandbox:
         # The very files that the template copies, and nothing else.
         self.library = Path(self.paths.home, "lib", PACKAGE.name)
         self.library.mkdir(parents=True)
-        for file in PACKAGE.glob(RUNTIME_FILES):
+        for file in (PACKAGE / name for name in RUNTIME_FILES):
             shutil.copy(file, self.library)
         self.url = url
         self.supervisor: Process | None = None

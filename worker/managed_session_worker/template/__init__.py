@@ -23,8 +23,8 @@ TEMPLATE_NAME = "managed-session-worker"
 PYTHON_VERSION = "3.12"
 PACKAGE = Path(__file__).parent.parent
 LIBRARY = "/opt/anthropic-managed-agents/lib/managed_session_worker"
-#: The runtime, all in one layer. What only a build needs lives in this subpackage and is left out.
-RUNTIME_FILES = "*.py"
+#: The runtime, each file by its name. What only a build needs lives in this subpackage and is left out.
+RUNTIME_FILES = sorted(path.name for path in PACKAGE.glob("*.py"))
 #: What agents reach for first; the SDK's grep tool uses ripgrep where it is installed.
 PACKAGES = ("curl", "git", "jq", "procps", "ripgrep", "unzip")
 
@@ -56,7 +56,7 @@ def worker_template() -> "TemplateClass":
         .pip_install([f"anthropic=={metadata.version('anthropic')}"])
         .run_cmd(f"useradd --create-home --shell /bin/bash {AGENT_ACCOUNT}")
         .run_cmd(f"mkdir -p {directories} && chown {AGENT_ACCOUNT}: {paths.workdir} {paths.memory}")
-        .copy(RUNTIME_FILES, f"{LIBRARY}/", user="root")
+        .copy(list(RUNTIME_FILES), f"{LIBRARY}/", user="root")
         .run_cmd(f"python3 -m compileall -q {LIBRARY}")
         .set_workdir(paths.workdir)
         .set_start_cmd(f"python3 {LIBRARY}/supervisor.py", f"[ -S {paths.socket} ]")
