@@ -93,7 +93,7 @@ async def test_silent_stream_says_nothing_after_its_start(e2b: E2B, control: E2B
 
 async def test_cut_stream_leaves_the_process_running(e2b: E2B, control: E2BSimulatorClient) -> None:
     sandbox = await e2b.AsyncSandbox.create("base")
-    await control.add_fault("process_start", {"action": "cut_stream", "after_events": 2})
+    await control.add_fault("process_start", {"action": "cut_stream", "after_events": 1})
     command = await sandbox.commands.run("echo one; echo two; exec sleep 1000", background=True, timeout=0)
     await sandbox.commands.run("touch /tmp/other")
     with pytest.raises(SandboxUnreachableException):
