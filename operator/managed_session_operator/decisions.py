@@ -82,6 +82,8 @@ class Decision:
     reason: Reason | None = None
     message: str = ""
     again_after: float | None = None
+    worth_writing: bool = True
+    """False for what is over in a moment."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class Surroundings:
         extend_at: when the sandbox's countdown is to be restarted; None when it isn't running.
         serving_name: the resource that serves the session (itself, unless an older one exists).
         end_checked: the ID of the end event that Anthropic was asked about already.
+        hint_seen_at: since when this process knows of the announced work.
         hint_expired: the announced work was waited for long enough.
         message_known: the session is known to have had a message.
         message_awaited_since: since when its first message has been waited for, however often it was offered.
@@ -116,6 +119,7 @@ class Surroundings:
     extend_at: datetime | None = None
     serving_name: str | None = None
     end_checked: str | None = None
+    hint_seen_at: datetime | None = None
     hint_expired: bool = False
     message_known: bool = False
     message_awaited_since: datetime | None = None
@@ -127,6 +131,9 @@ class Surroundings:
 
 LEASE_SECONDS = 300
 """Anthropic's default lease of a work item: an abandoned one is offered again after so long."""
+
+_LEAST_WAIT_SECONDS = 0.1
+_CLAIM_USUALLY_WITHIN = timedelta(seconds=2)
 
 GIVEN_BACK = frozenset({"Idle", "NoMessage", "SessionEnded", "Stopped", "Released"})
 """Exit reasons after which the work item is stopped, so that nothing needs to lapse."""
@@ -264,7 +271,7 @@ def _listen(resource: ManagedSession, around: Surroundings) -> Decision:
     if not started and around.start_overdue_at is not None and around.now >= around.start_overdue_at:
         return Decision(Step.STOP_WORKER)
     due = around.extend_at if started else (around.start_overdue_at or around.extend_at)
-    wait = (due - around.now).total_seconds() if due is not None else None
+    wait = max(_LEAST_WAIT_SECONDS, (due - around.now).total_seconds()) if due is not None else None
     return Decision(Step.WAIT, Reason.RUNNING if started else Reason.STARTING_WORKER, again_after=wait)
 
 
@@ -274,6 +281,13 @@ def _rest(resource: ManagedSession, around: Surroundings) -> Decision:
     if has_hint(resource) and not around.hint_expired:
         if not around.connected:
             return Decision(Step.PROVISION)
+        if around.hint_seen_at is not None and around.now < around.hint_seen_at + _CLAIM_USUALLY_WITHIN:
+            return Decision(
+                Step.WAIT,
+                Reason.AWAITING_CLAIM,
+                again_after=_CLAIM_USUALLY_WITHIN.total_seconds(),
+                worth_writing=False,
+            )
         wait = float(around.policy.attach_timeout_seconds)
         return Decision(Step.WAIT, Reason.AWAITING_CLAIM, "waiting for the announced work", wait)
     if sandbox.state is SandboxState.CREATING:

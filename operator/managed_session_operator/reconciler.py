@@ -168,6 +168,7 @@ class Reconciler:
             extend_at=memory.extend_at,
             serving_name=context.store.serving_name(resource.spec.session_id),
             end_checked=memory.end_checked,
+            hint_seen_at=memory.hint[1] if memory.hint is not None else None,
             hint_expired=expired,
             message_known=memory.message_known or resource.status.turns > 0,
             message_awaited_since=memory.message_awaited_since,

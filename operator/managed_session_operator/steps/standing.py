@@ -59,7 +59,7 @@ def verdicts_of(reason: Reason, message: str, sandbox: SandboxState | None) -> l
 
 async def stand(context: Context, resource: ManagedSession, decision: Decision) -> float | None:
     """Write down how the resource stands, if that changed."""
-    if decision.reason is not None:
+    if decision.reason is not None and decision.worth_writing:
         await context.write_status(
             resource,
             phase=phase_of(decision.reason),

@@ -1,0 +1,73 @@
+"""A system at rest: no writes, and no calls but the queue's long poll and the sweep's listing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from managed_session_local.control_plane import ControlPlane
+from managed_session_local.system import LocalSystem
+
+from .sessions import QUICK, becomes, begin, paused, resource
+from .systems import local_system
+from .waiting import eventually
+
+
+@pytest.fixture(scope="module")
+async def system(control_plane: ControlPlane) -> AsyncIterator[LocalSystem]:
+    async with local_system(control_plane, operator_settings=QUICK) as running:
+        yield running
+
+
+async def listings(system: LocalSystem) -> int:
+    return (await system.e2b_admin.ledger()).operations.get("list", 0)
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["running on", "restarted"])
+async def test_settled_session_costs_no_write_and_no_call(system: LocalSystem, restarted: bool) -> None:
+    async with begin(system) as conversation:
+        await conversation.say("Run: true")
+        await eventually("the sandbox is paused", lambda: paused(system, conversation.session_id))
+        await becomes(system, conversation.session_id, "Idle", status="True")
+        version = (await resource(system, conversation.session_id))["metadata"]["resourceVersion"]
+        if restarted:
+            await system.operator.restart(kill=True)
+        await system.e2b_admin.clear_ledger()
+        await system.anthropic_admin.clear_ledger()
+
+        async def swept() -> bool:
+            return await listings(system) >= 3
+
+        await eventually("three sweeps have passed", swept)
+        assert set((await system.e2b_admin.ledger()).operations) == {"list"}
+        assert set((await system.anthropic_admin.ledger()).operations) <= {"work.poll"}
+        assert (await resource(system, conversation.session_id))["metadata"]["resourceVersion"] == version
+
+
+async def test_a_turn_in_a_paused_sandbox_costs_four_writes_of_the_operator(system: LocalSystem) -> None:
+    async with begin(system) as conversation:
+        await conversation.say("Run: true")
+        await eventually("the sandbox is paused", lambda: paused(system, conversation.session_id))
+        await becomes(system, conversation.session_id, "Idle", status="True")
+        before = await status_writes(system)
+        await system.e2b_admin.clear_ledger()
+        await conversation.say("Run: true")
+        await eventually("the sandbox is paused", lambda: paused(system, conversation.session_id))
+        await becomes(system, conversation.session_id, "Idle", status="True")
+        assert await status_writes(system) - before <= 4
+        operations = (await system.e2b_admin.ledger()).operations
+        operations.pop("list", None)
+        assert operations == {"connect": 1, "files_write": 1, "process_start": 1, "pause": 1, "get": 1}
+
+
+async def status_writes(system: LocalSystem) -> float:
+    """The operator's own count."""
+    import httpx
+
+    async with httpx.AsyncClient(trust_env=False) as client:
+        text = (await client.get(f"{system.operator.probe_url}/metrics")).text
+    return sum(
+        float(line.rsplit(" ", 1)[1])
+        for line in text.splitlines()
+        if line.startswith("managed_sessions_status_writes_total")
+    )
