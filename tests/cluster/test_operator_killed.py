@@ -29,6 +29,8 @@ class Point:
     operation: str
     after_commit: bool
     turn: int = 1
+    after_answer: bool = False
+    """The call is one that comes earlier in the turn too: hold the one after the agent's answer."""
 
 
 POINTS = [
@@ -40,7 +42,13 @@ POINTS = [
     Point("the start request was being written", "e2b", "files_write", False),
     Point("the start request was written", "e2b", "files_write", True),
     Point("the worker's start was sent", "e2b", "process_start", False),
-    Point("the session was asked for after the worker's end", "anthropic", "sessions.get", False),
+    Point(
+        "the session was asked for after the worker's end",
+        "anthropic",
+        "sessions.get",
+        False,
+        after_answer=True,
+    ),
     Point("the pause was sent", "e2b", "pause", False),
     Point("the pause had taken effect", "e2b", "pause", True),
     Point("the pause was being confirmed", "e2b", "get", False),
@@ -94,8 +102,12 @@ async def test_turn_is_finished_when_the_operator_was_killed_while(system: Local
             await eventually(
                 "the first turn's sandbox is paused", lambda: paused(system, conversation.session_id)
             )
-        await hold(system, point)
+        if not point.after_answer:
+            await hold(system, point)
         await conversation.send("Run: cat /mnt/session/kept 2>/dev/null; echo finished")
+        if point.after_answer:
+            await conversation.answer()
+            await hold(system, point)
         await eventually("the call is held", lambda: is_held(system, point, conversation.session_id))
         await system.operator.kill()
         await system.anthropic_admin.clear_faults()

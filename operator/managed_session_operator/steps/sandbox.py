@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import e2b
@@ -30,12 +31,24 @@ async def provision(context: Context, resource: ManagedSession) -> float | None:
     if not (context.capacity.take_for_claim(name) if claimed else context.capacity.take_for_hint(name)):
         await stand(context, resource, Decision(Step.WAIT, Reason.AWAITING_CAPACITY))
         return _CAPACITY_SECONDS
-    sandbox = resource.status.sandbox
-    if sandbox.id is not None:
-        await _resume(context, resource, memory, sandbox.id)
-    else:
-        await _create(context, resource, memory)
+    sandbox_id = resource.status.sandbox.id
+    ready = (
+        _resume(context, resource, memory, sandbox_id)
+        if sandbox_id is not None
+        else _create(context, resource, memory)
+    )
+    # Beside it, since E2B takes longer: the worker's start needs to know of the agent's skills.
+    await asyncio.gather(ready, _learn_session(context, resource, memory))
     return None
+
+
+async def _learn_session(context: Context, resource: ManagedSession, memory: Memory) -> None:
+    """Read the session once; without an answer the worker's start asks again."""
+    if memory.session is None:
+        try:
+            memory.session = await context.queue.session(resource.spec.session_id)
+        except Failure as failure:
+            logger.info("session not read", extra={"cause": str(failure)})
 
 
 async def _resume(context: Context, resource: ManagedSession, memory: Memory, sandbox_id: str) -> None:
