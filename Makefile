@@ -10,7 +10,7 @@ PACKAGES := $(wildcard api/managed_session_api runtime/managed_session_runtime w
 	operator/managed_session_operator worker/managed_session_worker local/managed_session_local)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup binaries demo test test-unit test-cluster check format bench image clean
+.PHONY: help setup binaries demo test test-unit test-cluster check format bench docs image clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -54,6 +54,9 @@ format: setup ## Format the code
 bench: setup binaries ## Measure the webhook's throughput and the time to a worker's first heartbeat
 	$(BIN)/python benchmarks/webhook_throughput.py
 	$(BIN)/python benchmarks/time_to_first_heartbeat.py
+
+docs: setup ## Write the generated pages of docs/ anew
+	$(BIN)/python docs/generate.py
 
 image: ## Build the image of webhook and operator
 	docker build --build-arg VERSION=$(VERSION) --tag $(IMAGE):$(VERSION) .

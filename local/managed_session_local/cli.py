@@ -37,8 +37,8 @@ def demo() -> None:
     from managed_session_local.demo import run_demo  # noqa: PLC0415
     from managed_session_local.foreground import run_in_foreground  # noqa: PLC0415
 
-    binaries = resolve_binaries(console=Console(stderr=True))
-    if not run_in_foreground(run_demo(binaries, Console(highlight=False))):
+    binaries = resolve_binaries(console=Console(stderr=True, emoji=False))
+    if not run_in_foreground(run_demo(binaries, Console(highlight=False, emoji=False))):
         raise typer.Exit(1)
 
 
@@ -49,7 +49,7 @@ def local(
         typer.Option(
             "--simulate/--no-simulate",
             help="Simulate Anthropic and E2B, or use the real ones. Without this option: the real ones if "
-            "ANTHROPIC_ENVIRONMENT_ID, ANTHROPIC_ENVIRONMENT_KEY and E2B_API_KEY are set.",
+            "ANTHROPIC_ENVIRONMENT_ID or ANTHROPIC_ENVIRONMENT_KEY is set; they need both, and E2B_API_KEY.",
             show_default=False,
         ),
     ] = None,
@@ -61,13 +61,14 @@ def local(
 
     The worker template is built where it is absent. ANTHROPIC_BASE_URL, E2B_API_URL, E2B_SANDBOX_URL and
     E2B_DOMAIN lead to other clouds than the usual ones; MANAGED_SESSIONS_… variables are settings of the
-    webhook and the operator. Ctrl-C or SIGTERM deletes all sessions' resources and kills their sandboxes.
+    webhook and the operator, but for namespaces, ports of probes, credentials and the installation ID, which
+    are this command's own. Ctrl-C or SIGTERM deletes all sessions' resources and kills their sandboxes.
     """
     from managed_session_local.control_plane import resolve_binaries  # noqa: PLC0415 - quick --help
     from managed_session_local.foreground import StoppedBySignal, run_in_foreground  # noqa: PLC0415
     from managed_session_local.local_command import run_local  # noqa: PLC0415
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     binaries = resolve_binaries(console=console)
     try:
         run_in_foreground(run_local(binaries, simulate=simulate, as_json=as_json, console=console))
@@ -90,7 +91,7 @@ def template_build(
         )
     from managed_session_local.worker_template import build_with_log  # noqa: PLC0415 - takes a second
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
 
     def log(line: str) -> None:
         console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
@@ -120,7 +121,16 @@ def main() -> None:
     try:
         app()
     except EXPECTED as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    else:
+        code = 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The threads of E2B's SDK may abort the process while the interpreter shuts down.
+    os._exit(code)
 
 
 if __name__ == "__main__":

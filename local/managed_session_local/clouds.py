@@ -12,7 +12,7 @@ API_KEY = "anthropic-api-key"
 E2B_API_KEY = "e2b-api-key"
 ADMIN_TOKEN = "webhook-admin-token"  # noqa: S105 - a file name
 
-OPERATOR_CREDENTIALS = (ENVIRONMENT_ID, ENVIRONMENT_KEY, E2B_API_KEY, API_KEY)
+OPERATOR_CREDENTIALS = (ENVIRONMENT_ID, ENVIRONMENT_KEY, E2B_API_KEY)
 WEBHOOK_CREDENTIALS = (SIGNING_KEY, ADMIN_TOKEN)
 _NEEDED = (ENVIRONMENT_ID, ENVIRONMENT_KEY, E2B_API_KEY)
 
@@ -76,7 +76,7 @@ def credentials_in(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def has_credentials(environ: Mapping[str, str]) -> bool:
-    """Whether somebody means the real clouds: all that the operator needs is set, or a part of Anthropic's.
+    """Whether somebody means the real clouds: Anthropic's environment or its key is set.
 
     An E2B key alone is often set for other reasons.
     """

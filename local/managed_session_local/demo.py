@@ -38,8 +38,11 @@ async def run_demo(binaries: ControlPlaneBinaries, console: Console) -> bool:
     system = LocalSystem(
         binaries=binaries, register_webhook=False, operator_settings=_SETTINGS, report=log.line
     )
+    starting = console.status("Starting; this takes some seconds")
+    starting.start()
     try:
         async with system:
+            starting.stop()
             try:
                 await _play(system, log)
             except (CheckFailedError, NoAnswerError, KubectlError, TimeoutError, httpx.HTTPError) as error:
@@ -49,6 +52,8 @@ async def run_demo(binaries: ControlPlaneBinaries, console: Console) -> bool:
     except (ProcessFailedError, KubectlError, TemplateError) as error:
         log.failed(str(error), {})
         return False
+    finally:
+        starting.stop()
     log.succeeded()
     return True
 

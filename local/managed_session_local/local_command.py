@@ -41,7 +41,8 @@ async def run_local(
         system = LocalSystem(
             binaries=binaries,
             clouds=clouds,
-            installation_id=os.environ.get("MANAGED_SESSIONS_INSTALLATION_ID") or own_id,
+            # Never another installation's: its sandboxes would be taken for left-overs and killed.
+            installation_id=own_id,
             restart_pods=True,
             report=report,
         )

@@ -331,7 +331,7 @@ class LocalSystem:
         delay = 0.5
         while True:
             failure = await pod.process.wait()
-            self._report(f"{str(failure).partition('.')[0]}; starting it again in {delay:g} s")
+            self._report(f"{failure} Starting it again in {delay:g} s.")
             await asyncio.sleep(delay)
             delay = min(delay * 2, 30.0)
             await pod.process.stop(kill=True)

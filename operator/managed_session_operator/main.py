@@ -9,7 +9,11 @@ import signal
 import sys
 
 # The SDK reads its pool's size when it is imported: one stream stays open per running sandbox.
-os.environ.setdefault("E2B_MAX_CONNECTIONS", "2000")
+if not os.environ.setdefault("E2B_MAX_CONNECTIONS", "2000").isdecimal():
+    sys.stderr.write(
+        "the settings are wrong:\n  E2B_MAX_CONNECTIONS: allowed is a whole number of at least 1.\n"
+    )
+    sys.exit(2)
 
 from managed_session_runtime.kubernetes_client import KubernetesConfigurationError, connect
 from managed_session_runtime.log import configure_logging
@@ -60,6 +64,9 @@ def main() -> None:
     except (Failure, ConflictError, ResourceGoneError, OSError) as error:
         logger.error("cannot start: %s", error)  # noqa: TRY400 - the text says it all
         sys.exit(1)
+    logging.shutdown()
+    # The threads of E2B's SDK may abort the process while the interpreter shuts down.
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from managed_session_api.conditions import ConditionStatus, ConditionType, Phase, Reason
+from managed_session_api.events import END_TYPES
 from managed_session_api.resource import ManagedSession, SandboxState
 from managed_session_runtime.credentials import CredentialError
 
@@ -202,7 +203,7 @@ class Reconciler:
             resource.metadata.deletion_timestamp,
             context.inbox.get(resource.spec.session_id),
             (run.heartbeat, run.record is None, run.live) if run is not None else None,
-            event.id if event is not None else None,
+            event.id if event is not None and event.type in END_TYPES else None,
             context.memory(name).missing,
         )
 

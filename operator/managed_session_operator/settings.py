@@ -14,6 +14,7 @@ class OperatorSettings(Settings):
 
     system_namespace: str = Field(
         default=SYSTEM_NAMESPACE,
+        pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
         description="Namespace of the pods: the Lease is there, and its UID is the default installation ID.",
     )
     installation_id: str | None = Field(
@@ -22,7 +23,10 @@ class OperatorSettings(Settings):
         description="Marks this installation's sandboxes in E2B. Default: the UID of the system namespace.",
     )
     template: str = Field(
-        default="managed-session-worker:0.1.0", description="E2B template of new sandboxes, as NAME:TAG."
+        default="managed-session-worker:0.1.0",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*(:[A-Za-z0-9._-]+)?$",
+        max_length=256,
+        description="E2B template of new sandboxes, as NAME:TAG.",
     )
     sandbox_timeout_seconds: int = Field(
         default=900,
@@ -104,7 +108,10 @@ class OperatorSettings(Settings):
         description="Idle sessions asked about per minute, to notice an end whose webhook was lost.",
     )
     end_check_seconds: float = Field(
-        default=21600.0, gt=0, description="Time between two such questions about one session, seconds."
+        default=21600.0,
+        gt=0,
+        le=86400,
+        description="Time between two such questions about one session, seconds.",
     )
     lease_duration_seconds: float = Field(
         default=15.0, gt=1, le=300, description="How long the leader's Lease is valid, seconds."

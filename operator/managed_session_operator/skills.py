@@ -16,15 +16,19 @@ from managed_session_api.resource import ManagedSession
 
 from managed_session_operator.clients.worker_runs import WORKDIR
 from managed_session_operator.context import Context
-from managed_session_operator.failures import Failure, NotLeadingError
+from managed_session_operator.failures import Failure, Kind, NotLeadingError
 
 logger = logging.getLogger(__name__)
+
+_PATIENCE = 3
+"""Failed starts in a row after which a turn goes on without skills that can't be had."""
 
 
 async def write_skills(context: Context, resource: ManagedSession, sandbox: e2b.AsyncSandbox) -> None:
     """Write `<workdir>/skills/<name>/` for each skill, once per sandbox and process.
 
-    A skill that can't be had is logged and left out: the turn goes on without it.
+    What fails in passing is tried again with the worker's start; a skill that can't be had is logged and left
+    out, and the turn goes on without it.
     """
     memory = context.memory(resource.metadata.name)
     if memory.skills_written == sandbox.sandbox_id:
@@ -41,8 +45,15 @@ async def write_skills(context: Context, resource: ManagedSession, sandbox: e2b.
                     await sandbox.files.write_files(entries)
     except NotLeadingError:
         raise
+    except Failure as failure:
+        if failure.kind in (Kind.RETRY, Kind.QUOTA) and memory.failures < _PATIENCE:
+            raise
+        logger.warning(
+            "skills not written", extra={"session": resource.spec.session_id, "cause": str(failure)}
+        )
+        return
     except Exception as error:  # noqa: BLE001 - an archive that can't be read must not stop the turn
-        cause = str(error) if isinstance(error, Failure) else type(error).__name__
+        cause = type(error).__name__
         logger.warning("skills not written", extra={"session": resource.spec.session_id, "cause": cause})
         return
     memory.skills_written = sandbox.sandbox_id

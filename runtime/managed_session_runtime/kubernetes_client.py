@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
@@ -138,6 +139,10 @@ async def _load_kubeconfig(path: str, configuration: Configuration, refresh_seco
 
 
 async def _read_kubeconfig(path: str, configuration: Configuration) -> None:
+    if not await asyncio.to_thread(Path(path).is_file):
+        raise KubernetesConfigurationError(
+            f"KUBECONFIG names {path}, which is no file: set it to a kubeconfig file, or unset it in a pod"
+        )
     await kubernetes_config.load_kube_config(  # type: ignore[no-untyped-call]
         config_file=path, client_configuration=configuration, persist_config=False
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -106,8 +109,26 @@ def explain_invalid_settings(cls: type[BaseSettings], error: ValidationError) ->
     return "\n".join(lines)
 
 
+def explain_misspelt_settings(cls: type[BaseSettings], environ: Mapping[str, str]) -> list[str]:
+    """A line for each variable with our prefix that nobody reads and that is close to one that `cls` does."""
+    known = {variable_name(cls, field) for field in cls.model_fields}
+    lines = []
+    for name in sorted(environ):
+        if not name.startswith(PREFIX) or name in known:
+            continue
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.93)
+        if close:
+            lines.append(f"{name} is not a setting and has no effect; did you mean {close[0]}?")
+    return lines
+
+
 def load_settings(cls: type[AnySettings]) -> AnySettings:
-    """Read `cls` from the environment; explain on stderr and exit with code 2 where that fails."""
+    """Read `cls` from the environment; explain on stderr and exit with code 2 where that fails.
+
+    A variable that is almost one of `cls` is most likely a slip, which stderr says too.
+    """
+    for line in explain_misspelt_settings(cls, os.environ):
+        sys.stderr.write(line + "\n")
     try:
         return cls()
     except ValidationError as error:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -18,13 +19,14 @@ import httpx
 import psutil
 import pytest
 from anthropic import AsyncAnthropic
-from managed_session_local.control_plane import ControlPlane
+from managed_session_local.control_plane import ControlPlane, ProcessFailedError
 from managed_session_local.conversation import Conversation
 from managed_session_local.simulator_process import SimulatorProcess
 from managed_session_local.simulators.anthropic.client import AnthropicSimulator
 from managed_session_local.simulators.anthropic.settings import Settings as AnthropicSettings
 from managed_session_local.simulators.e2b.client import E2BSimulatorClient
 
+from .systems import local_system
 from .waiting import eventually
 
 COMMAND = (sys.executable, "-m", "managed_session_local.cli")
@@ -289,3 +291,19 @@ def test_template_build_without_a_key_says_what_to_do() -> None:
 def test_help_names_every_command() -> None:
     shown = run("--help").stdout
     assert all(name in shown for name in ("demo", "local", "template", "version"))
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_unreachable_e2b_is_said_in_one_line_and_the_exit_code_is_one(attempt: int) -> None:
+    # Several times: the SDK's threads may end the process in their own way when the interpreter leaves.
+    ended = run("template", "build", E2B_API_KEY=E2B_KEY, E2B_API_URL="http://127.0.0.1:1")
+    assert ended.returncode == 1, attempt
+    assert ended.stderr.strip().splitlines()[-1].startswith("error: E2B cannot be reached")
+
+
+async def test_webhook_whose_port_is_taken_is_not_called_ready(control_plane: ControlPlane) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with pytest.raises(ProcessFailedError, match=r"(?s)webhook.*[Aa]ddress already in use"):
+            async with local_system(control_plane, webhook_settings={"webhook_port": port}):
+                pass

@@ -25,7 +25,8 @@ async def test_fifty_sessions_at_once_are_all_answered_twice_each_in_its_own_san
             "hint_capacity_percent": "100",
             "sandbox_creation_rate": "100",
             "sandbox_creation_burst": "100",
-            "max_idle_seconds": "2",
+            # Long enough that all sandboxes run at one time.
+            "max_idle_seconds": "15",
         },
         e2b_settings={"max_concurrent_sandboxes": 60},
     )
@@ -44,7 +45,9 @@ async def test_fifty_sessions_at_once_are_all_answered_twice_each_in_its_own_san
         async def all_paused() -> bool:
             return len(await system.e2b_admin.sandboxes("paused")) == SESSIONS
 
+        assert (await system.e2b_admin.ledger()).peak_concurrent == SESSIONS
         await eventually("all sandboxes are paused", all_paused, seconds=60)
+        await system.operator.restart(max_idle_seconds="1")
         second = await asyncio.gather(*(turn(2, each) for each in conversations))
         for conversation, answer in zip(conversations, second, strict=True):
             assert answer.count("sesn_") == 1, "it sees what its first turn left, and nothing else"
@@ -53,7 +56,14 @@ async def test_fifty_sessions_at_once_are_all_answered_twice_each_in_its_own_san
 
     clouds = await system.e2b_admin.ledger()
     assert clouds.operations["create"] == SESSIONS
-    assert clouds.peak_concurrent <= SESSIONS
+    assert clouds.peak_concurrent == SESSIONS
+    assert clouds.operations["process_start"] == 2 * SESSIONS
+    refused = {
+        status: count
+        for status, count in clouds.statuses.items()
+        if status[-3:] >= "400" and not status.startswith("template_")
+    }
+    assert refused == {}, "E2B had nothing to refuse"
     ledger = await system.anthropic_admin.ledger(calls=False)
     assert ledger.totals["turns_answered"] == ledger.totals["messages"] == 2 * SESSIONS
     for clean in (

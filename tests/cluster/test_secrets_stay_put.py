@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from managed_session_local.simulators.anthropic.credentials import TOKEN_PREFIX
 from managed_session_local.simulators.e2b.client import SimulatedSandbox
-from managed_session_local.system import LocalSystem
 
 from .sessions import begin, sandboxes_of
+from .systems import StartSystem
 from .waiting import eventually
 
 LARGEST_BYTES = 5_000_000
@@ -29,7 +30,15 @@ def processes_of(sandbox: SimulatedSandbox) -> Iterator[tuple[str, bytes]]:
                 yield str(path), path.read_bytes()
 
 
-async def test_credentials_are_nowhere_but_where_they_are_used(system: LocalSystem) -> None:
+@pytest.mark.parametrize("log_level", ["info", "debug"])
+async def test_credentials_are_nowhere_but_where_they_are_used(
+    start_system: StartSystem, log_level: str
+) -> None:
+    settings = {"log_level": log_level.upper()}
+    system = await start_system(operator_settings=settings, webhook_settings=settings)
+    # Calls that fail may quote what was sent.
+    await system.e2b_admin.add_fault("create", {"status": 500, "body": {"code": 500, "message": "no"}})
+    await system.anthropic_admin.add_fault("work.ack", {"status": 500})
     credentials = {
         name: value.encode()
         for name, value in {

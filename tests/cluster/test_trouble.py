@@ -25,6 +25,15 @@ async def system(control_plane: ControlPlane) -> AsyncIterator[LocalSystem]:
         yield running
 
 
+async def warned(system: LocalSystem, session_id: str, reason: str) -> None:
+    """Wait for the Warning Event that says it too."""
+
+    async def look() -> bool:
+        return ("Warning", reason) in await events_of(system, session_id)
+
+    await eventually(f"a Warning Event {reason}", look)
+
+
 @pytest.mark.parametrize(
     ("credential", "reason"),
     [
@@ -43,14 +52,25 @@ async def test_refused_credential_is_named_and_the_turn_is_served_once_it_is_rep
             condition = await becomes(system, conversation.session_id, reason)
             assert "wrong-and-long-enough" not in condition["message"]
 
-            async def warned() -> bool:
-                return ("Warning", reason) in await events_of(system, conversation.session_id)
-
-            await eventually("a Warning event", warned)
+            await warned(system, conversation.session_id, reason)
             system.operator.set_credential(credential, good)
             assert "served after all" in await conversation.answer()
     finally:
         system.operator.set_credential(credential, good)
+
+
+async def test_key_without_rights_is_named_and_the_turn_is_served_once_it_has_them(
+    system: LocalSystem,
+) -> None:
+    refusal = {"code": 403, "message": "this API key may not create sandboxes"}
+    await system.e2b_admin.add_fault("create", {"status": 403, "body": refusal}, times=2)
+    async with begin(system) as troubled, begin(system) as other:
+        await troubled.send("Run: echo served after all")
+        condition = await becomes(system, troubled.session_id, "SandboxCredentialRejected")
+        assert "may not create sandboxes" in condition["message"]
+        await warned(system, troubled.session_id, "SandboxCredentialRejected")
+        assert "served after all" in await troubled.answer()
+        assert "fine" in await other.say("Run: echo fine")
 
 
 async def test_missing_credential_is_named_and_the_turn_is_served_once_it_is_there(
@@ -84,6 +104,7 @@ async def test_unknown_template_stops_its_session_and_no_other(system: LocalSyst
         await troubled.send("Run: echo served after all")
         condition = await becomes(system, troubled.session_id, "TemplateNotFound")
         assert "no-such-template" in condition["message"]
+        await warned(system, troubled.session_id, "TemplateNotFound")
 
         assert "fine" in await other.say("Run: echo fine")
 
@@ -107,6 +128,7 @@ async def test_reached_quota_is_named_and_the_turn_waits_for_a_place(system: Loc
             await eventually("the first session's sandbox runs", running)
             await second.send("Run: echo second done")
             await becomes(system, second.session_id, "SandboxQuotaExceeded")
+            await warned(system, second.session_id, "SandboxQuotaExceeded")
             assert "first done" in await first.answer()
             assert "second done" in await second.answer()
     finally:
@@ -160,6 +182,7 @@ async def test_ended_session_is_noticed_and_its_sandbox_goes(system: LocalSystem
         if how == "archive":
             await system.user.beta.sessions.archive(session_id)
             await becomes(system, session_id, "SessionEnded")
+            assert ("Normal", "SessionEnded") in await events_of(system, session_id)
             assert await paused(system, session_id), "kept, unbilled, for ttlSecondsAfterEnd"
             await system.kubectl(
                 "patch", names.PLURAL, names.resource_name(session_id), "--type=merge", "--patch",

@@ -67,15 +67,16 @@ async def run(settings: WebhookSettings, stop: asyncio.Event) -> None:
         try:
             async with (
                 serve(
-                    probe_app(ready=readiness.check), host=settings.probe_host, port=settings.probe_port
-                ) as probes,
-                serve(
                     app,
                     host=settings.webhook_host,
                     port=settings.webhook_port,
                     drain_seconds=settings.webhook_drain_seconds,
                     limit_concurrency=settings.webhook_max_connections,
                 ) as server,
+                # After it: what is not listened to must not be called ready.
+                serve(
+                    probe_app(ready=readiness.check), host=settings.probe_host, port=settings.probe_port
+                ) as probes,
             ):
                 _logger.info("listening", extra={"port": server.port, "probePort": probes.port})
                 await stop.wait()

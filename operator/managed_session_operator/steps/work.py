@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from datetime import datetime
+from typing import Any
 
 from managed_session_api.conditions import Reason
 from managed_session_api.resource import ManagedSession, SandboxState
@@ -10,6 +12,7 @@ from managed_session_api.times import claim_name
 
 from managed_session_operator.context import Context
 from managed_session_operator.decisions import Decision, Step
+from managed_session_operator.offers import Offer
 from managed_session_operator.steps.standing import phase_of, stand, verdicts_of
 
 logger = logging.getLogger(__name__)
@@ -17,6 +20,27 @@ logger = logging.getLogger(__name__)
 _CAPACITY_SECONDS = 1.0
 _MESSAGE_TOO_LATE = "the first message came while the unused work was being stopped; send user.interrupt"
 _MESSAGE_SECONDS = (0.1, 0.2, 0.4, 1.0)
+
+
+def _work(offer: Offer, claim_id: str) -> dict[str, Any]:
+    """`status.work` of a claim that has just begun."""
+    return {
+        "id": offer.work_id,
+        "claim": claim_id,
+        "offeredAt": offer.offered_at,
+        "acknowledgedAt": None,
+        "firstHeartbeatAt": None,
+        "finishedAt": None,
+        "exitReason": None,
+        "attempts": 0,
+    }
+
+
+def _unserved(resource: ManagedSession, offer: Offer, exit_reason: str, now: datetime) -> dict[str, Any]:
+    """`status.work` of an offer that was taken off the queue without a worker."""
+    claim_id = claim_name(offer.offered_at, resource.status.work.claim)
+    ended = {"acknowledgedAt": now, "finishedAt": now, "exitReason": exit_reason}
+    return _work(offer, claim_id) | ended
 
 
 async def await_message(context: Context, resource: ManagedSession) -> float | None:
@@ -56,16 +80,7 @@ async def release_unused(context: Context, resource: ManagedSession) -> float | 
         resource,
         phase=phase_of(reason),
         verdicts=verdicts_of(reason, message, resource.status.sandbox.state),
-        work={
-            "id": offer.work_id,
-            "claim": claim_name(offer.offered_at, resource.status.work.claim),
-            "offeredAt": offer.offered_at,
-            "acknowledgedAt": now,
-            "firstHeartbeatAt": None,
-            "finishedAt": now,
-            "exitReason": "WorkLost" if too_late else "NoMessage",
-            "attempts": 0,
-        },
+        work=_unserved(resource, offer, "WorkLost" if too_late else "NoMessage", now),
     )
     context.inbox.remove(offer)
     memory = context.memory(resource.metadata.name)
@@ -99,6 +114,8 @@ async def claim(context: Context, resource: ManagedSession) -> float | None:
         # The offer was overtaken by the acknowledgement of the work that this worker serves.
         context.inbox.remove(offer)
         return None
+    if offer.secret is None and not context.settings.allow_environment_key_in_sandbox:
+        return await _refuse_without_token(context, resource, offer)
     if not context.capacity.take_for_claim(name, force=memory.sandbox is not None):
         await stand(context, resource, Decision(Step.WAIT, Reason.AWAITING_CAPACITY))
         return _CAPACITY_SECONDS
@@ -120,16 +137,7 @@ async def claim(context: Context, resource: ManagedSession) -> float | None:
         phase=phase_of(Reason.PROVISIONING),
         verdicts=verdicts_of(Reason.PROVISIONING, "", state),
         effective=context.policy(resource).to_json(),
-        work={
-            "id": offer.work_id,
-            "claim": claim_id,
-            "offeredAt": offer.offered_at,
-            "acknowledgedAt": None,
-            "firstHeartbeatAt": None,
-            "finishedAt": None,
-            "exitReason": None,
-            "attempts": 0,
-        },
+        work=_work(offer, claim_id),
         sandbox=sandbox,
     )
     context.inbox.remove(offer)
@@ -138,6 +146,23 @@ async def claim(context: Context, resource: ManagedSession) -> float | None:
         extra={"session": offer.session_id, "work": offer.work_id, "claim": claim_id, "resource": name},
     )
     context.event(resource, Reason.CLAIMED, f"work {offer.work_id} claimed from the queue")
+    return None
+
+
+async def _refuse_without_token(context: Context, resource: ManagedSession, offer: Offer) -> float | None:
+    """The environment issues no session tokens: say so before a sandbox is paid for."""
+    message = "the work came without a session token, and the environment key is not given to sandboxes"
+    if await context.queue.acknowledge(offer.work_id):
+        await context.queue.stop(offer.work_id)
+    now = context.now()
+    await context.write_status(
+        resource,
+        phase=phase_of(Reason.NO_SESSION_TOKEN),
+        verdicts=verdicts_of(Reason.NO_SESSION_TOKEN, message, resource.status.sandbox.state),
+        work=_unserved(resource, offer, "NoSessionToken", now),
+    )
+    context.inbox.remove(offer)
+    context.event(resource, Reason.NO_SESSION_TOKEN, message, warning=True)
     return None
 
 

@@ -244,6 +244,15 @@ async def _start_again(context: Context, resource: ManagedSession, record: ExitR
     return await give_up(context, resource, "StartFailed", Reason.WORKER_START_FAILED, message)
 
 
+def _counts(record: ExitRecord | None) -> str:
+    """What the worker did, for people."""
+    if record is None:
+        return ""
+    failed = f", {record.tool_errors} of them in an error" if record.tool_errors else ""
+    refused = f", {record.results_refused} results refused" if record.results_refused else ""
+    return f", {record.tool_calls} tool calls{failed}{refused}"
+
+
 async def _write_finished(
     context: Context,
     resource: ManagedSession,
@@ -274,8 +283,10 @@ async def _write_finished(
     context.metrics.turns.labels(exit_reason).inc()
     if work.first_heartbeat_at is None:
         await context.tokens.delete(name)
-    calls = f", {record.tool_calls} tool calls" if record else ""
     context.event(
-        resource, Reason.WORKER_FINISHED, f"worker ended: {exit_reason}{calls}", warning=not given_back
+        resource,
+        Reason.WORKER_FINISHED,
+        f"worker ended: {exit_reason}{_counts(record)}",
+        warning=not given_back,
     )
     return resource

@@ -49,7 +49,7 @@ def written_exit_reasons(tree: ast.Module) -> set[str]:
     found: list[ast.expr | None] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and len(node.args) > 2:
-            if node.func.id in ("give_up", "_write_finished"):
+            if node.func.id in ("give_up", "_write_finished", "_unserved"):
                 found.append(node.args[2])
         elif isinstance(node, ast.Dict):
             found += [
