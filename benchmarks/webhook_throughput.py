@@ -1,7 +1,8 @@
 """Deliveries per second of one webhook process, beside what the API server itself can create.
 
 Runs a real `managed-session-webhook` against a real etcd and kube-apiserver on this machine, all of them and
-the load sharing its cores. Usage: `python benchmarks/webhook_throughput.py [--sessions N] [--repeats N]`.
+the load sharing its cores. The targets for new sessions and for repeated events stand beside the figures.
+Usage: `python benchmarks/webhook_throughput.py [--sessions N] [--repeats N]`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ from standardwebhooks import Webhook
 ROOT = Path(__file__).parents[1]
 KEY = "whsec_" + base64.b64encode(os.urandom(32)).decode()
 SERVICE_ACCOUNT = "managed-session-webhook"
+NEW_SESSIONS_TARGET = 300
+REPEATED_EVENTS_TARGET = 1000
+"""Deliveries a second of one webhook process, at least."""
 
 
 @dataclass
@@ -46,14 +50,19 @@ class Measurement:
     statuses: Counter[int]
     processor_seconds: float
     control_plane_seconds: float = 0.0
+    target: int | None = None
 
     def line(self) -> str:
         """One row for a person."""
         ordered = sorted(self.latencies)
         count = len(ordered)
+        rate = count / self.seconds
+        target = ""
+        if self.target is not None:
+            target = f"(target {self.target:>5}: {'met' if rate >= self.target else 'MISSED'})"
         return "   ".join(
             (
-                f"{self.name:<35} {count / self.seconds:>6.0f} /s",
+                f"{self.name:<35} {rate:>6.0f} /s {target:<22}",
                 f"p50 {statistics.median(ordered) * 1e3:>5.1f} ms",
                 f"p99 {ordered[int(count * 0.99)] * 1e3:>5.1f} ms",
                 f"CPU each {self.processor_seconds / count * 1e3:.2f} ms",
@@ -112,7 +121,12 @@ async def at_most(concurrency: int, count: int, act: Callable[[int, int], Awaita
 
 
 async def send_all(
-    name: str, port: int, requests: list[bytes], concurrency: int, process: psutil.Process
+    name: str,
+    port: int,
+    requests: list[bytes],
+    concurrency: int,
+    process: psutil.Process,
+    target: int | None = None,
 ) -> Measurement:
     """Send each request once over `concurrency` kept connections."""
     connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(concurrency)]
@@ -130,6 +144,7 @@ async def send_all(
     measured = await at_most(concurrency, len(requests), send)
     measured.processor_seconds = processor_seconds(process) - before
     measured.name = name
+    measured.target = target
     for _, writer in connections:
         writer.close()
     return measured
@@ -239,8 +254,10 @@ async def run(options: argparse.Namespace) -> None:
                 phases: list[Callable[[], Awaitable[Measurement]]] = [
                     lambda: bare("limit: creates", *client, with_status=False),
                     lambda: bare("limit: creates, each with a status", *client, with_status=True),
-                    lambda: send_all("webhook: new sessions", port, new, width, process),
-                    lambda: send_all("webhook: repeated events", port, repeated, width, process),
+                    lambda: send_all("webhook: new sessions", port, new, width, process, NEW_SESSIONS_TARGET),
+                    lambda: send_all(
+                        "webhook: repeated events", port, repeated, width, process, REPEATED_EVENTS_TARGET
+                    ),
                     lambda: send_all("webhook: bad signatures", port, unsigned, width, process),
                 ]
                 for phase in phases:

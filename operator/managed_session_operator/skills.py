@@ -42,7 +42,7 @@ async def write_skills(context: Context, resource: ManagedSession, sandbox: e2b.
                 entries = await asyncio.to_thread(_entries, Path(folder))
             if entries:
                 async with context.sandboxes.data_plane("skills"):
-                    await sandbox.files.write_files(entries)
+                    await sandbox.files.write_files(entries, user="root")
     except NotLeadingError:
         raise
     except Failure as failure:

@@ -130,24 +130,27 @@ async def create_pod(control_plane: ControlPlane, spec: dict[str, Any]) -> None:
     )
 
 
-async def rights(installed: Installed, account: str, namespace: str) -> set[Right]:
-    """All that the API server lets the account do in the namespace, by its own account."""
-    review = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SelfSubjectRulesReview",
-        "spec": {"namespace": namespace},
-    }
+async def review(installed: Installed, account: str, kind: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """The status of a review that the account asks for about itself."""
+    body = {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec}
     answer = await installed.control_plane.kubectl(
         "create",
         "--validate=false",  # it would read the definitions of the cluster, which the account may not
         "--output=json",
         "--filename=-",
-        input=json.dumps(review),
+        input=json.dumps(body),
         kubeconfig=installed.accounts[account],
     )
+    status: dict[str, Any] = json.loads(answer)["status"]
+    return status
+
+
+async def rights(installed: Installed, account: str, namespace: str) -> set[Right]:
+    """All that the API server lets the account do in the namespace, by its own account."""
+    status = await review(installed, account, "SelfSubjectRulesReview", {"namespace": namespace})
     return {
         (group, resource, name, verb)
-        for rule in json.loads(answer)["status"]["resourceRules"]
+        for rule in status["resourceRules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for name in rule.get("resourceNames", [""])
@@ -176,20 +179,8 @@ async def allowed(
         "subresource": subresource,
         "name": name,
     }
-    review = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SelfSubjectAccessReview",
-        "spec": {"resourceAttributes": attributes},
-    }
-    answer = await installed.control_plane.kubectl(
-        "create",
-        "--validate=false",  # it would read the definitions of the cluster, which the account may not
-        "--output=json",
-        "--filename=-",
-        input=json.dumps(review),
-        kubeconfig=installed.accounts[account],
-    )
-    return bool(json.loads(answer)["status"]["allowed"])
+    spec = {"resourceAttributes": attributes}
+    return bool((await review(installed, account, "SelfSubjectAccessReview", spec))["allowed"])
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,11 @@ async def test_skills_of_the_agent_are_in_the_sandbox_before_its_first_tool_call
     ) as conversation:
         answer = await conversation.say("Run: cat /mnt/session/skills/greeting/words/hello.txt")
         assert "good day" in answer
-        again = await conversation.say("Run: head -1 skills/greeting/SKILL.md")
+        again = await conversation.say(
+            "Run: echo kindly >> skills/greeting/SKILL.md; cat skills/greeting/SKILL.md"
+        )
         assert "How to greet" in again
+        assert "kindly" in again
 
 
 async def test_work_without_a_session_token_is_not_served_with_the_environment_key(

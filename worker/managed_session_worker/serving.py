@@ -156,6 +156,8 @@ class _Run:
             return False
         types = [str(getattr(event, "type", "")) for event in page.data]
         said = any(kind.startswith(("user.", "agent.")) or kind == "session.status_running" for kind in types)
+        # More pages: a lot has happened. Taken for silence wrongly, a message's work would be stopped.
+        said = said or page.has_next_page()
         self._said_nothing = not said
         return said
 

@@ -1,6 +1,7 @@
 """The session's directories, and what an earlier worker left of its memory stores."""
 
 import os
+import stat
 from pathlib import Path
 
 from managed_session_worker.isolation import Account
@@ -28,6 +29,8 @@ def make_directories(paths: Paths) -> None:
 def give_to(account: Account, paths: Paths) -> None:
     """Make the directories that the agent works in and give them, not their content, to `account`.
 
+    Of their content only skills are given.
+
     Their parents belong to root, so nobody else can put a link in their place.
     """
     for directory in (paths.workdir, paths.memory):
@@ -35,6 +38,28 @@ def give_to(account: Account, paths: Paths) -> None:
         path.mkdir(parents=True, exist_ok=True)
         if os.geteuid() == 0 and path.stat().st_uid != account.uid:
             os.chown(directory, account.uid, account.gid, follow_symlinks=False)
+    if os.geteuid() == 0:
+        try:
+            _give_skills_to(account, paths)
+        except OSError as error:
+            # What the agent left running may change the folder meanwhile; that must not end its session.
+            logger.warning("could not give all skills to the agent: %s", error.strerror)
+
+
+def _give_skills_to(account: Account, paths: Paths) -> None:
+    """Give the files of skills, which the operator writes as root, to `account`.
+
+    The agent owns what is around them: no link is followed, and a file with a second name is left alone.
+    """
+    skills = Path(paths.workdir) / "skills"
+    if skills.is_symlink() or not skills.is_dir():
+        return
+    for _, _, files, folder in os.fwalk(skills, follow_symlinks=False):
+        os.fchown(folder, account.uid, account.gid)
+        for name in files:
+            found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_uid != account.uid:
+                os.chown(name, account.uid, account.gid, dir_fd=folder, follow_symlinks=False)
 
 
 def remove_stale_requests(paths: Paths, claim: str) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,12 +25,16 @@ class ServerProcess:
     """A server in a process group of its own that cannot outlive this process; its output goes to a file.
 
     `command` holds an absolute path and arguments; `folder` is the working directory and holds `<name>.log`.
-    May be started again after it was stopped; the log goes on.
+    `environment` is all of its variables (None: those of this process); it may be changed between a stop and
+    the next start. May be started again after it was stopped; the log goes on.
     """
 
-    def __init__(self, name: str, command: Sequence[str], folder: Path) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.name = name
         self.command = list(command)
+        self.environment = environment
         self.log = folder / f"{name}.log"
         self._folder = folder
         self._process: asyncio.subprocess.Process | None = None
@@ -53,6 +57,7 @@ class ServerProcess:
                 *dying_with_this_process(),
                 *self.command,
                 cwd=self._folder,
+                env=self.environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

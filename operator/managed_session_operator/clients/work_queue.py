@@ -85,7 +85,7 @@ def _failure(operation: str, error: Exception) -> Failure:
     said = f"Anthropic answered {operation} with {_said(error)}"
     if status in (401, 403):
         kind, reason = Kind.PERSON, Reason.ENVIRONMENT_CREDENTIAL_REJECTED
-    elif status == 404 and isinstance(error.body, dict):
+    elif status == 404 and (isinstance(error.body, dict) or not error.body):
         kind, reason = Kind.GONE, Reason.SESSION_ENDED
     elif status == 404:
         # Not Anthropic's own answer (a proxy's page): it says nothing about the session.

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -182,17 +182,45 @@ class Sandbox:
         return Path(self.paths.worker_log).read_text()
 
     def close(self) -> None:
+        """End every process of the sandbox, and remove it.
+
+        A killed attach may leave a supervisor that has no lock yet, so all are looked for by their root.
+        """
+        self._end_attaches()
         status = self.attach("status").event("status") if Path(self.paths.lock).exists() else {}
         if status:
             supervisor = Process(status["pid"])
             supervisor.send(signal.SIGTERM)
             supervisor.wait()
+        self._end_attaches()
+        eventually(self._end_processes, f"processes of {self.root} are left")
+        shutil.rmtree(self.root)
+
+    def _end_attaches(self) -> None:
         for attach in self._attached:
             attach.process.kill()
             attach.process.wait()
             if attach.process.stdout:
                 attach.process.stdout.close()
-        shutil.rmtree(self.root)
+        self._attached.clear()
+
+    def _end_processes(self) -> bool:
+        """Ask what was started with this root to end; whether nothing of it was alive."""
+        found = list(started_with(f"{ROOT_VARIABLE}={self.root}"))
+        for process in found:
+            process.send(signal.SIGTERM)
+        return not found
+
+
+def started_with(variable: str) -> Iterator[Process]:
+    """All live processes that were started with this variable (NAME=value)."""
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (directory / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if variable.encode() in variables and alive(int(directory.name)):
+            yield Process(int(directory.name))
 
 
 def alive(pid: int) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import shutil
 import string
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from managed_session_local.simulators.e2b.template_layer import CopyError, apply
 _DEFAULT_TAG: Final = "default"
 _IDENTIFIER: Final = string.ascii_lowercase + string.digits
 _LOGS_PER_ANSWER: Final = 100
+_NAME: Final = re.compile(r"[a-z0-9_-]+")
+_TAG: Final = re.compile(r"[a-z0-9_.-]+")
 
 
 def identifier(length: int = 20) -> str:
@@ -75,12 +78,31 @@ class Template:
 
 
 def split_name(name: str) -> tuple[str, str | None]:
-    """`team/name:tag` → (name, tag or None). Raises ApiError 400 for an empty name."""
-    base, _, tag = name.partition(":")
-    base = base.rpartition("/")[2].strip().lower()
-    if not base:
-        raise ApiError(400, f"Invalid template name: '{name}'")
-    return base, tag or None
+    """`[namespace/]name[:tag]` → (name, tag or None), in lower case.
+
+    The rules are those of E2B's API (`ParseName` in e2b-dev/infra). Raises ApiError 400 for any other name.
+    """
+    path, colon, tag = name.partition(":")
+    namespace, slash, base = path.partition("/")
+    if not slash:
+        namespace, base = "", path
+    checked_tag = _checked("tag", tag, name) if colon else None
+    if slash:
+        _checked("namespace", namespace, name)
+    return _checked("template", base, name), checked_tag
+
+
+def _checked(part: str, value: str, whole: str) -> str:
+    """The part of a name without surrounding blanks and in lower case. Raises ApiError 400."""
+    cleaned = value.strip().lower()
+    if not (_TAG if part == "tag" else _NAME).fullmatch(cleaned):
+        allowed = "a-z, 0-9, '-', '_', '.'" if part == "tag" else "a-z, 0-9, '-', '_'"
+        raise ApiError(400, f"Invalid name '{whole}': the {part} '{value}' may hold only {allowed}")
+    return cleaned
+
+
+def _checked_tags(tags: list[str]) -> list[str]:
+    return [_checked("tag", tag, tag) for tag in tags]
 
 
 class Templates:
@@ -124,7 +146,8 @@ class Templates:
         if not isinstance(name, str):
             raise ApiError(400, "Template name is required")
         base, tag = split_name(name)
-        tags = list(dict.fromkeys([*([tag] if tag else []), *(body.get("tags") or [])])) or [_DEFAULT_TAG]
+        wanted = [*([tag] if tag else []), *_checked_tags(body.get("tags") or [])]
+        tags = list(dict.fromkeys(wanted)) or [_DEFAULT_TAG]
         try:
             template = self.find(base)
         except ApiError:
@@ -230,10 +253,10 @@ class Templates:
         template.tagged_at[tag] = now()
 
     def assign_tags(self, target: str, tags: list[str]) -> str:
-        """Give the build that `target` names more tags; its ID. Raises ApiError 404."""
+        """Give the build that `target` names more tags; its ID. Raises ApiError 400, 404."""
         build, _ = self.resolve(target)
         template = self.find(target)
-        for tag in tags:
+        for tag in _checked_tags(tags):
             self._tag(template, tag, build.build_id)
         return build.build_id
 

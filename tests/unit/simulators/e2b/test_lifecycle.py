@@ -43,8 +43,8 @@ async def test_memory_and_files_survive_a_full_pause_and_nothing_runs_meanwhile(
 
 
 async def test_tcp_connections_are_dead_after_a_pause(e2b: E2B) -> None:
-    accepted: asyncio.Queue[asyncio.StreamReader] = asyncio.Queue()
-    server = await asyncio.start_server(lambda reader, _: accepted.put_nowait(reader), "127.0.0.1", 0)
+    accepted: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
+    server = await asyncio.start_server(lambda *streams: accepted.put_nowait(streams), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     sandbox = await e2b.AsyncSandbox.create("base")
     program = (
@@ -55,7 +55,8 @@ async def test_tcp_connections_are_dead_after_a_pause(e2b: E2B) -> None:
     )
     await sandbox.files.write("/tmp/client.py", program)
     command = await sandbox.commands.run("python3 /tmp/client.py > /tmp/result", background=True, timeout=0)
-    remote = await asyncio.wait_for(accepted.get(), 20)
+    # The writer is kept: without it the connection is closed from here.
+    remote, writer = await asyncio.wait_for(accepted.get(), 20)
     assert await remote.read(1) == b"x"
     await sandbox.pause()
     with pytest.raises(ConnectionResetError):
@@ -64,6 +65,7 @@ async def test_tcp_connections_are_dead_after_a_pause(e2b: E2B) -> None:
     again = await resumed.commands.connect(command.pid)
     await asyncio.wait_for(again.wait(), 20)
     assert (await resumed.files.read("/tmp/result")).strip() == "ConnectionResetError"
+    writer.close()
     server.close()
 
 

@@ -94,3 +94,25 @@ async def test_copy_follows_the_vendors_rules_for_files_and_directories(e2b: E2B
     listing = (await sandbox.commands.run("cd /srv && find . -type f | sort", user="root")).stdout.split()
     assert listing == ["./inside/single.txt", "./renamed.txt", "./tree/deep/leaf.txt"]
     assert (await sandbox.commands.run("stat -c %a /srv/renamed.txt", user="root")).stdout.strip() == "600"
+
+
+@pytest.mark.parametrize(
+    "name", ["Bad Name!:x:y", "a b", "a.b", "a/b/c", "/a", "worker:", "worker:a b", "näme"]
+)
+async def test_impossible_template_name_is_refused(e2b: E2B, name: str) -> None:
+    with pytest.raises(SandboxException, match="400: Invalid name"):
+        await e2b.AsyncSandbox.create(name)
+    with pytest.raises(BuildException, match="400: Invalid name"):
+        await e2b.AsyncTemplate.build(AsyncTemplate().from_base_image(), name)
+
+
+async def test_impossible_tag_is_refused(e2b: E2B) -> None:
+    with pytest.raises(BuildException, match="'no tag' may hold only"):
+        await e2b.AsyncTemplate.build(AsyncTemplate().from_base_image(), "fine", tags=["no tag"])
+
+
+async def test_name_in_a_namespace_is_accepted_and_read_in_lower_case(e2b: E2B) -> None:
+    await e2b.AsyncTemplate.build(AsyncTemplate().from_base_image(), "team-1/Some_Name-2:v1.2")
+    assert await e2b.AsyncTemplate.exists("some_name-2")
+    assert {tag.tag for tag in await e2b.AsyncTemplate.get_tags("some_name-2")} == {"v1.2"}
+    assert await (await e2b.AsyncSandbox.create("team-1/SOME_NAME-2:v1.2")).is_running()
