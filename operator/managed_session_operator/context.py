@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -28,8 +27,6 @@ from managed_session_operator.policy import effective_policy
 from managed_session_operator.settings import OperatorSettings
 from managed_session_operator.status import Verdict, status_patch
 from managed_session_operator.store import ResourceStore
-
-logger = logging.getLogger(__name__)
 
 EXTEND_AT_FRACTION = 1 / 3
 """The part of a sandbox's countdown after which it is restarted."""

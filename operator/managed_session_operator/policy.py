@@ -30,6 +30,14 @@ def effective_policy(resource: ManagedSession, settings: OperatorSettings) -> Ef
     )
 
 
+def sandbox_marks(resource: ManagedSession, installation: str) -> dict[str, str]:
+    """The metadata by which the resource's sandboxes are found in E2B's list."""
+    return {
+        names.METADATA_INSTALLATION: installation,
+        names.METADATA_RESOURCE_UID: resource.metadata.uid,
+    }
+
+
 def sandbox_wishes(
     resource: ManagedSession, policy: EffectiveStatus, attempt: int, installation: str
 ) -> SandboxWishes:
@@ -41,8 +49,7 @@ def sandbox_wishes(
         timeout_seconds=policy.timeout_seconds,
         metadata={
             **sandbox.metadata,
-            names.METADATA_INSTALLATION: installation,
-            names.METADATA_RESOURCE_UID: resource.metadata.uid,
+            **sandbox_marks(resource, installation),
             names.METADATA_SESSION: resource.spec.session_id,
             names.METADATA_ATTEMPT: str(attempt),
         },

@@ -58,6 +58,7 @@ class Sweep:
         except (Failure, CredentialError):
             # E2B is away: a watch event may have been missed all the same.
             await self._relist()
+            self._enqueue_all()
             raise
         await self._relist()
         by_uid = {resource.metadata.uid: resource for resource in context.store.all()}
@@ -79,17 +80,18 @@ class Sweep:
             if sandbox_id is not None and sandbox_id not in listed.get(resource.metadata.uid, set()):
                 context.memory(resource.metadata.name).missing = True
         self._running = running
+        self._enqueue_all()
         await self._kill_orphans(suspects)
-        for name in context.store.names():
+
+    def _enqueue_all(self) -> None:
+        for name in self._context.store.names():
             self._enqueue(name)
 
     async def _relist(self) -> None:
-        """Have every resource looked at, as the API server has it now."""
+        """Know every resource as the API server has it now; what has vanished is looked at."""
         context = self._context
         known = set(context.store.names())
         for name in context.store.replace_all(await context.resources.list(), known):
-            self._enqueue(name)
-        for name in context.store.names():
             self._enqueue(name)
         context.metrics.resources.set(len(context.store))
 

@@ -12,8 +12,9 @@ from managed_session_runtime.credentials import CredentialError
 
 from managed_session_operator.clients.work_queue import SessionView
 from managed_session_operator.context import Context
-from managed_session_operator.decisions import Decision, Step
+from managed_session_operator.decisions import Decision, Step, claim_active
 from managed_session_operator.failures import Failure, Kind
+from managed_session_operator.policy import sandbox_marks
 from managed_session_operator.steps.standing import stand
 
 logger = logging.getLogger(__name__)
@@ -122,16 +123,11 @@ async def finalize(context: Context, resource: ManagedSession) -> float | None:
     if status.sandbox.id is not None:
         await context.sandboxes.kill(status.sandbox.id)
     if status.sandbox.attempt:
-        others = await context.sandboxes.list(
-            {
-                names.METADATA_INSTALLATION: context.installation_id,
-                names.METADATA_RESOURCE_UID: resource.metadata.uid,
-            }
-        )
+        others = await context.sandboxes.list(sandbox_marks(resource, context.installation_id))
         for sandbox in others:
             await context.sandboxes.kill(sandbox.sandbox_id)
         context.event(resource, Reason.SANDBOX_KILLED, "the session's sandbox is gone")
-    served = status.work.acknowledged_at is not None and status.work.finished_at is None
+    served = claim_active(resource) and status.work.acknowledged_at is not None
     if status.work.id is not None and served:
         await _stop_work(context, status.work.id)
     await context.tokens.delete(name)

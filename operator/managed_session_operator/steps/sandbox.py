@@ -14,7 +14,7 @@ from managed_session_operator.clients.sandboxes import SandboxView
 from managed_session_operator.context import Context, Memory
 from managed_session_operator.decisions import Decision, Step, claim_active
 from managed_session_operator.failures import Failure, Kind
-from managed_session_operator.policy import idempotency_key, sandbox_wishes
+from managed_session_operator.policy import idempotency_key, sandbox_marks, sandbox_wishes
 from managed_session_operator.status import workspace_lost
 from managed_session_operator.steps.standing import phase_of, stand, verdicts_of
 
@@ -93,7 +93,7 @@ async def _create(context: Context, resource: ManagedSession, memory: Memory) ->
         # The key was answered with a sandbox that has been killed since.
         await context.write_status(resource, sandbox={"state": None})
         return
-    await _record(context, resource, memory, created, Reason.SANDBOX_CREATED)
+    await _record(context, resource, memory, created)
 
 
 async def _create_failed(
@@ -116,12 +116,7 @@ async def _create_failed(
 
 async def _found(context: Context, resource: ManagedSession) -> list[SandboxView]:
     """The resource's sandboxes in E2B's list: of the newest attempt first, running before paused."""
-    views = await context.sandboxes.list(
-        {
-            names.METADATA_INSTALLATION: context.installation_id,
-            names.METADATA_RESOURCE_UID: resource.metadata.uid,
-        }
-    )
+    views = await context.sandboxes.list(sandbox_marks(resource, context.installation_id))
     return sorted(views, key=lambda view: (-_attempt(view), view.paused, -view.started_at.timestamp()))
 
 
@@ -137,12 +132,12 @@ async def _adopt(context: Context, resource: ManagedSession, memory: Memory) -> 
         return False
     chosen = views[0]
     connected = await context.sandboxes.connect(chosen.sandbox_id, context.policy(resource).timeout_seconds)
-    await _record(context, resource, memory, connected, Reason.SANDBOX_CREATED)
+    await _record(context, resource, memory, connected)
     return True
 
 
 async def _record(
-    context: Context, resource: ManagedSession, memory: Memory, sandbox: e2b.AsyncSandbox, reason: Reason
+    context: Context, resource: ManagedSession, memory: Memory, sandbox: e2b.AsyncSandbox
 ) -> None:
     """Write the sandbox's ID down: from here on it is the resource's."""
     policy = context.policy(resource)
@@ -158,7 +153,8 @@ async def _record(
     )
     memory.connect(sandbox, policy.timeout_seconds, context.now())
     _log_assigned(resource, sandbox.sandbox_id, "created")
-    context.event(resource, reason, f"sandbox {sandbox.sandbox_id} created from {policy.template}")
+    message = f"sandbox {sandbox.sandbox_id} created from {policy.template}"
+    context.event(resource, Reason.SANDBOX_CREATED, message)
 
 
 def _log_assigned(resource: ManagedSession, sandbox_id: str, how: str) -> None:
@@ -187,20 +183,18 @@ async def vanished(context: Context, resource: ManagedSession) -> None:
     name, sandbox_id = resource.metadata.name, resource.status.sandbox.id
     await context.runs.forget(name)
     context.memory(name).disconnect()
-    if not claim_active(resource):
+    active, worked = claim_active(resource), resource.status.work.first_heartbeat_at is not None
+    if not active:
         context.capacity.release(name)
     verdicts = verdicts_of(Reason.SANDBOX_VANISHED, f"sandbox {sandbox_id} is gone", SandboxState.LOST)
-    held_files = resource.status.turns > 0 or resource.status.work.first_heartbeat_at is not None
-    if held_files:
+    if resource.status.turns > 0 or worked:
         verdicts.append(workspace_lost(f"sandbox {sandbox_id} vanished with the files of earlier turns"))
-    work = resource.status.work
     finished = {"finishedAt": context.now(), "exitReason": "SandboxVanished"}
-    interrupted = claim_active(resource) and work.first_heartbeat_at is not None
     await context.write_status(
         resource,
         verdicts=verdicts,
         sandbox={"id": None, "state": str(SandboxState.LOST), "startedAt": None},
-        work=finished if interrupted else {},
+        work=finished if active and worked else {},
     )
     context.event(resource, Reason.SANDBOX_VANISHED, f"sandbox {sandbox_id} is gone", warning=True)
 
@@ -227,25 +221,20 @@ async def resolve_create(context: Context, resource: ManagedSession) -> float | 
 
 
 async def pause(context: Context, resource: ManagedSession) -> float | None:
-    """Pause the sandbox that nothing needs."""
-    await pause_and_forget(context, resource)
-    return None
-
-
-async def pause_and_forget(context: Context, resource: ManagedSession) -> None:
     """Pause the recorded sandbox, make sure of it, and give its place back."""
     name, sandbox_id = resource.metadata.name, resource.status.sandbox.id
     if sandbox_id is None:
         context.memory(name).disconnect()
         context.capacity.release(name)
         await context.write_status(resource, sandbox={"state": None})
-        return
+        return None
     if await context.sandboxes.pause(sandbox_id) is None:
         await vanished(context, resource)
-        return
+        return None
     context.memory(name).disconnect()
     context.capacity.release(name)
     await context.write_status(resource, sandbox={"state": str(SandboxState.PAUSED)})
+    return None
 
 
 async def suspend(context: Context, resource: ManagedSession) -> float | None:
@@ -260,8 +249,7 @@ async def suspend(context: Context, resource: ManagedSession) -> float | None:
             resource = await context.write_status(
                 resource, work={"finishedAt": context.now(), "exitReason": "Suspended"}
             )
-    await pause_and_forget(context, resource)
-    return None
+    return await pause(context, resource)
 
 
 async def _stop_worker(context: Context, sandbox: e2b.AsyncSandbox, claim: str) -> None:

@@ -18,6 +18,7 @@ from managed_session_operator.steps.standing import phase_of, stand, verdicts_of
 logger = logging.getLogger(__name__)
 
 _CAPACITY_SECONDS = 1.0
+NO_CREDENTIAL = "the work came without a session token, and the environment key is not given to sandboxes"
 _MESSAGE_TOO_LATE = "the first message came while the unused work was being stopped; send user.interrupt"
 _MESSAGE_SECONDS = (0.1, 0.2, 0.4, 1.0)
 
@@ -151,7 +152,7 @@ async def claim(context: Context, resource: ManagedSession) -> float | None:
 
 async def _refuse_without_token(context: Context, resource: ManagedSession, offer: Offer) -> float | None:
     """The environment issues no session tokens: say so before a sandbox is paid for."""
-    message = "the work came without a session token, and the environment key is not given to sandboxes"
+    message = NO_CREDENTIAL
     if await context.queue.acknowledge(offer.work_id):
         await context.queue.stop(offer.work_id)
     now = context.now()

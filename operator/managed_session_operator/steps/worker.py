@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+import e2b
 from managed_session_api.conditions import Reason
 from managed_session_api.resource import ManagedSession, SandboxState
 from managed_session_api.times import claim_name
@@ -18,7 +19,7 @@ from managed_session_operator.skills import write_skills
 from managed_session_operator.steps.identity import note_end
 from managed_session_operator.steps.sandbox import vanished
 from managed_session_operator.steps.standing import phase_of, verdicts_of
-from managed_session_operator.steps.work import give_up
+from managed_session_operator.steps.work import NO_CREDENTIAL, give_up
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +48,7 @@ async def start(context: Context, resource: ManagedSession) -> float | None:
     token = memory.token[1]
     if token is None and not context.settings.allow_environment_key_in_sandbox:
         await context.queue.stop(work.id)
-        return await give_up(
-            context,
-            resource,
-            "NoSessionToken",
-            Reason.NO_SESSION_TOKEN,
-            "the work came without a session token, and the environment key is not given to sandboxes",
-        )
+        return await give_up(context, resource, "NoSessionToken", Reason.NO_SESSION_TOKEN, NO_CREDENTIAL)
     policy = context.policy(resource)
     request = StartRequest(
         epoch=context.epoch(),
@@ -163,14 +158,13 @@ async def _after_cut(context: Context, name: str, claim: str | None) -> float | 
     return min(_RECONNECT_SECONDS * 2.0**memory.cuts, _RECONNECT_CAP_SECONDS)
 
 
-async def _watch(context: Context, name: str, sandbox: object, claim: str) -> WorkerRun | None:
+async def _watch(context: Context, name: str, sandbox: e2b.AsyncSandbox, claim: str) -> WorkerRun | None:
     """The claim's run, or None when the sandbox's supervisor knows nothing of it."""
     try:
-        return await context.runs.watch(name, sandbox, claim)  # type: ignore[arg-type]
+        return await context.runs.watch(name, sandbox, claim)
     except Failure as failure:
-        if "UnknownClaim" in failure.message or "StaleClaim" in failure.message:
-            return None
-        if failure.kind is Kind.GONE:
+        unknown = "UnknownClaim" in failure.message or "StaleClaim" in failure.message
+        if unknown or failure.kind is Kind.GONE:
             return None
         raise
 
