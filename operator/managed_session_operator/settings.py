@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from managed_session_api.names import SYSTEM_NAMESPACE
 from managed_session_runtime.settings import Settings
 from pydantic import Field, model_validator
+
+_PLANS: Mapping[str, Mapping[str, Any]] = {
+    "hobby": {
+        "max_active_sandboxes": 20,
+        "sandbox_creation_rate": 1.0,
+        "sandbox_max_lifetime_seconds": 3600,
+    },
+    "pro": {
+        "max_active_sandboxes": 100,
+        "sandbox_creation_rate": 5.0,
+        "sandbox_max_lifetime_seconds": 86400,
+    },
+}
+"""What E2B's plans allow, as defaults of the settings of these names."""
 
 
 class OperatorSettings(Settings):
@@ -63,12 +78,17 @@ class OperatorSettings(Settings):
     on_sandbox_lost: Literal["Recreate", "Fail"] = Field(
         default="Recreate", description="What to do when a session's sandbox has vanished from E2B."
     )
+    e2b_plan: Literal["hobby", "pro"] = Field(
+        default="hobby",
+        description="The E2B team's plan. Gives the defaults of MAX_ACTIVE_SANDBOXES, SANDBOX_CREATION_RATE "
+        "and SANDBOX_MAX_LIFETIME_SECONDS; each of them, where it is set, goes before the plan.",
+    )
     max_active_sandboxes: int = Field(
-        default=20,
+        default=_PLANS["hobby"]["max_active_sandboxes"],
         ge=1,
         le=10000,
-        description="Sandboxes that may run at once (E2B: 20 on Hobby, 100 to 1100 on Pro). Work beyond it "
-        "stays in Anthropic's queue.",
+        description="Sandboxes that may run at once. Default by plan: 20 on hobby, 100 on pro (which can be "
+        "raised to 1100 with E2B). Work beyond it stays in Anthropic's queue, the oldest is served first.",
     )
     hint_capacity_percent: int = Field(
         default=80,
@@ -77,10 +97,20 @@ class OperatorSettings(Settings):
         description="Part of max_active_sandboxes that sessions may take whose work is not claimed yet.",
     )
     sandbox_creation_rate: float = Field(
-        default=1.0, gt=0, le=1000, description="Sandboxes created per second (E2B: 1 on Hobby, 5 on Pro)."
+        default=_PLANS["hobby"]["sandbox_creation_rate"],
+        gt=0,
+        le=1000,
+        description="Sandboxes created per second. Default by plan: 1 on hobby, 5 on pro.",
     )
     sandbox_creation_burst: int = Field(
         default=1, ge=1, le=1000, description="Sandboxes that may be created at once before the rate counts."
+    )
+    sandbox_max_lifetime_seconds: int = Field(
+        default=_PLANS["hobby"]["sandbox_max_lifetime_seconds"],
+        ge=60,
+        le=86400,
+        description="E2B's longest time for which a sandbox runs without a pause, seconds. Default by plan: "
+        "3600 on hobby, 86400 on pro.",
     )
     poll_concurrency: int = Field(
         default=16, ge=1, le=64, description="Polls side by side while the queue has items."
@@ -139,6 +169,12 @@ class OperatorSettings(Settings):
         description="Give the environment key to sandboxes when the environment issues no session token. "
         "Whoever holds that key can act as the worker of every session of the environment.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _limits_of_the_plan(cls, given: Any) -> Any:
+        limits = _PLANS.get(given.get("e2b_plan", "")) if isinstance(given, Mapping) else None
+        return {**limits, **given} if limits else given
 
     @model_validator(mode="after")
     def _lease_outlives_renewals(self) -> OperatorSettings:

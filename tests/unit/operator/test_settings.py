@@ -11,6 +11,8 @@ from .examples import settings
 BAD = [
     ("INSTALLATION_ID", "not allowed!"),
     ("SANDBOX_TIMEOUT_SECONDS", "0"),
+    ("E2B_PLAN", "enterprise"),
+    ("SANDBOX_MAX_LIFETIME_SECONDS", "0"),
     ("MAX_ACTIVE_SANDBOXES", "0"),
     ("MAX_ACTIVE_SANDBOXES", "many"),
     ("HINT_CAPACITY_PERCENT", "101"),
@@ -57,6 +59,20 @@ def test_the_defaults_are_what_the_documentation_promises() -> None:
     assert known.on_sandbox_lost == "Recreate"
     assert known.allow_environment_key_in_sandbox is False
     assert known.installation_id is None
+
+
+def test_the_plan_gives_the_limits_and_each_may_be_set_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def limits() -> tuple[int, float, int]:
+        known = load_settings(OperatorSettings)
+        return known.max_active_sandboxes, known.sandbox_creation_rate, known.sandbox_max_lifetime_seconds
+
+    assert limits() == (20, 1.0, 3600)
+    monkeypatch.setenv("MANAGED_SESSIONS_E2B_PLAN", "hobby")
+    assert limits() == (20, 1.0, 3600)
+    monkeypatch.setenv("MANAGED_SESSIONS_E2B_PLAN", "pro")
+    assert limits() == (100, 5.0, 86400)
+    monkeypatch.setenv("MANAGED_SESSIONS_MAX_ACTIVE_SANDBOXES", "300")
+    assert limits() == (300, 5.0, 86400)
 
 
 def test_offers_are_not_asked_for_again_before_a_create_may_have_ended() -> None:
