@@ -27,6 +27,7 @@ from managed_session_operator.policy import effective_policy
 from managed_session_operator.settings import OperatorSettings
 from managed_session_operator.status import Verdict, status_patch
 from managed_session_operator.store import ResourceStore
+from managed_session_operator.work_list import WorkList
 
 EXTEND_AT_FRACTION = 1 / 3
 """The part of a sandbox's countdown after which it is restarted."""
@@ -99,6 +100,8 @@ class Context:
     metrics: Metrics
     epoch: Callable[[], int]
     memories: dict[str, Memory] = field(default_factory=dict)
+    work_list: WorkList | None = None
+    """The environment's work list as the last sweep that could have it read it."""
 
     def now(self) -> datetime:
         """The time."""
@@ -123,6 +126,7 @@ class Context:
         self.memories.clear()
         self.capacity.clear()
         self.inbox.clear()
+        self.work_list = None
 
     async def write_status(
         self,

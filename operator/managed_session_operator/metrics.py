@@ -42,7 +42,10 @@ class Metrics:
         )
         self.resources = Gauge(f"{prefix}resources", "Resources known.", registry=self.registry)
         self.sweeps = Counter(
-            f"{prefix}sweeps", "Comparisons with E2B's list, by outcome.", ["outcome"], registry=self.registry
+            f"{prefix}sweeps",
+            "Comparisons with E2B's list and the work list, by outcome.",
+            ["outcome"],
+            registry=self.registry,
         )
         self.orphans_killed = Counter(
             f"{prefix}orphans_killed", "Sandboxes killed that no resource had.", registry=self.registry

@@ -1,4 +1,4 @@
-"""Makes true what events only make fast: compares E2B's list with the resources, on a slow clock."""
+"""Makes true what events only make fast: compares E2B's list and the work list with the resources."""
 
 from __future__ import annotations
 
@@ -51,8 +51,9 @@ class Sweep:
             await asyncio.sleep(self._context.settings.sweep_seconds * random.uniform(0.8, 1.0))
 
     async def sweep(self) -> None:
-        """One comparison: E2B's list is read first, so that a resource is never older than its sandbox."""
+        """One comparison: the lists are read first, so that a resource is never older than what they name."""
         context = self._context
+        await self._read_work_list()
         try:
             views = await context.sandboxes.list({names.METADATA_INSTALLATION: context.installation_id})
         except (Failure, CredentialError):
@@ -82,6 +83,15 @@ class Sweep:
         self._running = running
         self._enqueue_all()
         await self._kill_orphans(suspects)
+
+    async def _read_work_list(self) -> None:
+        """Read the environment's work list; the rest of the sweep goes on without it."""
+        context = self._context
+        try:
+            context.work_list = await context.queue.items()
+        except (Failure, CredentialError) as error:
+            context.metrics.sweeps.labels("no_work_list").inc()
+            logger.warning("work list not read", extra={"cause": str(error)})
 
     def _enqueue_all(self) -> None:
         for name in self._context.store.names():

@@ -1,4 +1,4 @@
-"""A system at rest: no writes, and no calls but the queue's long poll and the sweep's listing."""
+"""A system at rest: no writes, and no calls but the queue's long poll and the sweep's two lists."""
 
 from __future__ import annotations
 
@@ -40,7 +40,11 @@ async def test_settled_session_costs_no_write_and_no_call(system: LocalSystem, r
 
         await eventually("three sweeps have passed", swept)
         assert set((await system.e2b_admin.ledger()).operations) == {"list"}
-        assert set((await system.anthropic_admin.ledger()).operations) <= {"work.poll"}
+        lists = (await system.e2b_admin.ledger()).operations["list"]
+        operations = (await system.anthropic_admin.ledger()).operations
+        assert set(operations) == {"work.poll", "work.list"}
+        # One page is one call a sweep; the ledgers are read one after the other.
+        assert sum(operations["work.list"].values()) <= lists + 2
         assert (await resource(system, conversation.session_id))["metadata"]["resourceVersion"] == version
 
 

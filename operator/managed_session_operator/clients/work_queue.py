@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from managed_session_operator.failures import Failure, Kind
 from managed_session_operator.offers import Offer, rewrap_session_token
+from managed_session_operator.work_list import WorkItem, WorkList
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,9 @@ _USER_EVENTS: list[BetaManagedAgentsSessionEventType] = [
     "user.define_outcome",
 ]
 """Events by which somebody has set the session to work."""
+
+_PAGE = 100
+"""Items of one page of a list."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,21 @@ class SessionView:
     def ended(self) -> bool:
         """Terminated and archived sessions never run again."""
         return self.archived or self.status == "terminated"
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _work_item(item: Any) -> WorkItem:
+    return WorkItem(
+        work_id=item.id,
+        session_id=item.data.id if getattr(item.data, "type", None) == "session" else None,
+        state=str(item.state),
+        created_at=datetime.fromisoformat(item.created_at),
+        acknowledged_at=_time(item.acknowledged_at),
+        latest_heartbeat_at=_time(item.latest_heartbeat_at),
+    )
 
 
 def _retry_after(error: anthropic.APIStatusError) -> float | None:
@@ -211,10 +230,17 @@ class WorkQueue:
             return await self.state(work_id) == "starting"
         return True
 
+    async def items(self) -> WorkList:
+        """The environment's work list, all pages of it."""
+        asked_at = datetime.now(UTC)
+        async with self._call("work list") as (client, environment_id):
+            listed = client.beta.environments.work.list(environment_id, limit=_PAGE)
+            return WorkList([_work_item(item) async for item in listed], asked_at)
+
     async def state(self, work_id: str) -> str | None:
         """The item's state in the environment's work list; None when it is not there."""
         async with self._call("work list") as (client, environment_id):
-            async for item in client.beta.environments.work.list(environment_id, limit=100):
+            async for item in client.beta.environments.work.list(environment_id, limit=_PAGE):
                 if item.id == work_id:
                     return str(item.state)
         return None

@@ -1,0 +1,27 @@
+"""The environment's work list."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+from managed_session_operator.work_list import WorkItem, WorkList
+
+from .examples import NOW
+
+ITEM = WorkItem("sesn_1", "sesn_1", "starting", NOW, acknowledged_at=NOW)
+
+
+def test_only_an_acknowledged_item_without_a_heartbeat_is_unstarted() -> None:
+    assert ITEM.unstarted
+    assert not replace(ITEM, latest_heartbeat_at=NOW).unstarted
+    assert not any(replace(ITEM, state=state).unstarted for state in ("queued", "active", "stopped"))
+
+
+def test_sessions_item_is_found_by_its_session_whatever_its_own_id() -> None:
+    other = replace(ITEM, work_id="work_2", session_id="sesn_2", created_at=NOW + timedelta(seconds=1))
+    health = replace(ITEM, work_id="work_3", session_id=None)
+    listed = WorkList([ITEM, other, health], NOW)
+    assert listed.of_session("sesn_2") is other
+    assert listed.of_session("sesn_3") is None
+    assert listed.items == (ITEM, other, health)
