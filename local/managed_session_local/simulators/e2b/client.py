@@ -1,5 +1,6 @@
 """Client of the simulator's control surface, for tests, the demo and benchmarks."""
 
+import signal
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -186,6 +187,10 @@ class E2BSimulatorClient:
         templates: list[dict[str, Any]] = await self._call("GET", "/templates")
         return templates
 
+    async def delete_template(self, template: str) -> None:
+        """Delete a template by ID or name; E2B then kills its running sandboxes when they pause."""
+        await self._call("DELETE", f"/templates/{template}")
+
     async def sandboxes(self, *states: str) -> list[SimulatedSandbox]:
         """All sandboxes ever, or those in some states (running, pausing, paused, killing, killed)."""
         raw = await self._call("GET", "/sandboxes", state=",".join(states) or None)
@@ -217,9 +222,19 @@ class E2BSimulatorClient:
 
     async def kill_processes(self, sandbox_id: str, contains: str = "") -> list[int]:
         """SIGKILL the processes whose command line contains a text; their host PIDs."""
-        raw = await self._call("POST", f"/sandboxes/{sandbox_id}/kill-processes", json={"contains": contains})
-        killed: list[int] = raw["killed"]
-        return killed
+        return await self.signal_processes(sandbox_id, signal.SIGKILL, contains)
+
+    async def signal_processes(
+        self, sandbox_id: str, number: signal.Signals, contains: str = ""
+    ) -> list[int]:
+        """Send a signal to the processes whose command line contains a text; their host PIDs."""
+        raw = await self._call(
+            "POST",
+            f"/sandboxes/{sandbox_id}/signal",
+            json={"contains": contains, "signal": number.name},
+        )
+        reached: list[int] = raw["reached"]
+        return reached
 
 
 def process_exists(host_pid: int) -> bool:

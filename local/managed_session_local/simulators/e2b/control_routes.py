@@ -7,7 +7,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from managed_session_local.simulators.e2b.errors import ApiError
-from managed_session_local.simulators.e2b.gateway import Call, Gateway
+from managed_session_local.simulators.e2b.gateway import Call, Gateway, status_answer
 from managed_session_local.simulators.e2b.idempotency import IdempotencyStore, fingerprint
 from managed_session_local.simulators.e2b.ledger import now
 from managed_session_local.simulators.e2b.lifecycle import Lifecycle
@@ -69,6 +69,8 @@ class ControlRoutes:
         key = call.header("idempotency-key") if lifecycle.settings.idempotency_enabled else None
 
         async def create() -> Response:
+            if call.fault is not None and call.fault.recorded:
+                return status_answer(call.fault)
             default = lifecycle.settings.default_timeout_seconds if version_2 else _V1_DEFAULT_TIMEOUT
             sandbox = await lifecycle.create(call.body, key, default)
             call.sandbox_id = sandbox.id
@@ -150,11 +152,10 @@ class ControlRoutes:
         lifecycle = self._lifecycle
         query = _query(call.request)
         page = list_page(list(lifecycle.sandboxes.values()), query, lifecycle.settings)
-        entries: list[dict[str, Any]] = [
-            sandbox.listed_json(lifecycle.settings) for sandbox in page.sandboxes
-        ]
+        listed = [] if call.fault_name == "page_missing" else page.sandboxes
+        entries: list[dict[str, Any]] = [sandbox.listed_json(lifecycle.settings) for sandbox in listed]
         headers = {"X-Total-Running": str(lifecycle.admission.active)}
-        if page.next_token is not None:
+        if page.next_token is not None and call.fault_name != "page_token_lost":
             headers["x-next-token"] = page.next_token
         return JSONResponse(entries, headers=headers)
 

@@ -9,7 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 NamedAction = Literal[
     "drop_before",
     "drop_after_commit",
+    "drop_while_in_progress",
     "hang",
+    "hang_after_commit",
+    "page_missing",
+    "page_token_lost",
     "pause_dropped",
     "pause_rolled_back",
     "idempotency_outcome_unknown",
@@ -21,8 +25,11 @@ NamedAction = Literal[
 class Action(BaseModel):
     """Either a named action or an answer with a status.
 
-    `status` without `after_commit` replaces the operation; with it, the operation happens first. `seconds` is
-    for `hang` (which goes on normally afterwards) and delays a status answer; `after_events` is for streams.
+    `status` without `after_commit` replaces the operation; with it, the operation happens first. `recorded`
+    is for a create: the idempotency key's record holds that answer from then on. `seconds` is for the hangs
+    (before or after the operation, answered normally in the end) and `drop_while_in_progress` (the operation
+    goes on that long without its client), and delays a status answer. `page_missing` empties a page
+    of a listing and keeps its token, `page_token_lost` ends the listing there. `after_events` is for streams.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -32,6 +39,7 @@ class Action(BaseModel):
     body: Any = None
     headers: dict[str, str] = {}
     after_commit: bool = False
+    recorded: bool = False
     seconds: float = Field(default=0, ge=0)
     after_events: int = Field(default=1, ge=0)
 

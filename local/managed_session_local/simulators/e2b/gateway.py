@@ -71,6 +71,7 @@ class Gateway:
         self.settings = settings
         self._faults = faults
         self._ledger = ledger
+        self._unattended: set[asyncio.Task[Response]] = set()
 
     def endpoint(
         self, operation: str, handler: Handler, *, body: Body = "none", api_key: bool = True
@@ -130,6 +131,14 @@ class Gateway:
                 return before
         if isinstance(call.body.get("metadata"), dict):
             entry["metadata"] = call.body["metadata"]
+        if call.fault_name == "drop_while_in_progress":
+            task = asyncio.get_running_loop().create_task(self._operate(call, handler, entry))
+            self._unattended.add(task)
+            task.add_done_callback(self._unattended.discard)
+            return DroppedResponse()
+        return await _after_commit(fault, await self._operate(call, handler, entry))
+
+    async def _operate(self, call: Call, handler: Handler, entry: dict[str, Any]) -> Response:
         try:
             response = await handler(call)
         except SimulatedError as error:
@@ -138,11 +147,14 @@ class Gateway:
             entry["sandboxID"] = call.sandbox_id
         if not call.takes_time_itself:
             await self.take_time(call)
-        return await _after_commit(fault, response)
+        return response
 
     async def take_time(self, call: Call) -> None:
-        """Wait until the call has taken as long as the latency model says."""
-        remaining = self.settings.latency_seconds(call.operation) - (time.monotonic() - call.began)
+        """Wait until the call has taken as long as the latency model, or its fault, says."""
+        wanted = self.settings.latency_seconds(call.operation)
+        if call.fault is not None and call.fault_name == "drop_while_in_progress":
+            wanted = call.fault.seconds
+        remaining = wanted - (time.monotonic() - call.began)
         if remaining > 0:
             await asyncio.sleep(remaining)
 
@@ -159,9 +171,9 @@ async def _before_commit(fault: Action) -> Response | None:
         return DroppedResponse()
     if fault.action == "hang":
         await asyncio.sleep(fault.seconds)
-    if fault.status is not None and not fault.after_commit:
+    if fault.status is not None and not fault.after_commit and not fault.recorded:
         await asyncio.sleep(fault.seconds)
-        return _status_answer(fault)
+        return status_answer(fault)
     return None
 
 
@@ -170,15 +182,18 @@ async def _after_commit(fault: Action | None, response: Response) -> Response:
         return response
     if fault.action == "drop_after_commit":
         return DroppedResponse()
+    if fault.action == "hang_after_commit":
+        await asyncio.sleep(fault.seconds)
     if fault.after_commit:
         await asyncio.sleep(fault.seconds)
-        return _status_answer(fault)
+        return status_answer(fault)
     if fault.action == "idempotency_outcome_unknown":
         return ApiError(504, "Gateway Timeout").response()
     return response
 
 
-def _status_answer(fault: Action) -> Response:
+def status_answer(fault: Action) -> Response:
+    """The answer that a fault with a status gives."""
     assert fault.status is not None
     if isinstance(fault.body, str):
         return Response(fault.body, fault.status, fault.headers)

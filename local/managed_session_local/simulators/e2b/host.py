@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -91,6 +92,14 @@ class Channel:
             self._closed = True
             self._loop.remove_reader(self._connection.fileno())
             self._connection.close()
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A sandbox's machine: the size of its disk (None: as the host's), how far its clock is ahead."""
+
+    disk_megabytes: int | None = None
+    clock_offset_seconds: int = 0
 
 
 class SandboxProcess:
@@ -261,16 +270,17 @@ class Zygote:
         if self._ready is not None and not self._ready.done():
             self._ready.set_exception(SandboxHostError("the process that forks sandboxes ended at its start"))
 
-    async def spawn(self, root: Path, layers: list[str], windows: list[str]) -> SandboxProcess:
+    async def spawn(
+        self, root: Path, layers: list[str], windows: list[str], machine: Machine
+    ) -> SandboxProcess:
         """A new sandbox on the directory `root`, filled from `layers` first. Raises SandboxHostError."""
         await self.start()
         assert self._channel is not None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         process = SandboxProcess(ours, root)
         try:
-            await self._channel.send(
-                {"root": str(root), "layers": layers, "windows": windows}, [theirs.fileno()]
-            )
+            config = {"root": str(root), "layers": layers, "windows": windows, **asdict(machine)}
+            await self._channel.send(config, [theirs.fileno()])
         finally:
             theirs.close()
         try:

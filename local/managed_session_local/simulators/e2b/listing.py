@@ -35,16 +35,16 @@ def parse_metadata(parameter: str | None) -> dict[str, str]:
     return wanted
 
 
-def _limit(parameter: str | None) -> int:
+def _limit(parameter: str | None, page_size: int) -> int:
     if parameter is None:
-        return _MAX_LIMIT
+        return page_size
     try:
         limit = int(parameter)
     except ValueError as error:
         raise ApiError(400, "limit must be an integer") from error
     if not 1 <= limit <= _MAX_LIMIT:
         raise ApiError(400, f"limit must be between 1 and {_MAX_LIMIT}")
-    return limit
+    return min(limit, page_size)
 
 
 def _states(parameter: str | None) -> set[str]:
@@ -72,7 +72,7 @@ def _cursor(token: str | None) -> tuple[str, str] | None:
 
 def list_page(sandboxes: list[Sandbox], query: dict[str, str], settings: Settings) -> Page:
     """The page that `query` asks for. Raises ApiError 400."""
-    limit, states = _limit(query.get("limit")), _states(query.get("state"))
+    limit, states = _limit(query.get("limit"), settings.list_page_size), _states(query.get("state"))
     metadata = parse_metadata(query.get("metadata"))
     descending = query.get("order", "desc") != "asc"
     started_after = query.get("startedAfter")

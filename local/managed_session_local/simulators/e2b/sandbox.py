@@ -175,6 +175,6 @@ class Sandbox:
             "resumes": self.resumes,
             "history": self.history,
             "billedSeconds": round(self.billed_seconds, 6),
-            "root": str(self.slot.root) if self.slot else None,
+            "root": str(self.slot.files) if self.slot else None,
             "initPID": process.host_pid if process and process.alive else None,
         }

@@ -44,6 +44,11 @@ class Settings(BaseModel):
     idempotency_deadline_seconds: PositiveSeconds = 65
 
     list_lag_seconds: float = Field(default=0, ge=0, description="how long a new sandbox stays unlisted")
+    list_page_size: int = Field(default=100, ge=1, le=100, description="entries on one page, at most")
+    disk_megabytes: int | None = Field(default=None, ge=16, description="null: as much as the host has")
+    clock_offset_seconds: int = Field(
+        default=0, description="how far a sandbox's clock is ahead of the host's"
+    )
     sever_connections: bool = Field(default=True, description="TCP connections are dead after a pause")
     exit_retention_seconds: float = Field(default=30, ge=0)
     envd_version: str = "0.6.13"

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from managed_session_local.simulators.e2b.errors import ApiError
 from managed_session_local.simulators.e2b.faults import FaultRequest, Faults
 from managed_session_local.simulators.e2b.ledger import Ledger, now
 from managed_session_local.simulators.e2b.lifecycle import Lifecycle
@@ -51,6 +52,7 @@ class SimulatorRoutes:
             Route(base + "/faults", self._get_faults, methods=["GET"]),
             Route(base + "/faults", self._clear_faults, methods=["DELETE"]),
             Route(base + "/templates", self._get_templates, methods=["GET"]),
+            Route(base + "/templates/{template_id}", self._delete_template, methods=["DELETE"]),
             Route(base + "/sandboxes", self._get_sandboxes, methods=["GET"]),
             Route(one, self._get_sandbox, methods=["GET"]),
             Route(one + "/vanish", self._vanish, methods=["POST"]),
@@ -58,7 +60,7 @@ class SimulatorRoutes:
             Route(one + "/hide", self._hide, methods=["POST"]),
             Route(one + "/duplicate", self._duplicate, methods=["POST"]),
             Route(one + "/lose-files", self._lose_files, methods=["POST"]),
-            Route(one + "/kill-processes", self._kill_processes, methods=["POST"]),
+            Route(one + "/signal", self._signal, methods=["POST"]),
         ]
 
     async def _get_ledger(self, request: Request) -> Response:
@@ -101,6 +103,13 @@ class SimulatorRoutes:
 
     async def _get_templates(self, _: Request) -> Response:
         return JSONResponse(self._templates.as_json())
+
+    async def _delete_template(self, request: Request) -> Response:
+        try:
+            self._templates.delete(request.path_params["template_id"])
+        except ApiError as error:
+            return error.response()
+        return Response(status_code=204)
 
     async def _get_sandboxes(self, request: Request) -> Response:
         states = set(filter(None, (request.query_params.get("state") or "").split(",")))
@@ -150,18 +159,23 @@ class SimulatorRoutes:
         await sandbox.slot.process.request("file", action="empty", path=path)
         return Response(status_code=204)
 
-    async def _kill_processes(self, request: Request) -> Response:
+    async def _signal(self, request: Request) -> Response:
         sandbox = self._find(request)
         if sandbox is None:
             return _unknown(request)
-        wanted = str((await _json(request)).get("contains", ""))
-        killed = []
+        body = await _json(request)
+        try:
+            number = signal.Signals[str(body.get("signal", "SIGKILL"))]
+        except KeyError as error:
+            return _bad_request(error)
+        wanted = str(body.get("contains", ""))
+        reached = []
         for process in _host_processes(sandbox):
             if wanted in process["command"]:
                 with suppress(ProcessLookupError):
-                    os.kill(process["hostPID"], signal.SIGKILL)
-                    killed.append(process["hostPID"])
-        return JSONResponse({"killed": killed})
+                    os.kill(process["hostPID"], number)
+                    reached.append(process["hostPID"])
+        return JSONResponse({"reached": reached})
 
     def _find(self, request: Request) -> Sandbox | None:
         return self._lifecycle.sandboxes.get(request.path_params["sandbox_id"])

@@ -14,7 +14,7 @@ from typing import Final
 from uuid import uuid4
 
 from managed_session_local.simulators.e2b.errors import ConnectError
-from managed_session_local.simulators.e2b.host import SandboxHostError, SandboxProcess, Zygote
+from managed_session_local.simulators.e2b.host import Machine, SandboxHostError, SandboxProcess, Zygote
 from managed_session_local.simulators.e2b.namespace import root as root_file_system
 from managed_session_local.simulators.e2b.processes import ProcessConfig, ProcessTable
 from managed_session_local.simulators.e2b.settings import Settings
@@ -89,11 +89,19 @@ def base_environment(user: str) -> dict[str, str]:
 class Slot:
     """One root directory with a run of processes on it."""
 
-    def __init__(self, build: TemplateBuild, root: Path, process: SandboxProcess) -> None:
+    def __init__(self, build: TemplateBuild, root: Path, process: SandboxProcess, machine: Machine) -> None:
         self.build = build
         self.root = root
         self.process = process
+        self.machine = machine
         self.table = ProcessTable(process)
+
+    @property
+    def files(self) -> Path:
+        """Where the host sees the sandbox's files: a limited disk is mounted inside only."""
+        if self.machine.disk_megabytes is None:
+            return self.root
+        return Path(f"/proc/{self.process.host_pid}/root")
 
 
 class Slots:
@@ -126,6 +134,10 @@ class Slots:
         """Whether sandboxes run as the host's root user, so that root and user differ inside."""
         return self._zygote(()).privileged
 
+    @property
+    def _machine(self) -> Machine:
+        return Machine(self.settings.disk_megabytes, self.settings.clock_offset_seconds)
+
     def _zygote(self, preload: tuple[str, ...]) -> Zygote:
         return self._zygotes.setdefault(preload, Zygote(preload))
 
@@ -138,7 +150,7 @@ class Slots:
         pool = self._pools.setdefault(build.build_id, [])
         while pool:
             slot = pool.pop()
-            if slot.process.alive:
+            if slot.process.alive and slot.machine == self._machine:
                 self._refill(build)
                 return slot
             await self.destroy(slot)
@@ -180,12 +192,13 @@ class Slots:
         root.chmod(0o755)
         layers = [str(self._skeleton), *([str(build.layer)] if build.layer else [])]
         windows = [*self._windows, *self.settings.extra_read_only_paths]
+        machine = self._machine
         try:
-            process = await self._zygote_for(build).spawn(root, layers, windows)
+            process = await self._zygote_for(build).spawn(root, layers, windows, machine)
         except BaseException:
             self._remove(root.parent)
             raise
-        slot = Slot(build, root, process)
+        slot = Slot(build, root, process, machine)
         self._live.add(slot)
         try:
             await self._run_start_command(slot)
@@ -195,12 +208,16 @@ class Slots:
         return slot
 
     async def boot(self, slot: Slot) -> Slot:
-        """A cold boot on the files of a slot whose processes are gone: empty /tmp, no start command."""
+        """A cold boot on the files of a slot whose processes are gone: empty /tmp, no start command.
+
+        Raises SandboxHostError.
+        """
+        if slot.machine.disk_megabytes is not None:
+            raise SandboxHostError("a limited disk is lost with the processes: no cold boot")
         await asyncio.to_thread(_empty, slot.root / "tmp")
-        process = await self._zygote(()).spawn(
-            slot.root, [], [*self._windows, *self.settings.extra_read_only_paths]
-        )
-        booted = Slot(slot.build, slot.root, process)
+        windows = [*self._windows, *self.settings.extra_read_only_paths]
+        process = await self._zygote(()).spawn(slot.root, [], windows, slot.machine)
+        booted = Slot(slot.build, slot.root, process, slot.machine)
         self._live.discard(slot)
         self._live.add(booted)
         return booted

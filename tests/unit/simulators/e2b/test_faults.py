@@ -8,6 +8,7 @@ from e2b.exceptions import (
     SandboxNotFoundException,
     SandboxNotRunningException,
     SandboxUnreachableException,
+    ServiceBusyException,
 )
 from managed_session_local.simulators.e2b.client import E2BSimulatorClient
 
@@ -137,3 +138,28 @@ async def test_bad_requests_of_the_control_surface_say_what_is_wrong(control: E2
         await control.change_settings(max_concurrent_sandboxes=0)
     with pytest.raises(httpx.HTTPStatusError, match="no such sandbox"):
         await control.vanish("inobody")
+
+
+@pytest.mark.parametrize(
+    ("action", "made"),
+    [({"action": "hang", "seconds": 30}, 0), ({"action": "hang_after_commit", "seconds": 30}, 1)],
+)
+async def test_create_can_hang_past_its_clients_patience_before_or_after_it_was_done(
+    e2b: E2B, control: E2BSimulatorClient, action: dict[str, object], made: int
+) -> None:
+    await control.add_fault("create", action)
+    with pytest.raises(httpx.ReadTimeout):
+        await e2b.AsyncSandbox.create("base", retries=0, request_timeout=0.5)
+    assert len(await control.sandboxes("running")) == made
+
+
+async def test_should_retry_decides_whether_the_sdk_repeats_a_call(
+    e2b: E2B, control: E2BSimulatorClient
+) -> None:
+    sandbox = await e2b.AsyncSandbox.create("base")
+    for status, header in ((503, "false"), (500, "true")):
+        await control.add_fault("get", {"status": status, "headers": {"Should-Retry": header}})
+    with pytest.raises(ServiceBusyException):
+        await sandbox.get_info()
+    assert (await sandbox.get_info()).state == "running"
+    assert [call["status"] for call in (await control.ledger(operation="get")).calls] == [503, 500, 200]

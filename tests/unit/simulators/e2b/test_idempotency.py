@@ -4,7 +4,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from e2b import E2B, SandboxQuery
-from e2b.exceptions import SandboxException, SandboxNotFoundException
+from e2b.exceptions import SandboxException, SandboxNotFoundException, ServiceBusyException
 from managed_session_local.simulators.e2b.client import E2BSimulatorClient
 
 
@@ -106,3 +106,35 @@ async def test_sdk_retry_after_an_ambiguous_504_makes_a_second_sandbox_without_a
     await control.add_fault("create", {"status": 504, "after_commit": True})
     await e2b.AsyncSandbox.create("base", idempotency_key=new_key())
     assert await created(control) == 3
+
+
+async def test_create_that_lost_its_client_is_in_progress_and_then_replayed(
+    e2b: E2B, control: E2BSimulatorClient
+) -> None:
+    key = new_key()
+    await control.add_fault("create", {"action": "drop_while_in_progress", "seconds": 1})
+    with pytest.raises(httpx.HTTPError):
+        await e2b.AsyncSandbox.create("base", idempotency_key=key, retries=0)
+    with pytest.raises(SandboxException) as caught:
+        await e2b.AsyncSandbox.create("base", idempotency_key=key, retries=0)
+    assert caught.value.status_code == 409
+    assert "in progress" in str(caught.value)
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                sandbox = await e2b.AsyncSandbox.create("base", idempotency_key=key, retries=0)
+            except SandboxException:
+                continue
+            break
+    assert (await sandbox.get_info()).state == "running"
+    assert await created(control) == 1
+
+
+async def test_injected_error_can_be_recorded_under_its_key(e2b: E2B, control: E2BSimulatorClient) -> None:
+    key = new_key()
+    await control.add_fault("create", {"status": 503, "recorded": True, "headers": {"Retry-After": "1"}})
+    for _ in range(2):
+        with pytest.raises(ServiceBusyException):
+            await e2b.AsyncSandbox.create("base", idempotency_key=key, retries=0)
+    assert await created(control) == 0
+    await e2b.AsyncSandbox.create("base", idempotency_key=new_key(), retries=0)

@@ -47,3 +47,14 @@ async def test_listing_can_lag_hide_and_duplicate(e2b: E2B, control: E2BSimulato
     assert await listed(e2b) == [sandbox.sandbox_id] * 2
     await control.hide(sandbox.sandbox_id, 3600)
     assert await listed(e2b) == []
+
+
+async def test_listing_can_lack_a_page_or_end_early(e2b: E2B, control: E2BSimulatorClient) -> None:
+    made = [(await e2b.AsyncSandbox.create("base")).sandbox_id for _ in range(5)][::-1]
+    await control.change_settings(list_page_size=2)
+    assert await listed(e2b) == made
+    await control.add_fault("list", "page_missing", skip=1)
+    assert await listed(e2b) == made[:2] + made[4:]
+    await control.clear_faults()
+    await control.add_fault("list", "page_token_lost")
+    assert await listed(e2b) == made[:2]

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from managed_session_local.simulators.e2b.namespace import files, freezing, linux, messages, root
+from managed_session_local.simulators.e2b.namespace import clock, files, freezing, linux, messages, root
 
 _HIGHEST_DESCRIPTOR = 4096
 
@@ -25,9 +25,10 @@ _HIGHEST_DESCRIPTOR = 4096
 class Init:
     """State of one sandbox's first process."""
 
-    def __init__(self, connection: socket.socket, privileged: bool) -> None:
+    def __init__(self, connection: socket.socket, privileged: bool, clock_offset_seconds: int) -> None:
         self._connection = connection
         self._privileged = privileged
+        self._clock_offset_seconds = clock_offset_seconds
         self._children: set[int] = set()
         self._stopped_before_freeze: set[int] = set()
         self._frozen = False
@@ -120,6 +121,7 @@ class Init:
         code = 1
         try:
             _become_script_process(request, descriptors, self._privileged)
+            clock.shift(self._clock_offset_seconds)
             code = _execute_script(request["script"])
         finally:
             os._exit(code)
@@ -208,6 +210,8 @@ def run(connection: socket.socket, privileged: bool, config: dict[str, Any]) -> 
     linux.set_command_line(["e2b-init"])
     os.umask(0o022)
     try:
+        if config["disk_megabytes"]:
+            root.limit_size(config["root"], config["disk_megabytes"])
         if config["layers"]:
             root.populate(Path(config["root"]), config["layers"])
         root.enter(config["root"], config["windows"])
@@ -218,4 +222,4 @@ def run(connection: socket.socket, privileged: bool, config: dict[str, Any]) -> 
         messages.send(connection, {"event": "failed", "message": str(error)})
         return
     messages.send(connection, {"event": "ready"})
-    Init(connection, privileged).serve()
+    Init(connection, privileged, config["clock_offset_seconds"]).serve()

@@ -114,6 +114,15 @@ def populate(root: Path, layers: list[str]) -> None:
     _own(root / "home/user", USER_ID, USER_ID)
 
 
+def limit_size(root: str, megabytes: int) -> None:
+    """Give a sandbox that is not filled yet a disk of its own, which can be full. Raises OSError.
+
+    It is lost with the sandbox's processes.
+    """
+    linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
+    linux.mount("tmpfs", root, "tmpfs", linux.MS_NOSUID, f"mode=755,size={megabytes}m")
+
+
 def enter(root: str, windows: list[str]) -> None:
     """Mount the sandbox's root and change into it, as first process of new mount and PID namespaces.
 
