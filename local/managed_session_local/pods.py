@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from managed_session_local.clouds import OPERATOR_CREDENTIALS, WEBHOOK_CREDENTIALS, Clouds
+from managed_session_local.control_plane.kubeconfig import redirect_kubeconfig
 from managed_session_local.pod import Pod, base_environment
 from managed_session_local.ports import free_port
 
@@ -24,6 +25,7 @@ class Pods:
         system_namespace: of the pods.
         installation_id: marks the sandboxes.
         environ: the user's environment; its `MANAGED_SESSIONS_…` variables are passed on.
+        api_server_urls: by pod name, where a pod reaches the API server by another way than its kubeconfig's.
     """
 
     def __init__(
@@ -35,8 +37,10 @@ class Pods:
         system_namespace: str,
         installation_id: str,
         environ: Mapping[str, str],
+        api_server_urls: Mapping[str, str],
     ) -> None:
         self._folder = folder
+        self._api_server_urls = api_server_urls
         self._clouds = clouds
         self._namespaces = {
             f"{_PREFIX}NAMESPACE": namespace,
@@ -64,7 +68,7 @@ class Pods:
             WEBHOOK,
             "managed_session_webhook.main",
             self._folder,
-            environment={**self._environment, "KUBECONFIG": str(kubeconfig)},
+            environment={**self._environment, "KUBECONFIG": str(self._kubeconfig("webhook", kubeconfig))},
             settings={**own, _PORT: port},
             probe_port=free_port(),
         )
@@ -76,15 +80,16 @@ class Pods:
     def operator(self, kubeconfig: Path, settings: Mapping[str, str]) -> Pod:
         """One more operator, which is yet to be started; `settings` in lower case without the prefix."""
         self._operators += 1
+        name = f"operator-{self._operators}"
         pod = Pod(
-            f"operator-{self._operators}",
+            name,
             OPERATOR,
             "managed_session_operator.main",
             self._folder,
             environment={
                 **self._environment,
                 **self._clouds.environment,
-                "KUBECONFIG": str(kubeconfig),
+                "KUBECONFIG": str(self._kubeconfig(name, kubeconfig)),
             },
             settings={
                 **self._settings,
@@ -97,3 +102,12 @@ class Pods:
         for name, value in self._clouds.only(OPERATOR_CREDENTIALS).items():
             pod.set_credential(name, value)
         return pod
+
+    def _kubeconfig(self, name: str, kubeconfig: Path) -> Path:
+        """The pod's kubeconfig: the given one, or a copy with the pod's own way to the API server."""
+        url = self._api_server_urls.get(name)
+        return (
+            kubeconfig
+            if url is None
+            else redirect_kubeconfig(kubeconfig, url, self._folder / f"{name}.kubeconfig")
+        )

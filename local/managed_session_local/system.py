@@ -65,6 +65,8 @@ class LocalSystem:
         e2b_settings: of the simulator, as its `settings.Settings`.
         register_webhook: register the webhook in the simulator and give it the signing key.
         delete_sessions_at_exit: see above; without it the sandboxes end with the simulator.
+        api_server_urls: by pod name (`webhook`, `operator-1`, …), where a pod reaches the API server through
+            something between them; by default directly.
         restart_pods: start a webhook or operator again that ended by itself, as Kubernetes does.
         report: gets a line of text for each part that is ready.
         environ: the environment variables of this process, or a test's own.
@@ -97,6 +99,7 @@ class LocalSystem:
         e2b_settings: Mapping[str, Any] | None = None,
         register_webhook: bool = True,
         delete_sessions_at_exit: bool = True,
+        api_server_urls: Mapping[str, str] | None = None,
         restart_pods: bool = False,
         report: Callable[[str], None] = lambda _: None,
         environ: Mapping[str, str] = os.environ,
@@ -116,6 +119,7 @@ class LocalSystem:
         self._e2b_settings = {"api_keys": [SIMULATED_E2B_KEY], **(e2b_settings or {})}
         self._register_webhook = register_webhook
         self._delete_sessions_at_exit = delete_sessions_at_exit
+        self._api_server_urls = dict(api_server_urls or {})
         self._restart_pods = restart_pods
         self._report = report
         self._environ = environ
@@ -311,6 +315,7 @@ class LocalSystem:
             system_namespace=self.system_namespace,
             installation_id=self.installation_id,
             environ=self._environ,
+            api_server_urls=self._api_server_urls,
         )
         self.webhook, self.webhook_url = self._pods.webhook(webhook_kubeconfig, self._webhook_settings)
         self.operators = [self._new_operator() for _ in range(self._operator_count)]

@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from managed_session_local.control_plane.certificates import CertificateFiles
 
@@ -25,6 +26,14 @@ def write_token_kubeconfig(
     _write(path, url, ca, user_name, {"token": token}, namespace)
 
 
+def redirect_kubeconfig(source: Path, url: str, path: Path) -> Path:
+    """Write a copy of a kubeconfig of this module that reaches the API server at `url`; returns `path`."""
+    config = json.loads(source.read_text())
+    config["clusters"][0]["cluster"]["server"] = url
+    _replace(path, config)
+    return path
+
+
 def _base64(path: Path) -> str:
     return base64.b64encode(path.read_bytes()).decode()
 
@@ -42,6 +51,10 @@ def _write(path: Path, url: str, ca: Path, user_name: str, user: dict[str, str],
         ],
         "current-context": "local",
     }
+    _replace(path, config)
+
+
+def _replace(path: Path, config: dict[str, Any]) -> None:
     # A reader sees the old file or the new one; mkstemp makes it readable by the owner only. JSON is YAML.
     descriptor, part = tempfile.mkstemp(dir=path.parent)
     with os.fdopen(descriptor, "w") as file:

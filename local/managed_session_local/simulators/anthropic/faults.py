@@ -19,7 +19,7 @@ class Action(BaseModel):
     """What goes wrong.
 
     - ``{"status": 503, "body": …, "headers": {…}, "after_commit": false}``: this answer, before or after the
-      effect; a missing body becomes an API error of that status
+      effect, and after ``seconds``; a missing body becomes an API error of that status
     - ``{"action": "drop_before"}`` / ``{"action": "drop_after_commit"}``: cut the connection
     - ``{"action": "hang", "seconds": n, "after_commit": false}``: wait, then go on
     - ``{"action": "sever", "after_events": n}``: cut an event stream after n events (`events.stream` only)

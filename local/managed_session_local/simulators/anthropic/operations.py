@@ -163,6 +163,7 @@ async def _fault_before(
     if action.action == "hang" and not action.after_commit:
         await asyncio.sleep(action.seconds)
     if action.action == "respond" and not action.after_commit:
+        await _pause(action.seconds)
         return _fault_response(action, request_id), action.action
     return None
 
@@ -173,6 +174,7 @@ async def _fault_after(action: Action, request: Request, response: Response, req
     elif action.action == "hang" and action.after_commit:
         await asyncio.sleep(action.seconds)
     elif action.action == "respond" and action.after_commit:
+        await _pause(action.seconds)
         return _fault_response(action, request_id)
     return response
 

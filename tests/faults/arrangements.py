@@ -1,0 +1,52 @@
+"""How the systems are set up in which rows of the matrix are played."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..cluster.sessions import QUICK
+
+PODS = ("webhook", "operator-1", "operator-2", "operator-3")
+"""The pods that reach the API server through a proxy of their own."""
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """A system that rows share, one after the other.
+
+    Attributes:
+        name: for the test's ID; rows of one arrangement are played together.
+        operators: how many are started.
+        webhook: the webhook is registered with Anthropic; without it only the queue tells of work.
+        own_control_plane: an API server and etcd of its own, which a row may stop.
+        operator: settings of the operator besides QUICK.
+        anthropic: settings of Anthropic's simulator.
+        e2b: settings of E2B's simulator.
+    """
+
+    name: str
+    operators: int = 1
+    webhook: bool = True
+    own_control_plane: bool = False
+    operator: dict[str, str] = field(default_factory=dict, hash=False)
+    anthropic: dict[str, Any] = field(default_factory=dict, hash=False)
+    e2b: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def operator_settings(self) -> dict[str, str]:
+        """All settings of the operator."""
+        return {**QUICK, **self.operator}
+
+
+USUAL = Arrangement("usual")
+"""One operator, a webhook, slow clocks that run fast."""
+
+QUEUE_ONLY = Arrangement("queue only", webhook=False, anthropic={"work": {"enqueue_at_creation": False}})
+"""No webhook, and work is queued by the message alone: the calls of a turn come in one order."""
+
+TWO_OPERATORS = Arrangement("two operators", operators=2)
+"""A leader and a standby."""
+
+OWN_CONTROL_PLANE = Arrangement("own control plane", own_control_plane=True)
+"""Its API server and etcd may be stopped."""

@@ -1,0 +1,14 @@
+"""The fault matrix: every row of every family."""
+
+from __future__ import annotations
+
+from .families import operator_killed
+from .row import Row
+
+ROWS: list[Row] = sorted(
+    [
+        *operator_killed.ROWS,
+    ],
+    key=lambda row: row.arrangement.name,
+)
+"""Rows of one arrangement stand together, so that they share one system."""
