@@ -20,7 +20,7 @@ class ConditionType(StrEnum):
     WORKER_RUNNING = "WorkerRunning"
     """A worker that has heartbeated acts for the session at this moment."""
     WORKSPACE_LOST = "WorkspaceLost"
-    """The files of earlier turns are gone: True since the sandbox that held them vanished."""
+    """Files of earlier turns are gone: True since the sandbox that held them vanished or was rolled back."""
 
 
 class ConditionStatus(StrEnum):
@@ -67,6 +67,7 @@ class Reason(StrEnum):
     SANDBOX_RUNNING = "SandboxRunning"
     SANDBOX_PAUSED = "SandboxPaused"
     SANDBOX_VANISHED = "SandboxVanished"
+    WORKSPACE_ROLLED_BACK = "WorkspaceRolledBack"
     SANDBOX_CREATE_FAILED = "SandboxCreateFailed"
     SANDBOX_UNREACHABLE = "SandboxUnreachable"
     PAUSE_FAILED = "PauseFailed"
@@ -88,6 +89,7 @@ class Reason(StrEnum):
     CLAIMED = "Claimed"
     SANDBOX_CREATED = "SandboxCreated"
     SANDBOX_RESUMED = "SandboxResumed"
+    SANDBOX_ROLLED_OVER = "SandboxRolledOver"
     SANDBOX_KILLED = "SandboxKilled"
     WORKER_STARTED = "WorkerStarted"
     WORKER_FINISHED = "WorkerFinished"
@@ -125,6 +127,11 @@ REASONS: dict[Reason, ReasonDoc] = {
         "E2B no longer knows the sandbox that held the session's files.",
         "Files of earlier turns are lost. With `onSandboxLost: Recreate` the next turn starts empty; with "
         "`Fail` delete the resource when you have seen it.",
+    ),
+    Reason.WORKSPACE_ROLLED_BACK: ReasonDoc(
+        "A pause failed in E2B, which went back to the state that an earlier pause had saved.",
+        "What the session wrote since the time in the message is lost; earlier files are there. Ask the "
+        "agent to do that part again.",
     ),
     Reason.SANDBOX_CREATE_FAILED: ReasonDoc(
         "E2B could not create or resume the sandbox; it is tried again.",
@@ -199,6 +206,11 @@ REASONS: dict[Reason, ReasonDoc] = {
     Reason.CLAIMED: ReasonDoc("Work of the session was claimed from the queue.", _WAIT),
     Reason.SANDBOX_CREATED: ReasonDoc("The session's sandbox was created.", _WAIT),
     Reason.SANDBOX_RESUMED: ReasonDoc("The session's sandbox was resumed.", _WAIT),
+    Reason.SANDBOX_ROLLED_OVER: ReasonDoc(
+        "The sandbox was paused and resumed under its worker, which goes on, before E2B's longest running "
+        "time was over.",
+        _WAIT,
+    ),
     Reason.SANDBOX_KILLED: ReasonDoc("The session's sandbox was killed.", _WAIT),
     Reason.WORKER_STARTED: ReasonDoc("A worker started and heartbeated.", _WAIT),
     Reason.WORKER_FINISHED: ReasonDoc("The worker ended; the message gives its reason.", _WAIT),

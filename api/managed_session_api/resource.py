@@ -122,6 +122,8 @@ class SandboxStatus(Model):
     state: SandboxState | None = None
     template_id: str | None = None
     started_at: Timestamp | None = None
+    saved_period_started_at: Timestamp | None = None
+    """E2B's `startedAt` of the running period that the newest pause saved; every later period's is later."""
     attempt: int = 0
     """How many sandboxes were asked for; written before each create, part of its idempotency key."""
 

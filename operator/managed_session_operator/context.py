@@ -31,6 +31,8 @@ from managed_session_operator.work_list import WorkList
 
 EXTEND_AT_FRACTION = 1 / 3
 """The part of a sandbox's countdown after which it is restarted."""
+ROLL_OVER_AT_FRACTION = 3 / 4
+"""The part of E2B's longest running time after which a sandbox is paused and resumed under its worker."""
 
 
 @dataclass
@@ -40,6 +42,10 @@ class Memory:
     sandbox: e2b.AsyncSandbox | None = None
     """The running sandbox, connected by this process."""
     extend_at: datetime | None = None
+    running_since: datetime | None = None
+    """When the sandbox's running period began, as far as is known: E2B pauses one that lasts too long."""
+    roll_over_not_before: datetime | None = None
+    """Set by a roll-over that failed."""
     session: SessionView | None = None
     token: tuple[str, SecretStr | None] | None = None
     """The session token of a claim, as in its Secret: (claim, token)."""
@@ -68,15 +74,23 @@ class Memory:
     cuts: int = 0
     """Times that the worker's stream was cut since its last word."""
 
-    def connect(self, sandbox: e2b.AsyncSandbox, timeout_seconds: int, now: datetime) -> None:
-        """Note that the sandbox runs and when its countdown is to be restarted."""
+    def connect(
+        self,
+        sandbox: e2b.AsyncSandbox,
+        timeout_seconds: int,
+        now: datetime,
+        *,
+        since: datetime | None = None,
+    ) -> None:
+        """Note that the sandbox runs, since when if that is known, and when to restart its countdown."""
         self.sandbox = sandbox
+        self.running_since = since or self.running_since or now
         self.extend_at = now + timedelta(seconds=timeout_seconds * EXTEND_AT_FRACTION)
 
     def disconnect(self) -> None:
         """Note that the sandbox does not run any more, as far as this process knows."""
         self.sandbox = None
-        self.extend_at = None
+        self.extend_at = self.running_since = self.roll_over_not_before = None
         self.started_at = None
         self.running_unexpectedly = False
 
@@ -110,6 +124,15 @@ class Context:
     def memory(self, name: str) -> Memory:
         """This process's memory of the resource called `name`."""
         return self.memories.setdefault(name, Memory())
+
+    def roll_over_at(self, name: str) -> datetime | None:
+        """When the connected sandbox has to be rolled over; None when it isn't running."""
+        memory = self.memory(name)
+        if memory.running_since is None:
+            return None
+        lifetime = timedelta(seconds=self.settings.sandbox_max_lifetime_seconds)
+        due = memory.running_since + lifetime * ROLL_OVER_AT_FRACTION
+        return max(due, memory.roll_over_not_before or due)
 
     def policy(self, resource: ManagedSession) -> EffectiveStatus:
         """The policy in force for the resource."""

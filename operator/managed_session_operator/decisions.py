@@ -17,6 +17,7 @@ from managed_session_api.resource import EffectiveStatus, ManagedSession, OnSand
 
 from managed_session_operator.clients.worker_runs import WorkerRun
 from managed_session_operator.offers import Offer
+from managed_session_operator.work_list import WorkItem
 
 
 class Step(Enum):
@@ -62,6 +63,8 @@ class Step(Enum):
     """The sandbox is gone: say so."""
     EXTEND = auto()
     """Restart the countdown of a running sandbox."""
+    ROLL_OVER = auto()
+    """Pause and resume the sandbox under its worker, before E2B's longest running time."""
     FINISH = auto()
     """The worker has ended: pause the sandbox and write the turn down."""
     SUSPEND = auto()
@@ -99,6 +102,7 @@ class Surroundings:
         run: this process's knowledge of the worker of `status.work.claim`.
         connected: this process has created, connected or seen the recorded sandbox running.
         extend_at: when the sandbox's countdown is to be restarted; None when it isn't running.
+        roll_over_at: when a new running period has to begin; None when the sandbox isn't running.
         serving_name: the resource that serves the session (itself, unless an older one exists).
         end_checked: the ID of the end event that Anthropic was asked about already.
         hint_seen_at: since when this process knows of the announced work.
@@ -117,6 +121,7 @@ class Surroundings:
     run: WorkerRun | None = None
     connected: bool = False
     extend_at: datetime | None = None
+    roll_over_at: datetime | None = None
     serving_name: str | None = None
     end_checked: str | None = None
     hint_seen_at: datetime | None = None
@@ -145,6 +150,12 @@ _GIVEN_UP = {
     "WorkLost": Reason.WORK_LOST,
 }
 """Why a session whose claim ended without a worker is not Ready, by exit reason."""
+
+
+def lease_lives(item: WorkItem, now: datetime) -> bool:
+    """Whether the item is still its worker's, so that a worker which was only frozen may go on."""
+    beat = item.latest_heartbeat_at
+    return item.state == "active" and (beat is None or now < beat + timedelta(seconds=LEASE_SECONDS))
 
 
 def has_hint(resource: ManagedSession) -> bool:
@@ -268,9 +279,13 @@ def _serve(resource: ManagedSession, around: Surroundings) -> Decision:
 def _listen(resource: ManagedSession, around: Surroundings) -> Decision:
     """The worker was started and its events are listened to."""
     started = resource.status.work.first_heartbeat_at is not None
+    if started and around.roll_over_at is not None and around.now >= around.roll_over_at:
+        return Decision(Step.ROLL_OVER)
     if not started and around.start_overdue_at is not None and around.now >= around.start_overdue_at:
         return Decision(Step.STOP_WORKER)
     due = around.extend_at if started else (around.start_overdue_at or around.extend_at)
+    if started and due is not None and around.roll_over_at is not None:
+        due = min(due, around.roll_over_at)
     wait = max(_LEAST_WAIT_SECONDS, (due - around.now).total_seconds()) if due is not None else None
     return Decision(Step.WAIT, Reason.RUNNING if started else Reason.STARTING_WORKER, again_after=wait)
 

@@ -22,7 +22,7 @@ from managed_session_operator.failures import (
     retry_delay,
 )
 from managed_session_operator.status import Verdict, not_ready
-from managed_session_operator.steps import identity, sandbox, work, worker
+from managed_session_operator.steps import identity, running_period, sandbox, work, worker
 from managed_session_operator.steps.standing import stand
 
 logger = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ _STEPS: dict[Step, Callable[[Context, ManagedSession], Awaitable[float | None]]]
     Step.RESOLVE_CREATE: sandbox.resolve_create,
     Step.NOTE_VANISHED: sandbox.note_vanished,
     Step.EXTEND: sandbox.extend,
+    Step.ROLL_OVER: running_period.roll_over,
     Step.START_WORKER: worker.start,
     Step.STOP_WORKER: worker.stop_overdue,
     Step.RECORD_HEARTBEAT: worker.record_heartbeat,
@@ -167,6 +168,7 @@ class Reconciler:
             run=context.runs.get(name, resource.status.work.claim),
             connected=memory.sandbox is not None,
             extend_at=memory.extend_at,
+            roll_over_at=context.roll_over_at(name),
             serving_name=context.store.serving_name(resource.spec.session_id),
             end_checked=memory.end_checked,
             hint_seen_at=memory.hint[1] if memory.hint is not None else None,

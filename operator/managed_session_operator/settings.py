@@ -107,10 +107,11 @@ class OperatorSettings(Settings):
     )
     sandbox_max_lifetime_seconds: int = Field(
         default=_PLANS["hobby"]["sandbox_max_lifetime_seconds"],
-        ge=60,
+        ge=10,
         le=86400,
         description="E2B's longest time for which a sandbox runs without a pause, seconds. Default by plan: "
-        "3600 on hobby, 86400 on pro.",
+        "3600 on hobby, 86400 on pro. A worker that works longer is moved over it: its sandbox is paused and "
+        "resumed after three quarters of it.",
     )
     poll_concurrency: int = Field(
         default=16, ge=1, le=64, description="Polls side by side while the queue has items."

@@ -43,9 +43,9 @@ def worker_running(status: ConditionStatus, reason: Reason, message: str = "") -
     return Verdict(ConditionType.WORKER_RUNNING, status, reason, message)
 
 
-def workspace_lost(message: str) -> Verdict:
+def workspace_lost(message: str, reason: Reason = Reason.SANDBOX_VANISHED) -> Verdict:
     """The WorkspaceLost condition."""
-    return Verdict(ConditionType.WORKSPACE_LOST, ConditionStatus.TRUE, Reason.SANDBOX_VANISHED, message)
+    return Verdict(ConditionType.WORKSPACE_LOST, ConditionStatus.TRUE, reason, message)
 
 
 def merge_conditions(

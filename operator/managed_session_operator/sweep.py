@@ -7,7 +7,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from managed_session_api import names
 from managed_session_api.resource import ManagedSession, SandboxState
@@ -54,6 +54,7 @@ class Sweep:
         """One comparison: the lists are read first, so that a resource is never older than what they name."""
         context = self._context
         await self._read_work_list()
+        began = context.now()
         try:
             views = await context.sandboxes.list({names.METADATA_INSTALLATION: context.installation_id})
         except (Failure, CredentialError):
@@ -64,14 +65,19 @@ class Sweep:
         await self._relist()
         by_uid = {resource.metadata.uid: resource for resource in context.store.all()}
         listed: dict[str, set[str]] = {}
-        suspects: set[str] = set()
+        suspects: dict[str, SandboxView] = {}
+        surplus: list[tuple[ManagedSession, SandboxView]] = []
         running: set[str] = set()
         for view in views:
             resource = by_uid.get(view.metadata.get(names.METADATA_RESOURCE_UID, ""))
-            if resource is None or self._is_surplus(resource, view):
-                suspects.add(view.sandbox_id)
+            if resource is None or self._is_stray(resource):
+                suspects[view.sandbox_id] = view
+                continue
+            if self._is_surplus(resource, view):
+                surplus.append((resource, view))
                 continue
             listed.setdefault(resource.metadata.uid, set()).add(view.sandbox_id)
+            self._note_period(resource, view, began)
             if self._runs_unneeded(resource, view):
                 running.add(view.sandbox_id)
                 memory = context.memory(resource.metadata.name)
@@ -82,6 +88,7 @@ class Sweep:
                 context.memory(resource.metadata.name).missing = True
         self._running = running
         self._enqueue_all()
+        await self._kill_surplus(surplus)
         await self._kill_orphans(suspects)
 
     async def _read_work_list(self) -> None:
@@ -107,32 +114,62 @@ class Sweep:
 
     @staticmethod
     def _is_surplus(resource: ManagedSession, view: SandboxView) -> bool:
-        """Whether the resource has settled on another sandbox than this one."""
+        """Whether the resource has settled on another sandbox than this one, which nobody will ever need."""
         sandbox = resource.status.sandbox
-        if sandbox.state is SandboxState.CREATING:
-            return False
-        return sandbox.id != view.sandbox_id
+        settled = sandbox.id is not None and sandbox.state is not SandboxState.CREATING
+        return settled and sandbox.id != view.sandbox_id
+
+    @staticmethod
+    def _is_stray(resource: ManagedSession) -> bool:
+        """Whether the resource has no sandbox; its next create adopts what is still there then."""
+        sandbox = resource.status.sandbox
+        return sandbox.id is None and sandbox.state is not SandboxState.CREATING
+
+    def _note_period(self, resource: ManagedSession, view: SandboxView, listed_at: datetime) -> None:
+        """Know from E2B when the running period began, where the list is newer than our connection."""
+        memory = self._context.memory(resource.metadata.name)
+        if memory.running_since is not None and memory.running_since < listed_at and not view.paused:
+            memory.running_since = view.started_at
 
     def _runs_unneeded(self, resource: ManagedSession, view: SandboxView) -> bool:
         """Whether the sandbox runs although the resource says that it is paused (twice: it must be)."""
         needed = claim_active(resource) or self._context.memory(resource.metadata.name).sandbox is not None
         return not view.paused and not needed and resource.status.sandbox.state is SandboxState.PAUSED
 
-    async def _kill_orphans(self, suspects: set[str]) -> None:
-        """Kill what two sweeps in a row found without a resource: a create may be on its way."""
-        context = self._context
-        for sandbox_id in suspects & self._suspects:
-            if any(sandbox_id == resource.status.sandbox.id for resource in context.store.all()):
-                continue
-            logger.warning("killing a sandbox that no resource has", extra={"sandbox": sandbox_id})
+    async def _kill_surplus(self, surplus: list[tuple[ManagedSession, SandboxView]]) -> None:
+        """Kill at first sight what a resource has settled against, once the API server says so too."""
+        for resource, view in surplus:
             try:
-                await context.sandboxes.kill(sandbox_id)
-            except Failure as failure:
-                logger.warning("sandbox not killed", extra={"sandbox": sandbox_id, "cause": str(failure)})
+                newest = await self._context.refresh(resource)
+            except ResourceGoneError:
                 continue
-            context.metrics.orphans_killed.inc()
-            suspects.discard(sandbox_id)
-        self._suspects = suspects
+            if self._is_surplus(newest, view):
+                await self._kill(view.sandbox_id)
+
+    async def _kill_orphans(self, suspects: dict[str, SandboxView]) -> None:
+        """Kill what two sweeps in a row found without a resource: a create may be on its way."""
+        doomed = suspects.keys() & self._suspects
+        if doomed:
+            # Once more from the API server: what is known is as old as this sweep.
+            await self._relist()
+        resources = {resource.metadata.uid: resource for resource in self._context.store.all()}
+        for sandbox_id in doomed:
+            owner = resources.get(suspects[sandbox_id].metadata.get(names.METADATA_RESOURCE_UID, ""))
+            unowned = owner is None or self._is_stray(owner)
+            if unowned and await self._kill(sandbox_id):
+                del suspects[sandbox_id]
+        self._suspects = set(suspects)
+
+    async def _kill(self, sandbox_id: str) -> bool:
+        context = self._context
+        logger.warning("killing a sandbox that no resource has", extra={"sandbox": sandbox_id})
+        try:
+            await context.sandboxes.kill(sandbox_id)
+        except Failure as failure:
+            logger.warning("sandbox not killed", extra={"sandbox": sandbox_id, "cause": str(failure)})
+            return False
+        context.metrics.orphans_killed.inc()
+        return True
 
 
 class EndChecks:

@@ -237,13 +237,18 @@ class WorkQueue:
             listed = client.beta.environments.work.list(environment_id, limit=_PAGE)
             return WorkList([_work_item(item) async for item in listed], asked_at)
 
-    async def state(self, work_id: str) -> str | None:
-        """The item's state in the environment's work list; None when it is not there."""
+    async def item(self, work_id: str) -> WorkItem | None:
+        """The item in the environment's work list; None when it is not there."""
         async with self._call("work list") as (client, environment_id):
             async for item in client.beta.environments.work.list(environment_id, limit=_PAGE):
                 if item.id == work_id:
-                    return str(item.state)
+                    return _work_item(item)
         return None
+
+    async def state(self, work_id: str) -> str | None:
+        """The item's state in the environment's work list; None when it is not there."""
+        item = await self.item(work_id)
+        return item.state if item is not None else None
 
     async def stop(self, work_id: str) -> None:
         """Force-stop the item; one that is stopped or gone already is fine."""

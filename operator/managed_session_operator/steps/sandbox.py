@@ -16,6 +16,7 @@ from managed_session_operator.decisions import Decision, Step, claim_active
 from managed_session_operator.failures import Failure, Kind
 from managed_session_operator.policy import idempotency_key, sandbox_marks, sandbox_wishes
 from managed_session_operator.status import workspace_lost
+from managed_session_operator.steps.snapshot import saved_sandbox, saved_verdicts
 from managed_session_operator.steps.standing import phase_of, stand, verdicts_of
 
 logger = logging.getLogger(__name__)
@@ -149,6 +150,7 @@ async def _record(
             "state": str(SandboxState.RUNNING),
             "templateID": policy.template,
             "startedAt": context.now(),
+            "savedPeriodStartedAt": None,
         },
     )
     memory.connect(sandbox, policy.timeout_seconds, context.now())
@@ -193,7 +195,12 @@ async def vanished(context: Context, resource: ManagedSession) -> None:
     await context.write_status(
         resource,
         verdicts=verdicts,
-        sandbox={"id": None, "state": str(SandboxState.LOST), "startedAt": None},
+        sandbox={
+            "id": None,
+            "state": str(SandboxState.LOST),
+            "startedAt": None,
+            "savedPeriodStartedAt": None,
+        },
         work=finished if active and worked else {},
     )
     context.event(resource, Reason.SANDBOX_VANISHED, f"sandbox {sandbox_id} is gone", warning=True)
@@ -215,6 +222,7 @@ async def resolve_create(context: Context, resource: ManagedSession) -> float | 
             "state": str(state),
             "templateID": context.policy(resource).template,
             "startedAt": chosen.started_at,
+            "savedPeriodStartedAt": chosen.started_at if chosen.paused else None,
         },
     )
     return None
@@ -228,12 +236,14 @@ async def pause(context: Context, resource: ManagedSession) -> float | None:
         context.capacity.release(name)
         await context.write_status(resource, sandbox={"state": None})
         return None
-    if await context.sandboxes.pause(sandbox_id) is None:
+    view = await context.sandboxes.pause(sandbox_id)
+    if view is None:
         await vanished(context, resource)
         return None
+    verdicts = saved_verdicts(context, resource, view)
     context.memory(name).disconnect()
     context.capacity.release(name)
-    await context.write_status(resource, sandbox={"state": str(SandboxState.PAUSED)})
+    await context.write_status(resource, verdicts=verdicts, sandbox=saved_sandbox(view))
     return None
 
 

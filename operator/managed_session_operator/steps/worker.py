@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import e2b
 from managed_session_api.conditions import Reason
 from managed_session_api.resource import ManagedSession, SandboxState
 from managed_session_api.times import claim_name
 
+from managed_session_operator.clients.sandboxes import SandboxView
 from managed_session_operator.clients.work_queue import SessionView
 from managed_session_operator.clients.worker_runs import ExitRecord, StartRequest, WorkerRun
 from managed_session_operator.context import Context
-from managed_session_operator.decisions import GIVEN_BACK
+from managed_session_operator.decisions import GIVEN_BACK, lease_lives
 from managed_session_operator.failures import Failure, Kind
 from managed_session_operator.skills import write_skills
+from managed_session_operator.status import Verdict
 from managed_session_operator.steps.identity import note_end
 from managed_session_operator.steps.sandbox import vanished
+from managed_session_operator.steps.snapshot import saved_sandbox, saved_verdicts
 from managed_session_operator.steps.standing import phase_of, verdicts_of
 from managed_session_operator.steps.work import NO_CREDENTIAL, give_up
 
@@ -131,19 +135,47 @@ async def reattach(context: Context, resource: ManagedSession) -> float | None:
         return None
     context.capacity.take_for_claim(name, force=True)
     if view.paused:
+        # After the worker's end by an operator that then died, by E2B's countdown, or in a roll-over.
         memory.disconnect()
-        # Paused after the worker's end by an operator that then died, or in the middle by E2B's countdown.
-        over = work.id is None or await context.queue.state(work.id) in (None, "stopped")
-        await _write_finished(context, resource, "Released" if over else "SandboxPaused", SandboxState.PAUSED)
-        context.capacity.release(name)
-        return None
+        item = await context.queue.item(work.id) if work.id is not None else None
+        if item is None or not lease_lives(item, context.now()):
+            over = item is None or item.state == "stopped"
+            await _write_finished(
+                context,
+                resource,
+                "Released" if over else "SandboxPaused",
+                saved_sandbox(view),
+                verdicts=saved_verdicts(context, resource, view),
+            )
+            context.capacity.release(name)
+            return None
     timeout = context.policy(resource).timeout_seconds
-    memory.connect(await context.sandboxes.connect(view.sandbox_id, timeout), timeout, context.now())
-    if work.claim is None or memory.sandbox is None:
-        return None
-    if not await _watch(context, name, memory.sandbox, work.claim):
-        await _write_finished(context, resource, "WorkerVanished", SandboxState.RUNNING)
+    connected = await context.sandboxes.connect(view.sandbox_id, timeout)
+    since = None if view.paused else view.started_at
+    memory.connect(connected, timeout, context.now(), since=since)
+    await watch_or_finish(context, resource, connected, view if view.paused else None)
     return None
+
+
+async def watch_or_finish(
+    context: Context, resource: ManagedSession, sandbox: e2b.AsyncSandbox, snapshot: SandboxView | None
+) -> None:
+    """Take up the worker's events; where there is no such worker (any more), the turn is over.
+
+    Args:
+        context: the operator's context.
+        resource: the resource.
+        sandbox: the sandbox, connected.
+        snapshot: what it was resumed from just now, if it was paused.
+    """
+    name, claim = resource.metadata.name, resource.status.work.claim
+    verdicts = saved_verdicts(context, resource, snapshot) if snapshot is not None else []
+    saved = saved_sandbox(snapshot) if snapshot is not None else {}
+    running = {**saved, "state": str(SandboxState.RUNNING)}
+    if claim is not None and await _watch(context, name, sandbox, claim):
+        await context.write_status(resource, verdicts=verdicts, sandbox=running)
+    else:
+        await _write_finished(context, resource, "WorkerVanished", running, verdicts=verdicts)
 
 
 async def _after_cut(context: Context, name: str, claim: str | None) -> float | None:
@@ -185,19 +217,23 @@ async def finish(context: Context, resource: ManagedSession) -> float | None:
     session: SessionView | Failure | None
     if context.inbox.get(resource.spec.session_id) is not None:
         # More work is offered already: the sandbox is needed again at once.
-        session, state = await _session(context, resource), SandboxState.RUNNING
+        session, saved = await _session(context, resource), {"state": str(SandboxState.RUNNING)}
+        verdicts = []
     else:
         await context.runs.settle(name)
         session, paused = await asyncio.gather(
             _session(context, resource), context.sandboxes.pause(run.sandbox_id)
         )
+        verdicts = saved_verdicts(context, resource, paused) if paused is not None else []
         context.memory(name).disconnect()
         context.capacity.release(name)
         context.memory(name).missing = paused is None
-        state = SandboxState.PAUSED
+        saved = saved_sandbox(paused) if paused is not None else {"state": str(SandboxState.PAUSED)}
     if isinstance(session, SessionView) and session.agent_id and resource.spec.agent_id is None:
         resource = await context.patch(resource, {"spec": {"agentID": session.agent_id}})
-    resource = await _write_finished(context, resource, record.reason, state, record, heartbeat=run.heartbeat)
+    resource = await _write_finished(
+        context, resource, record.reason, saved, record, heartbeat=run.heartbeat, verdicts=verdicts
+    )
     if not isinstance(session, Failure):
         await note_end(context, resource, ended=session is None or session.ended, deleted=session is None)
     return None
@@ -251,12 +287,13 @@ async def _write_finished(
     context: Context,
     resource: ManagedSession,
     exit_reason: str,
-    state: SandboxState,
+    sandbox: dict[str, Any],
     record: ExitRecord | None = None,
     *,
     heartbeat: bool = True,
+    verdicts: list[Verdict],
 ) -> ManagedSession:
-    """Write the turn down and forget its run."""
+    """Write the turn down, with what became of its sandbox, and forget its run."""
     name, now, work = resource.metadata.name, context.now(), resource.status.work
     given_back = exit_reason in GIVEN_BACK
     reason = Reason.IDLE if given_back else Reason.AWAITING_LEASE
@@ -266,9 +303,9 @@ async def _write_finished(
     resource = await context.write_status(
         resource,
         phase=phase_of(reason),
-        verdicts=verdicts_of(reason, message, state),
+        verdicts=[*verdicts_of(reason, message, SandboxState(sandbox["state"])), *verdicts],
         work={"finishedAt": now, "exitReason": exit_reason, **first},
-        sandbox={"state": str(state)},
+        sandbox=sandbox,
         turns=resource.status.turns + (1 if served else 0),
         lastActiveTime=now,
     )

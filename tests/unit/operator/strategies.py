@@ -120,6 +120,7 @@ surroundings = st.builds(
     run=st.none() | runs,
     connected=st.booleans(),
     extend_at=maybe_instants,
+    roll_over_at=maybe_instants,
     serving_name=st.sampled_from([NAME, NAME, NAME, None, "older"]),
     end_checked=st.sampled_from([None, "whe_1"]),
     hint_expired=st.booleans(),

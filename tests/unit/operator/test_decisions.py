@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from managed_session_api import names
 from managed_session_api.conditions import Reason
 from managed_session_api.events import END_TYPES
 from managed_session_api.resource import OnSandboxLost
-from managed_session_operator.decisions import LEASE_SECONDS, Step, decide
+from managed_session_operator.decisions import LEASE_SECONDS, Step, decide, lease_lives
+from managed_session_operator.work_list import WorkItem
 
 from .examples import (
     CREATING,
@@ -19,6 +21,7 @@ from .examples import (
     NOW,
     PAUSED,
     RUNNING,
+    SESSION,
     ago,
     around,
     hint,
@@ -298,3 +301,40 @@ def test_deletion_of_a_foreign_or_duplicate_resource_still_lets_it_go() -> None:
 def test_the_examples_are_about_one_resource() -> None:
     assert session().metadata.name == NAME
     assert around().now == NOW
+
+
+LISTENING: dict[str, Any] = {"run": run(heartbeat=True), "connected": True, "extend_at": NOW + timedelta(300)}
+
+
+def test_a_sandbox_is_rolled_over_under_its_worker_when_its_time_has_come() -> None:
+    assert _step(SERVING, {**LISTENING, "roll_over_at": ago(1)}) is Step.ROLL_OVER
+    early = decide(session(SERVING), around(**LISTENING, roll_over_at=NOW + timedelta(seconds=20)))
+    assert (early.step, early.again_after) == (Step.WAIT, 20)
+
+
+def test_a_worker_that_nobody_listens_to_is_taken_up_again_before_a_roll_over() -> None:
+    assert _step(SERVING, {**LISTENING, "run": None, "roll_over_at": ago(1)}) is Step.REATTACH
+
+
+def test_a_worker_that_has_ended_or_not_begun_needs_no_roll_over() -> None:
+    assert _step(SERVING, {**LISTENING, "run": run(record=record()), "roll_over_at": ago(1)}) is Step.FINISH
+    assert _step(STARTING, {**LISTENING, "run": run(), "roll_over_at": ago(1)}) is Step.WAIT
+
+
+@pytest.mark.parametrize(
+    ("state", "beat_seconds_ago", "lives"),
+    [
+        ("active", 10, True),
+        ("active", LEASE_SECONDS + 1, False),
+        ("active", None, True),
+        ("queued", 10, False),
+        ("stopped", 10, False),
+        ("stopping", 10, False),
+    ],
+)
+def test_a_frozen_worker_may_go_on_while_the_item_is_its_own_and_the_lease_lives(
+    state: str, beat_seconds_ago: float | None, lives: bool
+) -> None:
+    beat = None if beat_seconds_ago is None else ago(beat_seconds_ago)
+    item = WorkItem(SESSION, SESSION, state, created_at=ago(900), latest_heartbeat_at=beat)
+    assert lease_lives(item, NOW) is lives

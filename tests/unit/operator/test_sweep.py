@@ -24,8 +24,12 @@ def test_the_recorded_sandbox_is_the_resources_and_any_other_is_surplus(recorded
 
 def test_a_sandbox_of_a_create_under_way_is_never_surplus() -> None:
     assert not Sweep._is_surplus(session({"sandbox": CREATING}), _view("inew"))
+    assert not Sweep._is_stray(session({"sandbox": CREATING}))
 
 
 @pytest.mark.parametrize("status", [None, {"sandbox": LOST}])
-def test_a_sandbox_that_turns_up_where_none_is_recorded_is_surplus(status: dict[str, object] | None) -> None:
-    assert Sweep._is_surplus(session(status), _view("inew"))
+def test_a_sandbox_that_turns_up_where_none_is_recorded_may_still_be_adopted(
+    status: dict[str, object] | None,
+) -> None:
+    assert not Sweep._is_surplus(session(status), _view("inew"))
+    assert Sweep._is_stray(session(status))

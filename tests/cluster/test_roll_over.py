@@ -1,0 +1,161 @@
+"""Workers that outlast E2B's longest running time, and sandboxes that were paused under a worker."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from managed_session_local.control_plane import ControlPlane
+from managed_session_local.conversation import Conversation
+from managed_session_local.simulators.e2b.client import SimulatedSandbox
+from managed_session_local.system import LocalSystem
+
+from .sessions import QUICK, begin, condition, events_of, paused, sandboxes_of
+from .systems import StartSystem, local_system
+from .waiting import eventually
+
+LIFETIME_SECONDS = 12
+LONG_CALL = "Run: echo before > kept; sleep 20; cat kept; echo after"
+
+
+@pytest.fixture(scope="module")
+async def system(control_plane: ControlPlane) -> AsyncIterator[LocalSystem]:
+    async with local_system(
+        control_plane,
+        operator_settings={**QUICK, "sandbox_max_lifetime_seconds": str(LIFETIME_SECONDS)},
+        e2b_settings={"max_lifetime_seconds": LIFETIME_SECONDS},
+    ) as running:
+        yield running
+
+
+async def only_sandbox(system: LocalSystem, conversation: Conversation) -> SimulatedSandbox:
+    (sandbox,) = await sandboxes_of(system, conversation.session_id)
+    return sandbox
+
+
+async def works(system: LocalSystem, conversation: Conversation) -> None:
+    """Wait until the tool call has written its file."""
+
+    async def look() -> bool:
+        sandboxes = await sandboxes_of(system, conversation.session_id, "running")
+        return any(sandbox.path("/mnt/session/kept").exists() for sandbox in sandboxes)
+
+    await eventually("the tool call runs", look)
+
+
+async def served_by_one_worker(system: LocalSystem, conversation: Conversation) -> None:
+    """The turn is over, its one worker had one lease, and each result came once."""
+    await eventually("the sandbox is paused", lambda: paused(system, conversation.session_id))
+    report = await system.anthropic_admin.session(conversation.session_id)
+    assert report.counts["leases"] == 1, "the worker that was there went on"
+    assert report.counts["results_repeated"] == 0
+    assert report.counts["worker_streams_overlapping"] == 0
+
+
+async def test_tool_call_that_outlasts_the_longest_running_time_goes_on(system: LocalSystem) -> None:
+    async with begin(system) as conversation:
+        answer = await conversation.say(LONG_CALL)
+        assert "before" in answer
+        assert "after" in answer
+        await served_by_one_worker(system, conversation)
+        assert (await only_sandbox(system, conversation)).resumes >= 1
+        ledger = await system.e2b_admin.ledger()
+        assert ledger.events.get("timeout_pause", 0) == 0, "no sandbox reached the longest time by itself"
+        assert ("Normal", "SandboxRolledOver") in await events_of(system, conversation.session_id)
+
+
+@pytest.mark.parametrize("operation", ["pause", "connect", "process_start"])
+@pytest.mark.parametrize("after_commit", [False, True], ids=["before", "after"])
+@pytest.mark.timeout(120)
+async def test_operator_killed_in_a_roll_over_finishes_it_when_it_is_back(
+    system: LocalSystem, operation: str, after_commit: bool
+) -> None:
+    async with begin(system) as conversation:
+        await conversation.send(LONG_CALL)
+        await works(system, conversation)
+        sandbox = await only_sandbox(system, conversation)
+        await system.e2b_admin.add_fault(
+            operation,
+            {"status": 504, "after_commit": after_commit, "seconds": 30},
+            match={"sandboxID": sandbox.id},
+        )
+
+        async def held() -> bool:
+            return any(fault["hits"] for fault in await system.e2b_admin.faults())
+
+        await eventually("the call is held", held)
+        await system.operator.kill()
+        await system.e2b_admin.clear_faults()
+        await system.operator.restart()
+        assert "after" in await conversation.answer()
+        await served_by_one_worker(system, conversation)
+
+
+async def test_refused_pause_leaves_the_worker_running_and_is_tried_again(system: LocalSystem) -> None:
+    async with begin(system) as conversation:
+        await conversation.send(LONG_CALL)
+        await works(system, conversation)
+        sandbox = await only_sandbox(system, conversation)
+        await system.e2b_admin.add_fault("pause", {"status": 503}, match={"sandboxID": sandbox.id})
+        assert "after" in await conversation.answer()
+        await served_by_one_worker(system, conversation)
+
+
+async def test_countdown_that_ends_in_a_tool_call_while_the_operator_is_away_costs_no_second_worker(
+    system: LocalSystem,
+) -> None:
+    async with begin(system) as conversation:
+        await conversation.send(LONG_CALL)
+        await works(system, conversation)
+        await system.operator.kill()
+        sandbox = await only_sandbox(system, conversation)
+        await system.e2b_admin.expire(sandbox.id)
+        await eventually("E2B paused it", lambda: paused(system, conversation.session_id))
+        await system.operator.restart()
+        assert "after" in await conversation.answer()
+        await served_by_one_worker(system, conversation)
+        assert (await only_sandbox(system, conversation)).resumes >= 1
+
+
+async def test_worker_that_was_frozen_past_its_lease_is_replaced(start_system: StartSystem) -> None:
+    system = await start_system(operator_settings=QUICK, anthropic_settings={"lease_ttl_seconds": 4})
+    async with begin(system) as conversation:
+        await conversation.send("Run: echo before > kept; sleep 6; cat kept; echo after")
+        await works(system, conversation)
+        await system.operator.kill()
+        sandbox = await only_sandbox(system, conversation)
+        await system.e2b_admin.expire(sandbox.id)
+
+        async def lapsed() -> bool:
+            items, _ = await system.anthropic_admin.work()
+            return any(item["state"] == "queued" for item in items)
+
+        await eventually("the lease has lapsed", lapsed)
+        await system.operator.restart()
+        assert "after" in await conversation.answer()
+        await eventually("the sandbox is paused", lambda: paused(system, conversation.session_id))
+        report = await system.anthropic_admin.session(conversation.session_id)
+        assert report.counts["leases"] == 2
+        assert report.counts["results_repeated"] == 0
+        assert len(await sandboxes_of(system, conversation.session_id)) == 1
+
+
+async def test_pause_that_went_back_to_an_earlier_state_is_said(start_system: StartSystem) -> None:
+    system = await start_system(operator_settings=QUICK)
+    async with begin(system) as conversation:
+        session_id = conversation.session_id
+        await conversation.say("Run: echo one > kept")
+        await eventually("the sandbox is paused", lambda: paused(system, session_id))
+        assert not await condition(system, session_id, "WorkspaceLost")
+        await system.e2b_admin.add_fault("pause", "pause_rolled_back")
+        await conversation.say("Run: echo two > kept")
+
+        async def said() -> dict[str, object] | None:
+            found = await condition(system, session_id, "WorkspaceLost")
+            return found if found.get("status") == "True" else None
+
+        lost = await eventually("the loss is said", said)
+        assert lost["reason"] == "WorkspaceRolledBack"
+        assert ("Warning", "WorkspaceRolledBack") in await events_of(system, session_id)
+        assert "three" in await conversation.say("Run: echo three")
+        assert len(await sandboxes_of(system, session_id)) == 1
