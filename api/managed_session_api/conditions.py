@@ -196,8 +196,8 @@ REASONS: dict[Reason, ReasonDoc] = {
     ),
     Reason.CLEANUP_BLOCKED: ReasonDoc(
         "The sandbox could not be killed, so the resource is kept; it is tried again.",
-        "See the message. To give up, remove the finalizer managedagents.dev/sandbox by hand and kill the "
-        "sandbox in E2B's dashboard.",
+        "See the message. To give up, remove the finalizer managedagents.dev/sandbox by hand: the sweep "
+        "kills the sandbox once E2B answers again.",
     ),
     Reason.KUBERNETES_REFUSED: ReasonDoc(
         "The API server refused or did not answer a call of the operator; it is tried again.",

@@ -118,7 +118,9 @@ async def test_countdown_that_ends_in_a_tool_call_while_the_operator_is_away_cos
 
 
 async def test_worker_that_was_frozen_past_its_lease_is_replaced(start_system: StartSystem) -> None:
-    system = await start_system(operator_settings=QUICK, anthropic_settings={"lease_ttl_seconds": 4})
+    system = await start_system(
+        operator_settings=QUICK, anthropic_settings={"work": {"lease_ttl_seconds": 4}}
+    )
     async with begin(system) as conversation:
         await conversation.send("Run: echo before > kept; sleep 6; cat kept; echo after")
         await works(system, conversation)

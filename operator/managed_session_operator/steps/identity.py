@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 from typing import Any
 
 from managed_session_api import names
@@ -20,6 +21,8 @@ from managed_session_operator.steps.standing import stand
 logger = logging.getLogger(__name__)
 
 _LOOK_AGAIN_SECONDS = 300.0
+_STOP_PATIENCE = timedelta(seconds=60)
+"""How long a resource that is being deleted waits for its work to be stopped; then the lease just lapses."""
 
 
 async def _take(context: Context, resource: ManagedSession, agent_id: str | None) -> None:
@@ -104,14 +107,16 @@ async def delete(context: Context, resource: ManagedSession) -> float | None:
     return _LOOK_AGAIN_SECONDS
 
 
-async def _stop_work(context: Context, work_id: str) -> None:
-    """Stop the item; a refused or missing key must not keep a resource for ever, as its worker is dead."""
+async def _stop_work(context: Context, resource: ManagedSession, work_id: str) -> None:
+    """Stop the item, whose worker is dead: tried again for a while, but no resource waits for it for ever."""
+    deleted = resource.metadata.deletion_timestamp or context.now()
     try:
         await context.queue.stop(work_id)
     except CredentialError as error:
         logger.warning("work not stopped", extra={"work": work_id, "cause": str(error)})
     except Failure as failure:
-        if failure.kind in (Kind.RETRY, Kind.QUOTA):
+        passing = failure.kind in (Kind.RETRY, Kind.QUOTA)
+        if passing and context.now() < deleted + _STOP_PATIENCE * context.settings.retry_scale:
             raise
         logger.warning("work not stopped", extra={"work": work_id, "cause": str(failure)})
 
@@ -129,7 +134,7 @@ async def finalize(context: Context, resource: ManagedSession) -> float | None:
         context.event(resource, Reason.SANDBOX_KILLED, "the session's sandbox is gone")
     served = claim_active(resource) and status.work.acknowledged_at is not None
     if status.work.id is not None and served:
-        await _stop_work(context, status.work.id)
+        await _stop_work(context, resource, status.work.id)
     await context.tokens.delete(name)
     remaining = [each for each in resource.metadata.finalizers if each != names.FINALIZER]
     await context.patch(resource, {"metadata": {"finalizers": remaining}})
