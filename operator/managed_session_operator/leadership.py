@@ -2,7 +2,7 @@
 
 The library's own elector keeps leading after a connection error in its renewal and has no deadline per
 call, no release and no transition count, so this loop is ours: the holder trusts its Lease by its own
-monotonic clock, every call has a timeout, work is cancelled when the Lease is lost, the Lease is released
+monotonic clock, every call has a timeout, work is cancelled the moment validity ends, the Lease is released
 on stop, and `leaseTransitions` is the epoch that fences what a late leader still sends.
 """
 
@@ -98,17 +98,32 @@ class Leadership:
     async def _lead(self, lead: Callable[[], Awaitable[None]]) -> None:
         logger.info("leading", extra={"epoch": self._epoch, "identity": self._identity})
         work = asyncio.ensure_future(lead())
+        tasks = {work, asyncio.create_task(self._keep()), asyncio.create_task(self._outlive())}
         try:
-            while not work.done():
-                await asyncio.wait({work}, timeout=self._renew_every * random.uniform(0.8, 1.0))
-                if not await self._renew() and not self.leading:
-                    logger.warning("lease lost", extra={"epoch": self._epoch})
-                    return
-            work.result()
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+            else:
+                logger.warning("lease lost", extra={"epoch": self._epoch})
         finally:
-            work.cancel()
+            for task in tasks:
+                task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.gather(work, return_exceptions=True)
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _keep(self) -> None:
+        """Renew the Lease until it is lost."""
+        while self.leading:
+            await asyncio.sleep(self._renew_every * random.uniform(0.8, 1.0))
+            await self._renew()
+
+    async def _outlive(self) -> None:
+        """Return the moment the Lease's validity ends, whatever a renewal is waiting for."""
+        left = self._valid_until - _now_ticking()
+        while left > 0:
+            # In short sleeps, because the loop's clock stands still while the machine sleeps.
+            await asyncio.sleep(min(left, self._renew_every))
+            left = self._valid_until - _now_ticking()
 
     async def _acquire(self) -> bool:
         """Take the Lease if nobody holds a valid one."""
@@ -145,27 +160,24 @@ class Leadership:
             return False
         return now - self._seen[1] > float(lease.spec.lease_duration_seconds or self._duration)
 
-    async def _renew(self) -> bool:
+    async def _renew(self) -> None:
         try:
-            return await self._write(_now_ticking(), self._lease, transitions=self._epoch)
+            await self._write(_now_ticking(), self._lease, transitions=self._epoch)
         except ConflictError:
-            return await self._check_holder()
+            await self._check_holder()
         except ResourceGoneError:
             self._valid_until = 0.0
-            return False
         except Failure as error:
             logger.warning("lease not renewed", extra={"cause": str(error)})
-            return False
 
-    async def _check_holder(self) -> bool:
+    async def _check_holder(self) -> None:
         """After a conflict: go on with the newest Lease if it is still ours."""
         with contextlib.suppress(Failure, ConflictError, ResourceGoneError):
             lease = await self._call("lease read", self._leases.read_namespaced_lease)
             if lease.spec.holder_identity == self._identity and lease.spec.lease_transitions == self._epoch:
                 self._lease = lease
-                return True
-            self._valid_until = 0.0
-        return False
+            else:
+                self._valid_until = 0.0
 
     async def _write(self, started: float, lease: Any, *, transitions: int) -> bool:
         now = datetime.now(UTC)

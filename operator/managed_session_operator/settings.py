@@ -24,6 +24,10 @@ _PLANS: Mapping[str, Mapping[str, Any]] = {
 """What E2B's plans allow, as defaults of the settings of these names."""
 
 
+_PART_OF_LEASE = 2 / 3
+"""How long a call may take by default where the Lease is shorter than the usual limit."""
+
+
 class OperatorSettings(Settings):
     """What an installation decides; a field of a resource's spec goes before it where both exist."""
 
@@ -151,10 +155,18 @@ class OperatorSettings(Settings):
         default=3.0, gt=0.05, le=60, description="How often the Lease is renewed, seconds."
     )
     request_timeout_seconds: float = Field(
-        default=30.0, gt=0, le=600, description="Limit of one call to Anthropic or E2B, seconds."
+        default=10.0,
+        gt=0,
+        le=300,
+        description="Limit of one call to Anthropic or E2B, seconds; shorter than the Lease. A short Lease "
+        "lowers the default.",
     )
     create_timeout_seconds: float = Field(
-        default=60.0, gt=0, le=600, description="Limit of one create, resume or pause in E2B, seconds."
+        default=10.0,
+        gt=0,
+        le=300,
+        description="Limit of one create, resume or pause in E2B, seconds; shorter than the Lease (one that "
+        "takes longer is looked for and repeated). A short Lease lowers the default.",
     )
     worker_start_timeout_seconds: float = Field(
         default=30.0, gt=0, le=600, description="Limit for a worker's first heartbeat, seconds."
@@ -184,4 +196,18 @@ class OperatorSettings(Settings):
                 "MANAGED_SESSIONS_LEASE_RENEW_SECONDS must be at most half of "
                 "MANAGED_SESSIONS_LEASE_DURATION_SECONDS"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _effects_end_before_the_lease(self) -> OperatorSettings:
+        """A call that outlives the Lease could change what the next leader has begun."""
+        for name in ("request_timeout_seconds", "create_timeout_seconds", "kubernetes_timeout_seconds"):
+            if getattr(self, name) < self.lease_duration_seconds:
+                continue
+            if name in self.model_fields_set:
+                raise ValueError(
+                    f"MANAGED_SESSIONS_{name.upper()} must be shorter than "
+                    f"MANAGED_SESSIONS_LEASE_DURATION_SECONDS ({self.lease_duration_seconds:g})"
+                )
+            object.__setattr__(self, name, self.lease_duration_seconds * _PART_OF_LEASE)
         return self

@@ -34,6 +34,7 @@ class Sweep:
         self._enqueue = enqueue
         self._suspects: set[str] = set()
         self._running: set[str] = set()
+        self._paused: set[str] = set()
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -68,6 +69,7 @@ class Sweep:
         suspects: dict[str, SandboxView] = {}
         surplus: list[tuple[ManagedSession, SandboxView]] = []
         running: set[str] = set()
+        paused: set[str] = set()
         for view in views:
             resource = by_uid.get(view.metadata.get(names.METADATA_RESOURCE_UID, ""))
             if resource is None or self._is_stray(resource):
@@ -82,11 +84,16 @@ class Sweep:
                 running.add(view.sandbox_id)
                 memory = context.memory(resource.metadata.name)
                 memory.running_unexpectedly = view.sandbox_id in self._running
+            elif view.paused and self._works(resource):
+                paused.add(view.sandbox_id)
+                if view.sandbox_id in self._paused:
+                    # Its stream may hang for ever: the next look finds out, and wakes it.
+                    await context.runs.forget(resource.metadata.name)
         for resource in by_uid.values():
             sandbox_id = resource.status.sandbox.id
             if sandbox_id is not None and sandbox_id not in listed.get(resource.metadata.uid, set()):
                 context.memory(resource.metadata.name).missing = True
-        self._running = running
+        self._running, self._paused = running, paused
         self._enqueue_all()
         await self._kill_surplus(surplus)
         await self._kill_orphans(suspects)
@@ -135,6 +142,10 @@ class Sweep:
         """Whether the sandbox runs although the resource says that it is paused (twice: it must be)."""
         needed = claim_active(resource) or self._context.memory(resource.metadata.name).sandbox is not None
         return not view.paused and not needed and resource.status.sandbox.state is SandboxState.PAUSED
+
+    def _works(self, resource: ManagedSession) -> bool:
+        """Whether this process takes the sandbox for running and serves a claim in it."""
+        return claim_active(resource) and self._context.memory(resource.metadata.name).sandbox is not None
 
     async def _kill_surplus(self, surplus: list[tuple[ManagedSession, SandboxView]]) -> None:
         """Kill at first sight what a resource has settled against, once the API server says so too."""

@@ -14,8 +14,11 @@ from managed_session_local.system import LocalSystem
 from .waiting import eventually
 
 QUICK = {
-    "lease_duration_seconds": "2",
-    "lease_renew_seconds": "0.3",
+    "lease_duration_seconds": "4",
+    "lease_renew_seconds": "0.5",
+    "request_timeout_seconds": "3.5",
+    "create_timeout_seconds": "3.5",
+    "kubernetes_timeout_seconds": "3.5",
     "reclaim_seconds": "3",
     "sweep_seconds": "1",
     "retry_scale": "0.1",

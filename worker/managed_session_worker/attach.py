@@ -1,7 +1,7 @@
 """The operator's end inside the sandbox: hands a request to the supervisor and copies its events to stdout.
 
     python3 -I -S attach.py start CLAIM        (the request itself waits in the inbox)
-    python3 -I -S attach.py watch CLAIM
+    python3 -I -S attach.py watch CLAIM [EPOCH]
     python3 -I -S attach.py stop CLAIM EPOCH
     python3 -I -S attach.py status
 
@@ -202,13 +202,17 @@ def main(arguments: list[str]) -> int:
                 request = take_request(paths, claim)
             case ["watch", _]:
                 request = {"command": "watch", "claim": claim}
+            case ["watch", _, number] if number.isdecimal():
+                request = {"command": "watch", "claim": claim, "epoch": int(number)}
             case ["stop", _, number] if number.isdecimal():
                 epoch = int(number)
                 request = {"command": "stop", "claim": claim, "epoch": epoch}
             case ["status"]:
                 request = {"command": "status"}
             case _:
-                sys.stderr.write("usage: attach.py start CLAIM | watch CLAIM | stop CLAIM EPOCH | status\n")
+                sys.stderr.write(
+                    "usage: attach.py start CLAIM | watch CLAIM [EPOCH] | stop CLAIM EPOCH | status\n"
+                )
                 return 2
         return converse(paths, request)
     except RefusalError as refusal:

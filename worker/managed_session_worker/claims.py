@@ -79,6 +79,7 @@ class Claims:
                 case "start":
                     self._start(StartRequest.parse(document), listener)
                 case "watch":
+                    self._note_leader(protocol.epoch_of({"epoch": 0, **document}))
                     self._watch(claim, listener)
                 case "stop":
                     self._stop(claim, protocol.epoch_of(document), listener)
@@ -196,6 +197,13 @@ class Claims:
         record["pid"] = pid
         self.running = Running(request.claim, pid, reading)
         self._ledger.checkpoint()
+
+    def _note_leader(self, epoch: int) -> None:
+        """Refuse from now on what an earlier leader still sends; a full disk must not deafen this one."""
+        try:
+            self._ledger.note_epoch(epoch)
+        except OSError as error:
+            logger.warning("epoch %s not written: %s", epoch, error.strerror)
 
     def _watch(self, claim: str, listener: Listener) -> None:
         record = self._ledger.running if self._is_running(claim) else self._ledger.record(claim)

@@ -15,6 +15,9 @@ from pydantic import SecretStr
 
 from managed_session_operator.failures import Failure, Kind
 
+_LIST_SECONDS = 60.0
+"""For all pages of a list, which changes nothing and so may outlast a Lease."""
+
 
 @dataclass(frozen=True)
 class SandboxView:
@@ -96,6 +99,9 @@ def _view(info: e2b.SandboxInfo) -> SandboxView:
 class Sandboxes:
     """E2B's control plane for one team.
 
+    Calls that change something are sent once, without the SDK's retries, and end by their deadline; whoever
+    called looks at what is there and decides anew.
+
     Args:
         api_key: reads the E2B key afresh; raises when it is missing.
         fence: raises NotLeadingError when effects must not be sent.
@@ -124,7 +130,7 @@ class Sandboxes:
         if self._bound is None or self._bound[0] != key:
             self._bound = (key, e2b.E2B(api_key=key.get_secret_value()))
         try:
-            async with asyncio.timeout(timeout + 5):
+            async with asyncio.timeout(timeout):
                 yield self._bound[1].AsyncSandbox
         except Exception as error:  # noqa: BLE001 - raw transport and decoding errors come through the SDK
             raise translate(operation, error, key) from None
@@ -133,7 +139,7 @@ class Sandboxes:
         """Create a sandbox, or get the one that this key has made already.
 
         A replayed answer may name a sandbox that was killed since: confirm with `info` where the key may
-        have been sent before. The SDK's retries are off, because they would repeat a create blindly.
+        have been sent before.
         """
         network: dict[str, Any] = {"allow_public_traffic": wishes.allow_public_traffic}
         if wishes.allow:
@@ -158,7 +164,7 @@ class Sandboxes:
         """Resume the sandbox if it is paused, and extend its countdown to at least `timeout_seconds`."""
         async with self._call("connect", self._create_timeout) as sandbox:
             connected: e2b.AsyncSandbox = await sandbox.connect(
-                sandbox_id, timeout=timeout_seconds, request_timeout=self._create_timeout
+                sandbox_id, timeout=timeout_seconds, retries=0, request_timeout=self._create_timeout
             )
             return connected
 
@@ -185,7 +191,7 @@ class Sandboxes:
         try:
             async with self._call("pause", self._create_timeout) as sandbox:
                 # False means "409", which is no answer to whether it is paused now.
-                await sandbox.pause(sandbox_id, request_timeout=self._create_timeout)
+                await sandbox.pause(sandbox_id, retries=0, request_timeout=self._create_timeout)
         except Failure as error:
             if error.reason is Reason.SANDBOX_CREDENTIAL_REJECTED:
                 raise
@@ -199,17 +205,19 @@ class Sandboxes:
     async def kill(self, sandbox_id: str) -> bool:
         """Kill the sandbox, running or paused. False when there was none."""
         async with self._call("kill", self._request_timeout) as sandbox:
-            return bool(await sandbox.kill(sandbox_id, request_timeout=self._request_timeout))
+            return bool(await sandbox.kill(sandbox_id, retries=0, request_timeout=self._request_timeout))
 
     async def extend(self, sandbox_id: str, timeout_seconds: int) -> None:
         """Restart the running sandbox's countdown at `timeout_seconds`."""
         async with self._call("set_timeout", self._request_timeout) as sandbox:
-            await sandbox.set_timeout(sandbox_id, timeout_seconds, request_timeout=self._request_timeout)
+            await sandbox.set_timeout(
+                sandbox_id, timeout_seconds, retries=0, request_timeout=self._request_timeout
+            )
 
     async def list(self, metadata: Mapping[str, str]) -> list[SandboxView]:
         """All running and paused sandboxes whose metadata has these pairs, without repetitions."""
         found: dict[str, SandboxView] = {}
-        async with self._call("list", self._create_timeout) as sandbox:
+        async with self._call("list", _LIST_SECONDS) as sandbox:
             pages = sandbox.list(
                 query=e2b.SandboxQuery(metadata=dict(metadata)),
                 limit=100,
@@ -222,11 +230,12 @@ class Sandboxes:
 
     @asynccontextmanager
     async def data_plane(self, operation: str) -> AsyncIterator[None]:
-        """Translate what commands and files of a connected sandbox raise."""
+        """One call to a connected sandbox's commands or files: fence, deadline, translation."""
         self._fence()
         key = self._api_key()
         try:
-            yield
+            async with asyncio.timeout(self._request_timeout):
+                yield
         except (Failure, asyncio.CancelledError):
             raise
         except Exception as error:  # noqa: BLE001 - the SDK raises plain Exception for cut streams

@@ -51,15 +51,22 @@ class SessionTokens:
             async with self._call("secret create"):
                 await self._core.create_namespaced_secret(self._namespace, body)
         except ConflictError:
-            try:
-                async with self._call("secret update"):
-                    await self._core.replace_namespaced_secret(name, self._namespace, body)
-            except ResourceGoneError:
-                message = "the Secret was removed while it was replaced"
-                raise Failure(Kind.RETRY, Reason.KUBERNETES_REFUSED, message) from None
+            await self._replace(name, body)
         except ResourceGoneError:
             message = f"there is no namespace {self._namespace}"
             raise Failure(Kind.PERSON, Reason.KUBERNETES_REFUSED, message) from None
+
+    async def _replace(self, name: str, body: Any) -> None:
+        """Replace the Secret as it is now: a replacement that arrives late finds another version."""
+        try:
+            async with self._call("secret read"):
+                there: Any = await self._core.read_namespaced_secret(name, self._namespace)
+            body.metadata.resource_version = there.metadata.resource_version
+            async with self._call("secret update"):
+                await self._core.replace_namespaced_secret(name, self._namespace, body)
+        except (ConflictError, ResourceGoneError):
+            message = "the Secret changed while it was replaced"
+            raise Failure(Kind.RETRY, Reason.KUBERNETES_REFUSED, message) from None
 
     async def get(self, resource_name: str, claim: str) -> tuple[bool, SecretStr | None]:
         """(whether there is a Secret of this claim, the token in it)."""
@@ -75,14 +82,27 @@ class SessionTokens:
         value = base64.b64decode((secret.data or {}).get("workSecret", "")).decode()
         return True, SecretStr(value) if value else None
 
-    async def delete(self, resource_name: str) -> None:
-        """Remove the resource's Secret; none is fine."""
+    async def delete(self, resource: ManagedSession, claim: str | None = None) -> None:
+        """Remove the resource's Secret, of `claim` only if that is given; none is fine.
+
+        A delete that arrives late finds another version of the Secret and removes nothing.
+        """
+        name = names.token_secret_name(resource.metadata.name)
         try:
+            async with self._call("secret read"):
+                there: Any = await self._core.read_namespaced_secret(name, self._namespace)
+            owners = {each.uid for each in there.metadata.owner_references or ()}
+            of_claim = (there.metadata.annotations or {}).get(names.ANNOTATION_CLAIM)
+            if resource.metadata.uid not in owners or claim not in (None, of_claim):
+                return
+            version = client.V1Preconditions(
+                uid=there.metadata.uid, resource_version=there.metadata.resource_version
+            )
             async with self._call("secret delete"):
                 await self._core.delete_namespaced_secret(
-                    names.token_secret_name(resource_name), self._namespace
+                    name, self._namespace, body=client.V1DeleteOptions(preconditions=version)
                 )
-        except ResourceGoneError:
+        except (ConflictError, ResourceGoneError):
             return
 
     def _call(self, operation: str) -> AbstractAsyncContextManager[None]:

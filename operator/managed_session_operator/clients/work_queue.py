@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,18 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
-from anthropic import AsyncAnthropic
+import httpx2
+from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
 from anthropic.lib.environments import download_session_skills
 from anthropic.types.beta.sessions import BetaManagedAgentsSessionEventType
 from managed_session_api.conditions import Reason
 from managed_session_api.names import is_session_id
 from pydantic import SecretStr
 
-from managed_session_operator.failures import Failure, Kind
+from managed_session_operator.failures import Failure, Kind, NotLeadingError
 from managed_session_operator.offers import Offer, rewrap_session_token
 from managed_session_operator.work_list import WorkItem, WorkList
 
 logger = logging.getLogger(__name__)
+
+_READ_SECONDS = 60.0
+"""For all pages of a list, and for a download: they change nothing and so may outlast a Lease."""
 
 _USER_EVENTS: list[BetaManagedAgentsSessionEventType] = [
     "user.message",
@@ -149,10 +154,26 @@ class WorkQueue:
         environment_id, key = self._environment()
         if self._client is None or self._key != key:
             self._client = AsyncAnthropic(
-                auth_token=key.get_secret_value(), timeout=self._timeout, max_retries=0
+                auth_token=key.get_secret_value(),
+                timeout=self._timeout,
+                max_retries=0,
+                http_client=DefaultAsyncHttpxClient(event_hooks={"request": [self._fence_at_the_wire]}),
             )
             self._key = key
         return self._client, environment_id
+
+    async def _fence_at_the_wire(self, request: httpx2.Request) -> None:
+        """Ask again whether we lead when the connection is there and the request is about to be written.
+
+        A stop or an acknowledgement has no fence of its own at the other end, so this one is as late as
+        can be (the `trace` extension of httpx tells when).
+        """
+
+        async def trace(event: str, _: Any) -> None:
+            if event.endswith(".send_request_headers.started"):
+                self._fence()
+
+        request.extensions["trace"] = trace
 
     @property
     def environment_id(self) -> str:
@@ -170,14 +191,19 @@ class WorkQueue:
         return str(self._connected()[0].base_url).rstrip("/")
 
     @asynccontextmanager
-    async def _call(self, operation: str) -> AsyncIterator[tuple[AsyncAnthropic, str]]:
+    async def _call(
+        self, operation: str, timeout: float | None = None
+    ) -> AsyncIterator[tuple[AsyncAnthropic, str]]:
         self._fence()
         client, environment_id = self._connected()
         try:
-            yield client, environment_id
-        except Failure:
+            async with asyncio.timeout(timeout or self._timeout):
+                yield client, environment_id
+        except (Failure, NotLeadingError):
             raise
         except Exception as error:  # noqa: BLE001 - an odd answer must not end the operator
+            if isinstance(error.__cause__, NotLeadingError):
+                raise error.__cause__ from None
             raise _failure(operation, error) from None
 
     async def poll(self, *, block_ms: int, reclaim_ms: int) -> Offer | HealthCheck | None:
@@ -233,13 +259,13 @@ class WorkQueue:
     async def items(self) -> WorkList:
         """The environment's work list, all pages of it."""
         asked_at = datetime.now(UTC)
-        async with self._call("work list") as (client, environment_id):
+        async with self._call("work list", _READ_SECONDS) as (client, environment_id):
             listed = client.beta.environments.work.list(environment_id, limit=_PAGE)
             return WorkList([_work_item(item) async for item in listed], asked_at)
 
     async def item(self, work_id: str) -> WorkItem | None:
         """The item in the environment's work list; None when it is not there."""
-        async with self._call("work list") as (client, environment_id):
+        async with self._call("work list", _READ_SECONDS) as (client, environment_id):
             async for item in client.beta.environments.work.list(environment_id, limit=_PAGE):
                 if item.id == work_id:
                     return _work_item(item)
@@ -294,6 +320,6 @@ class WorkQueue:
         Only the environment key may read skills, so a worker with a session token can't do this itself. A
         skill that can't be had is logged by the SDK and left out.
         """
-        async with self._call("skills") as (client, _):
+        async with self._call("skills", _READ_SECONDS) as (client, _):
             session = await client.beta.sessions.retrieve(session_id)
             await download_session_skills(client, workdir=workdir, session=session)

@@ -143,23 +143,21 @@ class WorkerRuns:
             Failure: no answer, or refused by the supervisor (reason WorkerStartFailed).
         """
         path = f"{ROOT}/inbox/{request.claim}.json"
-        async with self._sandboxes.data_plane("worker start"), asyncio.timeout(self._accept_timeout):
-            await sandbox.files.write(
-                path, request.to_line(), user=_USER, request_timeout=self._accept_timeout
-            )
-        return await self._attach(name, sandbox, "start", request.claim)
+        async with self._sandboxes.data_plane("worker start"):
+            await sandbox.files.write(path, request.to_line(), user=_USER)
+        return await self._attach(name, sandbox, f"start {shlex.quote(request.claim)}", request.claim)
 
-    async def watch(self, name: str, sandbox: e2b.AsyncSandbox, claim: str) -> WorkerRun:
-        """Take up the events of a worker that was started earlier."""
-        return await self._attach(name, sandbox, "watch", claim)
+    async def watch(self, name: str, sandbox: e2b.AsyncSandbox, claim: str, epoch: int) -> WorkerRun:
+        """Take up the events of a worker that was started earlier; from now on `epoch` is the least heard."""
+        return await self._attach(name, sandbox, f"watch {shlex.quote(claim)} {epoch}", claim)
 
-    async def _attach(self, name: str, sandbox: e2b.AsyncSandbox, verb: str, claim: str) -> WorkerRun:
+    async def _attach(self, name: str, sandbox: e2b.AsyncSandbox, arguments: str, claim: str) -> WorkerRun:
         await self.forget(name)
         run = WorkerRun(claim, sandbox.sandbox_id)
         lines = _Lines(lambda event: self._note(name, run, event))
-        async with self._sandboxes.data_plane(f"worker {verb}"), asyncio.timeout(self._accept_timeout):
+        async with self._sandboxes.data_plane(f"worker {arguments.split(maxsplit=1)[0]}"):
             handle = await sandbox.commands.run(
-                f"{_ATTACH} {verb} {shlex.quote(claim)}",
+                f"{_ATTACH} {arguments}",
                 background=True,
                 timeout=0,
                 user=_USER,
@@ -224,11 +222,9 @@ class WorkerRuns:
 
     async def stop(self, sandbox: e2b.AsyncSandbox, claim: str, epoch: int) -> None:
         """Kill the claim's worker and all that it started; one that is gone already is fine."""
-        async with self._sandboxes.data_plane("worker stop"), asyncio.timeout(self._accept_timeout):
+        async with self._sandboxes.data_plane("worker stop"):
             try:
-                await sandbox.commands.run(
-                    f"{_ATTACH} stop {shlex.quote(claim)} {epoch}", user=_USER, timeout=self._accept_timeout
-                )
+                await sandbox.commands.run(f"{_ATTACH} stop {shlex.quote(claim)} {epoch}", user=_USER)
             except e2b.CommandExitException as error:
                 if "UnknownClaim" not in error.stdout:
                     raise

@@ -135,7 +135,7 @@ async def finalize(context: Context, resource: ManagedSession) -> float | None:
     served = claim_active(resource) and status.work.acknowledged_at is not None
     if status.work.id is not None and served:
         await _stop_work(context, resource, status.work.id)
-    await context.tokens.delete(name)
+    await context.tokens.delete(resource)
     remaining = [each for each in resource.metadata.finalizers if each != names.FINALIZER]
     await context.patch(resource, {"metadata": {"finalizers": remaining}})
     if not remaining:

@@ -116,8 +116,12 @@ async def _create_failed(
 
 
 async def _found(context: Context, resource: ManagedSession) -> list[SandboxView]:
-    """The resource's sandboxes in E2B's list: of the newest attempt first, running before paused."""
-    views = await context.sandboxes.list(sandbox_marks(resource, context.installation_id))
+    """The sandboxes of the resource's attempt in E2B's list: newest first, running before paused.
+
+    One of an earlier attempt is never taken again, so that its kill, however late it arrives, hits nothing.
+    """
+    listed = await context.sandboxes.list(sandbox_marks(resource, context.installation_id))
+    views = [view for view in listed if _attempt(view) >= resource.status.sandbox.attempt]
     return sorted(views, key=lambda view: (-_attempt(view), view.paused, -view.started_at.timestamp()))
 
 

@@ -212,7 +212,7 @@ async def give_up(
         verdicts=verdicts_of(reason, message, resource.status.sandbox.state),
         work={"finishedAt": context.now(), "exitReason": exit_reason},
     )
-    await context.tokens.delete(resource.metadata.name)
+    await context.tokens.delete(resource, resource.status.work.claim)
     if reason is not Reason.IDLE:
         context.event(resource, reason, message, warning=True)
     context.metrics.turns.labels(exit_reason).inc()

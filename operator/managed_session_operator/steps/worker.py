@@ -110,7 +110,7 @@ async def record_heartbeat(context: Context, resource: ManagedSession) -> float 
     if work.offered_at is not None:
         context.metrics.offer_to_heartbeat.observe((now - work.offered_at).total_seconds())
     # First: the Secret of a claim that has heartbeated is looked for by nobody any more.
-    await context.tokens.delete(resource.metadata.name)
+    await context.tokens.delete(resource, work.claim)
     resource = await context.write_status(
         resource,
         phase=phase_of(Reason.RUNNING),
@@ -124,7 +124,7 @@ async def record_heartbeat(context: Context, resource: ManagedSession) -> float 
 
 
 async def reattach(context: Context, resource: ManagedSession) -> float | None:
-    """Take up the events of a worker that nobody listens to, without waking a paused sandbox."""
+    """Take up the events of a worker that nobody listens to; a paused sandbox is woken only for live work."""
     name, work = resource.metadata.name, resource.status.work
     memory, sandbox_id = context.memory(name), resource.status.sandbox.id
     if (delay := await _after_cut(context, name, work.claim)) is not None:
@@ -135,7 +135,8 @@ async def reattach(context: Context, resource: ManagedSession) -> float | None:
         return None
     context.capacity.take_for_claim(name, force=True)
     if view.paused:
-        # After the worker's end by an operator that then died, by E2B's countdown, or in a roll-over.
+        # After the worker's end by an operator that then died, by E2B's countdown, in a roll-over, by hand or
+        # by an earlier leader that came late.
         memory.disconnect()
         item = await context.queue.item(work.id) if work.id is not None else None
         if item is None or not lease_lives(item, context.now()):
@@ -193,7 +194,7 @@ async def _after_cut(context: Context, name: str, claim: str | None) -> float | 
 async def _watch(context: Context, name: str, sandbox: e2b.AsyncSandbox, claim: str) -> WorkerRun | None:
     """The claim's run, or None when the sandbox's supervisor knows nothing of it."""
     try:
-        return await context.runs.watch(name, sandbox, claim)
+        return await context.runs.watch(name, sandbox, claim, context.epoch())
     except Failure as failure:
         unknown = "UnknownClaim" in failure.message or "StaleClaim" in failure.message
         if unknown or failure.kind is Kind.GONE:
@@ -313,7 +314,7 @@ async def _write_finished(
     context.memory(name).cuts = 0
     context.metrics.turns.labels(exit_reason).inc()
     if work.first_heartbeat_at is None:
-        await context.tokens.delete(name)
+        await context.tokens.delete(resource, work.claim)
     context.event(
         resource,
         Reason.WORKER_FINISHED,

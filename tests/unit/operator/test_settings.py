@@ -82,3 +82,23 @@ def test_offers_are_not_asked_for_again_before_a_create_may_have_ended() -> None
 
 def test_every_setting_has_a_description() -> None:
     assert all(row.description for row in describe_settings(OperatorSettings))
+
+
+def test_a_call_that_outlives_the_lease_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("REQUEST_TIMEOUT_SECONDS", "CREATE_TIMEOUT_SECONDS", "KUBERNETES_TIMEOUT_SECONDS"):
+        with monkeypatch.context() as patch:
+            patch.setenv(f"MANAGED_SESSIONS_{name}", "15")
+            with pytest.raises(SystemExit):
+                load_settings(OperatorSettings)
+        said = capsys.readouterr().err
+        assert f"MANAGED_SESSIONS_{name} must be shorter than" in said
+        assert "MANAGED_SESSIONS_LEASE_DURATION_SECONDS (15)" in said
+
+
+def test_a_short_lease_shortens_the_calls_that_nobody_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MANAGED_SESSIONS_LEASE_DURATION_SECONDS", "6")
+    known = load_settings(OperatorSettings)
+    assert known.request_timeout_seconds == known.create_timeout_seconds == 4
+    assert known.kubernetes_timeout_seconds == 4
