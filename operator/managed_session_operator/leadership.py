@@ -132,6 +132,9 @@ class Leadership:
             try:
                 lease = await self._call("lease read", self._leases.read_namespaced_lease)
             except ResourceGoneError:
+                if self._seen is not None and started - self._seen[1] <= self._duration:
+                    # Removed by hand under a leader, who may not know it yet.
+                    return False
                 return await self._write(started, None, transitions=self._next_epoch(0))
             spec = lease.spec
             holder = spec.holder_identity or ""

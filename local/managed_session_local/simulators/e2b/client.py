@@ -200,6 +200,12 @@ class E2BSimulatorClient:
         """One sandbox."""
         return SimulatedSandbox.parse(await self._call("GET", f"/sandboxes/{sandbox_id}"))
 
+    async def add_paused(self, template: str, metadata: list[dict[str, str]]) -> list[str]:
+        """Add a paused sandbox for each metadata, without files until it is resumed; their IDs."""
+        body = {"template": template, "metadata": metadata}
+        ids: list[str] = await self._call("POST", "/sandboxes", json=body)
+        return ids
+
     async def vanish(self, sandbox_id: str) -> None:
         """Lose a sandbox with its files, unannounced."""
         await self._call("POST", f"/sandboxes/{sandbox_id}/vanish")

@@ -71,6 +71,28 @@ class Lifecycle:
         self._count(sandbox, "created")
         return sandbox
 
+    def add_paused(self, template: str, metadata: dict[str, str]) -> Sandbox:
+        """A sandbox that was paused long ago, at no cost: it starts from its template when it is resumed.
+
+        Raises ApiError 404.
+        """
+        build, alias = self._templates.resolve(template)
+        sandbox = Sandbox(
+            id="i" + identifier(),
+            alias=alias,
+            build=build,
+            slot=None,
+            timeout_seconds=self.settings.default_timeout_seconds,
+            end_at=now(),
+            metadata=metadata,
+            on_timeout="pause",
+            state="paused",
+            paused_at=now(),
+            billing=False,
+        )
+        self.sandboxes[sandbox.id] = sandbox
+        return sandbox
+
     def _policy(self, body: dict[str, Any], default_timeout: int) -> dict[str, Any]:
         timeout = self._checked_timeout(body.get("timeout"), default_timeout)
         auto_pause = bool(body.get("autoPause"))
@@ -138,10 +160,12 @@ class Lifecycle:
         return sandbox.started_at + timedelta(seconds=self.settings.max_lifetime_seconds)
 
     async def _resume(self, sandbox: Sandbox, timeout: float, *, reboot: bool = False) -> None:
-        assert sandbox.slot is not None
         with self.admission.reserve(self.settings):
             try:
-                if reboot or sandbox.pause_mode == "filesystem":
+                if sandbox.slot is None:
+                    sandbox.slot = await self._slots.take(sandbox.build)
+                    self._watch_process(sandbox)
+                elif reboot or sandbox.pause_mode == "filesystem":
                     await sandbox.slot.process.kill()
                     sandbox.slot = await self._slots.boot(sandbox.slot)
                     sandbox.environment = {}

@@ -54,6 +54,7 @@ class SimulatorRoutes:
             Route(base + "/templates", self._get_templates, methods=["GET"]),
             Route(base + "/templates/{template_id}", self._delete_template, methods=["DELETE"]),
             Route(base + "/sandboxes", self._get_sandboxes, methods=["GET"]),
+            Route(base + "/sandboxes", self._add_paused, methods=["POST"]),
             Route(one, self._get_sandbox, methods=["GET"]),
             Route(one + "/vanish", self._vanish, methods=["POST"]),
             Route(one + "/expire", self._expire, methods=["POST"]),
@@ -117,6 +118,17 @@ class SimulatorRoutes:
             sandbox for sandbox in self._lifecycle.sandboxes.values() if not states or sandbox.state in states
         ]
         return JSONResponse([_described(sandbox) for sandbox in chosen])
+
+    async def _add_paused(self, request: Request) -> Response:
+        body = await _json(request)
+        try:
+            added = [
+                self._lifecycle.add_paused(str(body.get("template")), dict(metadata))
+                for metadata in body.get("metadata", [])
+            ]
+        except ApiError as error:
+            return error.response()
+        return JSONResponse([sandbox.id for sandbox in added], 201)
 
     async def _get_sandbox(self, request: Request) -> Response:
         sandbox = self._find(request)
