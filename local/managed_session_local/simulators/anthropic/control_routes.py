@@ -138,7 +138,7 @@ async def _add_fault(cloud: Cloud, _: Request, body: Any) -> Any:
 
 
 async def _clear_faults(cloud: Cloud, _: Request, __: Any) -> Any:
-    cloud.faults.faults.clear()
+    cloud.faults.clear()
     return {}
 
 

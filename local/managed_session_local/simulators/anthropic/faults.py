@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import fnmatch
 import random
+from contextlib import suppress
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from .identifiers import new_id
 
@@ -25,6 +27,8 @@ class Action(BaseModel):
     - ``{"action": "sever", "after_events": n}``: cut an event stream after n events (`events.stream` only)
     - ``{"action": "drop"}``, ``{"action": "duplicate", "copies": n}``, ``{"action": "delay", "seconds": n}``:
       lose, repeat or delay a webhook (`webhook.deliver` only)
+
+    Clearing the faults ends the wait of a ``hang`` and of a delayed answer.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -37,6 +41,17 @@ class Action(BaseModel):
     seconds: float = Field(default=0, ge=0)
     after_events: int = Field(default=0, ge=0)
     copies: int = Field(default=2, ge=1)
+    _cleared: asyncio.Event = PrivateAttr(default_factory=asyncio.Event)
+
+    async def wait(self) -> None:
+        """Wait for ``seconds``, or until the fault is cleared."""
+        if self.seconds:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._cleared.wait(), self.seconds)
+
+    def clear(self) -> None:
+        """End what waits."""
+        self._cleared.set()
 
     @model_validator(mode="after")
     def _respond_needs_status(self) -> Action:
@@ -99,3 +114,9 @@ class FaultPlan:
     def next(self, operation: str, fields: dict[str, str]) -> Action | None:
         """Return the action for this call, or None."""
         return next((fault.action for fault in self.faults if fault.applies(operation, fields)), None)
+
+    def clear(self) -> None:
+        """End all faults, and what waits because of one."""
+        for fault in self.faults:
+            fault.action.clear()
+        self.faults.clear()

@@ -161,9 +161,9 @@ async def _fault_before(
         await connections.cut(request)
         return Response(status_code=503), action.action
     if action.action == "hang" and not action.after_commit:
-        await asyncio.sleep(action.seconds)
+        await action.wait()
     if action.action == "respond" and not action.after_commit:
-        await _pause(action.seconds)
+        await action.wait()
         return _fault_response(action, request_id), action.action
     return None
 
@@ -172,9 +172,9 @@ async def _fault_after(action: Action, request: Request, response: Response, req
     if action.action == "drop_after_commit":
         await connections.cut(request)
     elif action.action == "hang" and action.after_commit:
-        await asyncio.sleep(action.seconds)
+        await action.wait()
     elif action.action == "respond" and action.after_commit:
-        await _pause(action.seconds)
+        await action.wait()
         return _fault_response(action, request_id)
     return response
 

@@ -1,10 +1,12 @@
 """Faults that a test asks for: which calls they hit and what happens to those."""
 
+import asyncio
 import itertools
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 NamedAction = Literal[
     "drop_before",
@@ -28,7 +30,8 @@ class Action(BaseModel):
     `status` without `after_commit` replaces the operation; with it, the operation happens first. `recorded`
     is for a create: the idempotency key's record holds that answer from then on. `seconds` is for the hangs
     (before or after the operation, answered normally in the end) and `drop_while_in_progress` (the operation
-    goes on that long without its client), and delays a status answer. `page_missing` empties a page
+    goes on that long without its client), and delays a status answer; clearing the faults ends the wait of
+    hangs and delays. `page_missing` empties a page
     of a listing and keeps its token, `page_token_lost` ends the listing there. `after_events` is for streams.
     """
 
@@ -42,6 +45,16 @@ class Action(BaseModel):
     recorded: bool = False
     seconds: float = Field(default=0, ge=0)
     after_events: int = Field(default=1, ge=0)
+    _cleared: asyncio.Event = PrivateAttr(default_factory=asyncio.Event)
+
+    async def wait(self) -> None:
+        """Wait for `seconds`, or until the fault is cleared."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._cleared.wait(), self.seconds)
+
+    def clear(self) -> None:
+        """End what waits."""
+        self._cleared.set()
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Action":
@@ -118,3 +131,9 @@ class Faults:
                 fault.hits += 1
                 return wanted.action
         return None
+
+    def clear(self) -> None:
+        """End all faults, and what waits because of one."""
+        for fault in self.faults:
+            fault.request.action.clear()
+        self.faults.clear()

@@ -170,9 +170,9 @@ async def _before_commit(fault: Action) -> Response | None:
     if fault.action == "drop_before":
         return DroppedResponse()
     if fault.action == "hang":
-        await asyncio.sleep(fault.seconds)
+        await fault.wait()
     if fault.status is not None and not fault.after_commit and not fault.recorded:
-        await asyncio.sleep(fault.seconds)
+        await fault.wait()
         return status_answer(fault)
     return None
 
@@ -183,9 +183,9 @@ async def _after_commit(fault: Action | None, response: Response) -> Response:
     if fault.action == "drop_after_commit":
         return DroppedResponse()
     if fault.action == "hang_after_commit":
-        await asyncio.sleep(fault.seconds)
+        await fault.wait()
     if fault.after_commit:
-        await asyncio.sleep(fault.seconds)
+        await fault.wait()
         return status_answer(fault)
     if fault.action == "idempotency_outcome_unknown":
         return ApiError(504, "Gateway Timeout").response()

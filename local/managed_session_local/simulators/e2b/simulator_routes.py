@@ -99,7 +99,7 @@ class SimulatorRoutes:
         return JSONResponse([fault.as_json() for fault in self._faults.faults])
 
     async def _clear_faults(self, _: Request) -> Response:
-        self._faults.faults.clear()
+        self._faults.clear()
         return Response(status_code=204)
 
     async def _get_templates(self, _: Request) -> Response:
