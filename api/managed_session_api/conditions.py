@@ -81,11 +81,17 @@ class Reason(StrEnum):
     NO_SESSION_TOKEN = "NoSessionToken"  # noqa: S105 - a reason, not a secret
     WORKER_START_FAILED = "WorkerStartFailed"
     WORK_LOST = "WorkLost"
+    WORK_STRANDED = "WorkStranded"
+    SESSION_STUCK = "SessionStuck"
+    RECOVERING = "Recovering"
+    API_KEY_REJECTED = "APIKeyRejected"
+    SESSION_INTERRUPTED = "SessionInterrupted"
     SESSION_ENDED = "SessionEnded"
     DUPLICATE_SESSION = "DuplicateSession"
     ENVIRONMENT_MISMATCH = "EnvironmentMismatch"
     CLEANUP_BLOCKED = "CleanupBlocked"
     KUBERNETES_REFUSED = "KubernetesRefused"
+    ENVIRONMENT_SHARED = "EnvironmentShared"
     CLAIMED = "Claimed"
     SANDBOX_CREATED = "SandboxCreated"
     SANDBOX_RESUMED = "SandboxResumed"
@@ -176,12 +182,39 @@ REASONS: dict[Reason, ReasonDoc] = {
         "The environment key is never put into a sandbox by default; see docs/security.md for the opt-in.",
     ),
     Reason.WORKER_START_FAILED: ReasonDoc(
-        "The worker could not be started in the sandbox; it is tried again.",
-        "See the message and `worker.log` in the sandbox.",
+        "The worker could not be started in the sandbox; it is tried again a bounded number of times.",
+        "See the message and `worker.log` in the sandbox. A session that takes no message any more needs "
+        "`user.interrupt`.",
     ),
     Reason.WORK_LOST: ReasonDoc(
         "The work was stopped or taken by someone else before its worker had started.",
         "Send the session another message, or `user.interrupt` if it does not accept one.",
+    ),
+    Reason.WORK_STRANDED: ReasonDoc(
+        "The session's work was acknowledged and no worker was started for it (by something that crashed); "
+        "the queue offers it to nobody. The operator stops the item.",
+        "Send the session `user.interrupt` with an API key, then the message again if it is still wanted. "
+        "With the operator's optional credential `anthropic-api-key` the interrupt is sent by itself.",
+    ),
+    Reason.SESSION_STUCK: ReasonDoc(
+        "The turn is not over, no worker lives, and no work of the session is queued: nothing would ever "
+        "happen again. The message says what the session waits for.",
+        "Send the session `user.interrupt` with an API key, then the message again if it is still wanted; if "
+        "that has no effect, archive it. With the operator's optional credential `anthropic-api-key` the "
+        "interrupt is sent by itself, at most MANAGED_SESSIONS_RECOVERY_ATTEMPTS times in a row.",
+    ),
+    Reason.RECOVERING: ReasonDoc(
+        "The session was stuck; `user.interrupt` was sent, and its work is waited for.",
+        "Nothing: it passes by itself, or becomes SessionStuck.",
+    ),
+    Reason.API_KEY_REJECTED: ReasonDoc(
+        "Anthropic refused the API key with which a stuck session was to be interrupted.",
+        "Put a valid key into the operator's credential `anthropic-api-key`, or remove it and send "
+        "`user.interrupt` yourself.",
+    ),
+    Reason.SESSION_INTERRUPTED: ReasonDoc(
+        "The operator sent `user.interrupt` to a stuck session; the turn that was stuck ended unanswered.",
+        "Send the message again if it is still wanted: the operator never does.",
     ),
     Reason.SESSION_ENDED: ReasonDoc(
         "The session was terminated, archived or deleted.",
@@ -202,6 +235,12 @@ REASONS: dict[Reason, ReasonDoc] = {
     Reason.KUBERNETES_REFUSED: ReasonDoc(
         "The API server refused or did not answer a call of the operator; it is tried again.",
         "If it stays: compare the operator's Roles with deploy/, and see the operator's log.",
+    ),
+    Reason.ENVIRONMENT_SHARED: ReasonDoc(
+        "Another installation or worker polls the same environment, so that sessions may alternate between "
+        "two sandboxes. Said by an Event of the operator's Lease and by the gauge "
+        "`managed_sessions_environment_shared`, which is 0 again once the other is gone.",
+        "Give each installation an environment of its own, and stop other workers of this one.",
     ),
     Reason.CLAIMED: ReasonDoc("Work of the session was claimed from the queue.", _WAIT),
     Reason.SANDBOX_CREATED: ReasonDoc("The session's sandbox was created.", _WAIT),

@@ -142,6 +142,17 @@ class WorkStatus(Model):
     """Starts of a worker for this claim."""
 
 
+class RecoveryStatus(Model):
+    """What is known of a session whose turn may not be over although nobody serves it."""
+
+    suspected_at: Timestamp | None = None
+    """When a claim ended without the turn being known to be over."""
+    checked_at: Timestamp | None = None
+    """When the session was last seen to wait for nobody; settles what was suspected or announced before."""
+    attempts: int = 0
+    """Attempts in a row that did not bring the turn to its end."""
+
+
 class EffectiveStatus(Model):
     """The policy in force: the spec, completed by the operator's settings."""
 
@@ -173,6 +184,7 @@ class Status(Model):
     last_event: EventStatus | None = None
     sandbox: SandboxStatus = Field(default_factory=SandboxStatus)
     work: WorkStatus = Field(default_factory=WorkStatus)
+    recovery: RecoveryStatus = Field(default_factory=RecoveryStatus)
     effective: EffectiveStatus | None = None
     turns: int = 0
     last_active_time: Timestamp | None = None

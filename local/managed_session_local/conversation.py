@@ -44,10 +44,19 @@ class Conversation:
         session = await client.beta.sessions.create(
             agent=agent_id, environment_id=environment_id, title=title or None
         )
-        conversation = cls(client, session.id, on_event)
+        async with cls.join(client, session.id, on_event=on_event) as conversation:
+            yield conversation
+
+    @classmethod
+    @asynccontextmanager
+    async def join(
+        cls, client: "AsyncAnthropic", session_id: str, *, on_event: Callable[[Any], None] = lambda _: None
+    ) -> AsyncIterator[Self]:
+        """Read the events of a session that there is, from now on, until the block ends."""
+        conversation = cls(client, session_id, on_event)
         # Before the first message: the stream brings only what happens from now on.
-        stream = await client.beta.sessions.events.stream(session.id)
-        reading = asyncio.create_task(conversation._read(stream), name=f"events of {session.id}")
+        stream = await client.beta.sessions.events.stream(session_id)
+        reading = asyncio.create_task(conversation._read(stream), name=f"events of {session_id}")
         try:
             yield conversation
         finally:

@@ -17,6 +17,7 @@ from managed_session_operator.capacity import Capacity
 from managed_session_operator.clients.events import EventRecorder
 from managed_session_operator.clients.resources import Resources
 from managed_session_operator.clients.sandboxes import Sandboxes
+from managed_session_operator.clients.session_interrupts import SessionInterrupts
 from managed_session_operator.clients.session_tokens import SessionTokens
 from managed_session_operator.clients.work_queue import SessionView, WorkQueue
 from managed_session_operator.clients.worker_runs import WorkerRuns
@@ -24,9 +25,11 @@ from managed_session_operator.failures import ConflictError, ResourceGoneError
 from managed_session_operator.metrics import Metrics
 from managed_session_operator.offers import OfferInbox
 from managed_session_operator.policy import effective_policy
+from managed_session_operator.rivals import Rivals
 from managed_session_operator.settings import OperatorSettings
 from managed_session_operator.status import Verdict, status_patch
 from managed_session_operator.store import ResourceStore
+from managed_session_operator.turns import Look
 from managed_session_operator.work_list import WorkList
 
 EXTEND_AT_FRACTION = 1 / 3
@@ -71,6 +74,12 @@ class Memory:
     """Consecutive failed steps."""
     backoff: tuple[datetime, tuple[object, ...]] | None = None
     """Until when a failed step rests, and what it was tried on: (time, what was there)."""
+    look: Look | None = None
+    """How the session stood when it was last looked at, while its turn is not known to be over."""
+    unstarted_since: datetime | None = None
+    """The first of the work lists in a row that had the session's item acknowledged, unstarted, not ours."""
+    acted_at: datetime | None = None
+    """When something was last done about a stuck session."""
     cuts: int = 0
     """Times that the worker's stream was cut since its last word."""
 
@@ -102,6 +111,7 @@ class Context:
     settings: OperatorSettings
     installation_id: str
     queue: WorkQueue
+    interrupts: SessionInterrupts
     sandboxes: Sandboxes
     runs: WorkerRuns
     resources: Resources
@@ -112,6 +122,7 @@ class Context:
     capacity: Capacity
     creation: AsyncLimiter
     metrics: Metrics
+    rivals: Rivals
     epoch: Callable[[], int]
     memories: dict[str, Memory] = field(default_factory=dict)
     work_list: WorkList | None = None
@@ -149,6 +160,7 @@ class Context:
         self.memories.clear()
         self.capacity.clear()
         self.inbox.clear()
+        self.rivals.clear()
         self.work_list = None
 
     async def write_status(

@@ -6,7 +6,7 @@ reordered or cut off; the next look at the resource takes it from there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum, auto
 
@@ -17,6 +17,7 @@ from managed_session_api.resource import EffectiveStatus, ManagedSession, OnSand
 
 from managed_session_operator.clients.worker_runs import WorkerRun
 from managed_session_operator.offers import Offer
+from managed_session_operator.stuck import Remedy, Sightings, assess
 from managed_session_operator.work_list import WorkItem
 
 
@@ -73,6 +74,10 @@ class Step(Enum):
     """Pause a sandbox that nothing needs."""
     RESOLVE_CREATE = auto()
     """A create was begun and nothing needs it any more: find out what became of it."""
+    LOOK = auto()
+    """The turn is not known to be over: read the session's newest events."""
+    RECOVER = auto()
+    """The session is stuck: stop its item and, where an API key is configured, interrupt it."""
     WAIT = auto()
     """Nothing to do now; say how it stands (`Decision.reason`)."""
 
@@ -112,6 +117,7 @@ class Surroundings:
         end_check_due: the slow check asks whether the session has ended.
         running_unexpectedly: a sweep found the sandbox running although nothing needs it.
         missing: a sweep found that E2B does not know the recorded sandbox any more.
+        sightings: what was seen of a session that nobody serves.
     """
 
     now: datetime
@@ -132,6 +138,7 @@ class Surroundings:
     running_unexpectedly: bool = False
     missing: bool = False
     start_overdue_at: datetime | None = None
+    sightings: Sightings = field(default_factory=Sightings)
 
 
 LEASE_SECONDS = 300
@@ -159,10 +166,13 @@ def lease_lives(item: WorkItem, now: datetime) -> bool:
 
 
 def has_hint(resource: ManagedSession) -> bool:
-    """Whether a run was announced that no finished turn has answered."""
-    event, finished = resource.status.last_event, resource.status.work.finished_at
+    """Whether a run was announced that no finished turn has answered and no later look has settled."""
+    event, status = resource.status.last_event, resource.status
+    settled = (status.work.finished_at, status.recovery.checked_at)
     return (
-        event is not None and event.type == RUN_STARTED and (finished is None or event.created_at > finished)
+        event is not None
+        and event.type == RUN_STARTED
+        and all(at is None or event.created_at > at for at in settled)
     )
 
 
@@ -316,14 +326,42 @@ def _rest(resource: ManagedSession, around: Surroundings) -> Decision:
         if around.now >= due:
             return Decision(Step.DELETE)
         wait_for = (due - around.now).total_seconds()
-    if work.finished_at is not None and work.exit_reason not in GIVEN_BACK and work.first_heartbeat_at:
-        lapse = (work.finished_at + timedelta(seconds=LEASE_SECONDS) - around.now).total_seconds()
-        if lapse > 0:
-            message = f"the worker ended ({work.exit_reason}) and its lease has not lapsed yet"
-            return Decision(
-                Step.WAIT, Reason.AWAITING_LEASE, message, min(lapse, wait_for) if wait_for else lapse
-            )
+    if (stuck := _stuck(resource, around)) is not None:
+        return stuck
+    if (lapse := _lease_lapses_after(resource, around.now)) > 0:
+        message = f"the worker ended ({work.exit_reason}) and its lease has not lapsed yet"
+        return Decision(
+            Step.WAIT, Reason.AWAITING_LEASE, message, min(lapse, wait_for) if wait_for else lapse
+        )
     reason = _GIVEN_UP.get(work.exit_reason or "", Reason.IDLE)
     said = resource.status.condition(ConditionType.READY)
     message = said.message if said is not None and said.reason == reason else ""
     return Decision(Step.WAIT, reason, message, wait_for)
+
+
+def _lease_lapses_after(resource: ManagedSession, now: datetime) -> float:
+    """Seconds until the lease of a worker lapses that did not give it back; 0 when there is none."""
+    work = resource.status.work
+    if work.finished_at is None or work.exit_reason in GIVEN_BACK or work.first_heartbeat_at is None:
+        return 0.0
+    return max(0.0, (work.finished_at + timedelta(seconds=LEASE_SECONDS) - now).total_seconds())
+
+
+def _stuck(resource: ManagedSession, around: Surroundings) -> Decision | None:
+    """The session may be stuck: nobody serves it, and its turn is not known to be over."""
+    found = assess(resource, around.sightings, around.now)
+    if found is None:
+        return None
+    match found.remedy:
+        case Remedy.LOOK:
+            return Decision(Step.LOOK)
+        case Remedy.RECOVER:
+            return Decision(Step.RECOVER, found.reason, found.message)
+        case Remedy.REST:
+            return Decision(Step.WAIT)
+    given_up = resource.status.work.exit_reason in _GIVEN_UP and found.reason is not Reason.IDLE
+    leased = found.reason is Reason.AWAITING_CLAIM and _lease_lapses_after(resource, around.now) > 0
+    if given_up or leased:
+        # What is known already says more.
+        return None
+    return Decision(Step.WAIT, found.reason, found.message)

@@ -50,6 +50,17 @@ class Metrics:
         self.orphans_killed = Counter(
             f"{prefix}orphans_killed", "Sandboxes killed that no resource had.", registry=self.registry
         )
+        self.recoveries = Counter(
+            f"{prefix}recoveries",
+            "What was done about stuck sessions: stranded work stopped, session interrupted.",
+            ["action"],
+            registry=self.registry,
+        )
+        self.environment_shared = Gauge(
+            f"{prefix}environment_shared",
+            "1 while somebody else serves the same environment.",
+            registry=self.registry,
+        )
         self.last_sweep = Gauge(
             f"{prefix}last_sweep_timestamp_seconds", "When the last sweep succeeded.", registry=self.registry
         )

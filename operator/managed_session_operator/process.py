@@ -12,6 +12,7 @@ from typing import Any
 
 from aiolimiter import AsyncLimiter
 from kubernetes.aio import client
+from managed_session_api.conditions import Reason
 from managed_session_api.names import resource_name
 from managed_session_runtime.credentials import Credential, CredentialDirectory
 from pydantic import SecretStr
@@ -22,6 +23,7 @@ from managed_session_operator.clients.events import EventRecorder
 from managed_session_operator.clients.kubernetes_calls import kubernetes_call
 from managed_session_operator.clients.resources import Resources
 from managed_session_operator.clients.sandboxes import Sandboxes
+from managed_session_operator.clients.session_interrupts import SessionInterrupts
 from managed_session_operator.clients.session_tokens import SessionTokens
 from managed_session_operator.clients.work_queue import WorkQueue
 from managed_session_operator.clients.worker_runs import WorkerRuns
@@ -32,6 +34,7 @@ from managed_session_operator.metrics import Metrics
 from managed_session_operator.offers import OfferInbox
 from managed_session_operator.reconcile_queue import ReconcileQueue
 from managed_session_operator.reconciler import Reconciler
+from managed_session_operator.rivals import Rivals
 from managed_session_operator.settings import OperatorSettings
 from managed_session_operator.store import ResourceStore
 from managed_session_operator.sweep import EndChecks, Sweep
@@ -69,7 +72,10 @@ class OperatorProcess:
         self._queue = ReconcileQueue(concurrency=settings.reconcile_concurrency)
         self.metrics = Metrics()
         work_queue = WorkQueue(
-            self._environment, worker_id=identity, fence=fence, timeout=settings.request_timeout_seconds
+            self._environment,
+            worker_id=f"managed-sessions-{installation_id}",
+            fence=fence,
+            timeout=settings.request_timeout_seconds,
         )
         sandboxes = Sandboxes(
             self._e2b_key,
@@ -77,10 +83,16 @@ class OperatorProcess:
             request_timeout=settings.request_timeout_seconds,
             create_timeout=settings.create_timeout_seconds,
         )
+        self._own_events = EventRecorder(api_client, settings.system_namespace, timeout=timeout)
         self._context = Context(
             settings=settings,
             installation_id=installation_id,
             queue=work_queue,
+            interrupts=SessionInterrupts(
+                lambda: self._credentials.get(Credential.ANTHROPIC_API_KEY),
+                fence=fence,
+                timeout=settings.request_timeout_seconds,
+            ),
             sandboxes=sandboxes,
             runs=WorkerRuns(
                 sandboxes,
@@ -98,6 +110,12 @@ class OperatorProcess:
                 settings.sandbox_creation_burst / settings.sandbox_creation_rate,
             ),
             metrics=self.metrics,
+            rivals=Rivals(
+                self.metrics,
+                lambda message: self._own_events.warn_about_lease(
+                    LEASE_NAME, Reason.ENVIRONMENT_SHARED, message
+                ),
+            ),
             epoch=lambda: self.leadership.epoch,
         )
         self._watching = False
@@ -121,6 +139,7 @@ class OperatorProcess:
             asyncio.create_task(self._watch(watch), name="watch"),
             asyncio.create_task(self.leadership.run(self._lead), name="leadership"),
             asyncio.create_task(self._context.events.run(), name="events"),
+            asyncio.create_task(self._own_events.run(), name="own-events"),
             asyncio.create_task(stop.wait(), name="stop"),
         }
         try:

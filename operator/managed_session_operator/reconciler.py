@@ -12,7 +12,7 @@ from managed_session_api.resource import ManagedSession, SandboxState
 from managed_session_runtime.credentials import CredentialError
 
 from managed_session_operator.context import Context
-from managed_session_operator.decisions import Decision, Step, Surroundings, claim_active, decide
+from managed_session_operator.decisions import Decision, Step, Surroundings, claim_active, decide, has_hint
 from managed_session_operator.failures import (
     ConflictError,
     Failure,
@@ -22,8 +22,9 @@ from managed_session_operator.failures import (
     retry_delay,
 )
 from managed_session_operator.status import Verdict, not_ready
-from managed_session_operator.steps import identity, running_period, sandbox, work, worker
+from managed_session_operator.steps import identity, running_period, sandbox, stuck, work, worker
 from managed_session_operator.steps.standing import stand
+from managed_session_operator.stuck import Sightings
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,8 @@ _STEPS: dict[Step, Callable[[Context, ManagedSession], Awaitable[float | None]]]
     Step.RECORD_HEARTBEAT: worker.record_heartbeat,
     Step.REATTACH: worker.reattach,
     Step.FINISH: worker.finish,
+    Step.LOOK: stuck.look,
+    Step.RECOVER: stuck.recover,
 }
 
 
@@ -183,6 +186,25 @@ class Reconciler:
                 if memory.started_at is not None
                 else None
             ),
+            sightings=self._sightings(resource, announced=expired and has_hint(resource)),
+        )
+
+    def _sightings(self, resource: ManagedSession, *, announced: bool) -> Sightings:
+        context, memory, items = (
+            self._context,
+            self._context.memory(resource.metadata.name),
+            self._context.work_list,
+        )
+        return Sightings(
+            listed_at=items.asked_at if items is not None else None,
+            item=items.of_session(resource.spec.session_id) if items is not None else None,
+            unstarted_since=memory.unstarted_since,
+            announced=announced,
+            look=memory.look,
+            acted_at=memory.acted_at,
+            can_interrupt=context.interrupts.possible,
+            attempts=context.settings.recovery_attempts,
+            sweep=timedelta(seconds=context.settings.sweep_seconds),
         )
 
     def _settle(self, resource: ManagedSession, decision: Decision) -> None:

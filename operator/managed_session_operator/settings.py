@@ -174,6 +174,12 @@ class OperatorSettings(Settings):
     worker_start_attempts: int = Field(
         default=5, ge=1, le=100, description="Starts of a worker for one claim before it is given up."
     )
+    recovery_attempts: int = Field(
+        default=3,
+        ge=0,
+        le=100,
+        description="Attempts in a row to get a stuck session going again before that is left to a person.",
+    )
     retry_scale: float = Field(
         default=1.0, gt=0, le=10, description="Factor on the delays between retries (tests make them short)."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 import time
@@ -10,15 +11,20 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from managed_session_api import names
+from managed_session_api.names import is_session_id
 from managed_session_api.resource import ManagedSession, SandboxState
 from managed_session_runtime.credentials import CredentialError
 
 from managed_session_operator.clients.sandboxes import SandboxView
 from managed_session_operator.context import Context
-from managed_session_operator.decisions import claim_active
-from managed_session_operator.failures import Failure, NotLeadingError, ResourceGoneError
+from managed_session_operator.decisions import GIVEN_BACK, claim_active
+from managed_session_operator.failures import ConflictError, Failure, NotLeadingError, ResourceGoneError
+from managed_session_operator.work_list import WorkItem
 
 logger = logging.getLogger(__name__)
+
+_POLLERS_EVERY = 5
+"""Of the slow check's questions each n-th is how many workers poll the queue."""
 
 
 class Sweep:
@@ -35,6 +41,7 @@ class Sweep:
         self._suspects: set[str] = set()
         self._running: set[str] = set()
         self._paused: set[str] = set()
+        self._unstarted: dict[str, tuple[WorkItem, datetime]] = {}
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -61,9 +68,11 @@ class Sweep:
         except (Failure, CredentialError):
             # E2B is away: a watch event may have been missed all the same.
             await self._relist()
+            await self._note_unstarted()
             self._enqueue_all()
             raise
         await self._relist()
+        await self._note_unstarted()
         by_uid = {resource.metadata.uid: resource for resource in context.store.all()}
         listed: dict[str, set[str]] = {}
         suspects: dict[str, SandboxView] = {}
@@ -106,6 +115,56 @@ class Sweep:
         except (Failure, CredentialError) as error:
             context.metrics.sweeps.labels("no_work_list").inc()
             logger.warning("work list not read", extra={"cause": str(error)})
+
+    async def _note_unstarted(self) -> None:
+        """Find acknowledged work that nobody starts: in two lists in a row, and no claim of ours."""
+        context, items = self._context, self._context.work_list
+        if items is None:
+            return
+        before, self._unstarted = self._unstarted, {}
+        foreign = {item.work_id for item in items.items if self._is_served_elsewhere(item)}
+        context.rivals.listed(foreign, items.asked_at)
+        for item in (item for item in items.items if item.unstarted):
+            resource = self._resource_of(item)
+            if resource is not None and claim_active(resource):
+                continue
+            first = before.get(item.work_id)
+            same = first is not None and first[0].acknowledged_at == item.acknowledged_at
+            since = first[1] if first is not None and same else items.asked_at
+            self._unstarted[item.work_id] = (item, since)
+            if since < items.asked_at and resource is None:
+                await self._take_in(item)
+        for resource in context.store.all():
+            found = items.of_session(resource.spec.session_id)
+            noted = self._unstarted.get(found.work_id) if found is not None else None
+            context.memory(resource.metadata.name).unstarted_since = noted[1] if noted is not None else None
+
+    def _is_served_elsewhere(self, item: WorkItem) -> bool:
+        """Whether a worker holds the item that is not, and was not just now, one of ours."""
+        if item.state != "active" or item.session_id is None:
+            return False
+        resource = self._resource_of(item)
+        return resource is None or not (
+            claim_active(resource) or resource.status.work.exit_reason not in (None, *GIVEN_BACK)
+        )
+
+    def _resource_of(self, item: WorkItem) -> ManagedSession | None:
+        store = self._context.store
+        name = store.serving_name(item.session_id) if item.session_id is not None else None
+        return store.get(name) if name is not None else None
+
+    async def _take_in(self, item: WorkItem) -> None:
+        """Make the resource of a session whose work is stranded; a stranded health check is just stopped."""
+        context = self._context
+        try:
+            if item.session_id is None or not is_session_id(item.session_id):
+                await context.queue.stop(item.work_id)
+                return
+            body = await context.resources.create(item.session_id, context.queue.environment_id)
+        except (ConflictError, ResourceGoneError, Failure) as error:
+            logger.warning("stranded work not taken in", extra={"work": item.work_id, "cause": str(error)})
+            return
+        context.store.observe(body)
 
     def _enqueue_all(self) -> None:
         for name in self._context.store.names():
@@ -198,10 +257,23 @@ class EndChecks:
     async def run(self) -> None:
         """Spend the budget until cancelled."""
         budget = self._context.settings.end_checks_per_minute
-        while budget:
+        for number in itertools.count(1):
+            if not budget:
+                break
             await asyncio.sleep(60 / budget)
-            self._ask_next()
+            if number % _POLLERS_EVERY:
+                self._ask_next()
+            else:
+                await self._count_pollers()
         await asyncio.Event().wait()
+
+    async def _count_pollers(self) -> None:
+        """Ask how many workers poll the environment's queue."""
+        context = self._context
+        try:
+            context.rivals.polled(await context.queue.workers_polling())
+        except (Failure, NotLeadingError, CredentialError) as error:
+            logger.info("the queue's pollers were not counted", extra={"cause": str(error)})
 
     def _ask_next(self) -> None:
         """Mark the idle session that was not asked about for longest, if it is due."""

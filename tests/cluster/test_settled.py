@@ -42,7 +42,8 @@ async def test_settled_session_costs_no_write_and_no_call(system: LocalSystem, r
         assert set((await system.e2b_admin.ledger()).operations) == {"list"}
         lists = (await system.e2b_admin.ledger()).operations["list"]
         operations = (await system.anthropic_admin.ledger()).operations
-        assert set(operations) == {"work.poll", "work.list"}
+        # The slow check counts the queue's pollers.
+        assert set(operations) - {"work.stats"} == {"work.poll", "work.list"}
         # One page is one call a sweep; the ledgers are read one after the other.
         assert sum(operations["work.list"].values()) <= lists + 2
         assert (await resource(system, conversation.session_id))["metadata"]["resourceVersion"] == version

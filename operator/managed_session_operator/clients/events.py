@@ -1,4 +1,4 @@
-"""Kubernetes Events about resources."""
+"""Kubernetes Events about resources and the operator itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class EventRecorder:
-    """Posts Kubernetes Events about resources, in the background and best effort.
+    """Posts the Kubernetes Events of one namespace, in the background and best effort.
 
     At most `limit` wait to be posted; more are dropped, because an Event is a courtesy and never state.
     """
@@ -34,17 +34,30 @@ class EventRecorder:
     def record(
         self, resource: ManagedSession, reason: Reason, message: str, *, warning: bool = False
     ) -> None:
-        """Queue an Event of type Normal or Warning."""
+        """Queue an Event of type Normal or Warning about a resource."""
+        about = client.V1ObjectReference(
+            api_version=names.API_VERSION,
+            kind=names.KIND,
+            name=resource.metadata.name,
+            namespace=self._namespace,
+            uid=resource.metadata.uid,
+        )
+        self._queue_event(about, reason, message, warning=warning)
+
+    def warn_about_lease(self, name: str, reason: Reason, message: str) -> None:
+        """Queue a Warning about the operator's Lease, for what concerns the installation as a whole."""
+        about = client.V1ObjectReference(
+            api_version="coordination.k8s.io/v1", kind="Lease", name=name, namespace=self._namespace
+        )
+        self._queue_event(about, reason, message, warning=True)
+
+    def _queue_event(
+        self, about: client.V1ObjectReference, reason: Reason, message: str, *, warning: bool
+    ) -> None:
         now = datetime.now(UTC).replace(microsecond=0)
         event = client.CoreV1Event(
-            metadata=client.V1ObjectMeta(generate_name=f"{resource.metadata.name}."),
-            involved_object=client.V1ObjectReference(
-                api_version=names.API_VERSION,
-                kind=names.KIND,
-                name=resource.metadata.name,
-                namespace=self._namespace,
-                uid=resource.metadata.uid,
-            ),
+            metadata=client.V1ObjectMeta(generate_name=f"{about.name}."),
+            involved_object=about,
             type="Warning" if warning else "Normal",
             reason=str(reason),
             message=message[:1000],
@@ -57,7 +70,7 @@ class EventRecorder:
         try:
             self._queue.put_nowait(event)
         except asyncio.QueueFull:
-            logger.debug("event dropped", extra={"resource": resource.metadata.name, "reason": str(reason)})
+            logger.debug("event dropped", extra={"about": about.name, "reason": str(reason)})
 
     async def run(self) -> None:
         """Post queued Events until cancelled."""

@@ -11,17 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import anthropic
-import httpx2
-from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
+from anthropic import AsyncAnthropic
 from anthropic.lib.environments import download_session_skills
 from anthropic.types.beta.sessions import BetaManagedAgentsSessionEventType
-from managed_session_api.conditions import Reason
 from managed_session_api.names import is_session_id
 from pydantic import SecretStr
 
+from managed_session_operator.clients.anthropic_wire import anthropic_failure, fenced_http_client
 from managed_session_operator.failures import Failure, Kind, NotLeadingError
 from managed_session_operator.offers import Offer, rewrap_session_token
+from managed_session_operator.turns import NEWEST_EVENTS, Turn, TurnReader
 from managed_session_operator.work_list import WorkItem, WorkList
 
 logger = logging.getLogger(__name__)
@@ -41,6 +40,9 @@ _USER_EVENTS: list[BetaManagedAgentsSessionEventType] = [
 
 _PAGE = 100
 """Items of one page of a list."""
+
+_NEWEST_PAGE = 20
+"""Events of one page where the newest are wanted: the first page holds the end of nearly every turn."""
 
 
 @dataclass(frozen=True)
@@ -82,47 +84,6 @@ def _work_item(item: Any) -> WorkItem:
     )
 
 
-def _retry_after(error: anthropic.APIStatusError) -> float | None:
-    try:
-        return float(error.response.headers.get("retry-after", ""))
-    except ValueError:
-        return None
-
-
-def _said(error: anthropic.APIStatusError) -> str:
-    body: Any = error.body
-    detail = body.get("error") if isinstance(body, dict) else None
-    text = detail.get("message") if isinstance(detail, dict) else None
-    return f"HTTP {error.status_code}" + (f": {str(text)[:200]}" if text else "")
-
-
-def _failure(operation: str, error: Exception) -> Failure:
-    """The failure that an SDK exception of `operation` means."""
-    if not isinstance(error, anthropic.APIStatusError):
-        return Failure(
-            Kind.RETRY,
-            Reason.ENVIRONMENT_UNREACHABLE,
-            f"Anthropic could not be reached for {operation} ({type(error).__name__})",
-            definite=False,
-        )
-    status = error.status_code
-    said = f"Anthropic answered {operation} with {_said(error)}"
-    if status in (401, 403):
-        kind, reason = Kind.PERSON, Reason.ENVIRONMENT_CREDENTIAL_REJECTED
-    elif status == 404 and (isinstance(error.body, dict) or not error.body):
-        kind, reason = Kind.GONE, Reason.SESSION_ENDED
-    elif status == 404:
-        # Not Anthropic's own answer (a proxy's page): it says nothing about the session.
-        kind, reason = Kind.RETRY, Reason.ENVIRONMENT_UNREACHABLE
-    elif status == 429:
-        kind, reason = Kind.QUOTA, Reason.ENVIRONMENT_UNREACHABLE
-    elif status >= 500:
-        kind, reason = Kind.RETRY, Reason.ENVIRONMENT_UNREACHABLE
-    else:
-        kind, reason = Kind.PERSON, Reason.WORK_LOST
-    return Failure(kind, reason, said, _retry_after(error), definite=status < 500, status=status)
-
-
 class WorkQueue:
     """The environment's work queue and sessions.
 
@@ -130,7 +91,7 @@ class WorkQueue:
 
     Args:
         environment: returns (environment ID, environment key), read afresh.
-        worker_id: names this process in the queue's statistics.
+        worker_id: names this installation in the queue's statistics.
         fence: raises NotLeadingError when effects must not be sent.
         timeout: seconds for one call.
     """
@@ -157,23 +118,10 @@ class WorkQueue:
                 auth_token=key.get_secret_value(),
                 timeout=self._timeout,
                 max_retries=0,
-                http_client=DefaultAsyncHttpxClient(event_hooks={"request": [self._fence_at_the_wire]}),
+                http_client=fenced_http_client(self._fence),
             )
             self._key = key
         return self._client, environment_id
-
-    async def _fence_at_the_wire(self, request: httpx2.Request) -> None:
-        """Ask again whether we lead when the connection is there and the request is about to be written.
-
-        A stop or an acknowledgement has no fence of its own at the other end, so this one is as late as
-        can be (the `trace` extension of httpx tells when).
-        """
-
-        async def trace(event: str, _: Any) -> None:
-            if event.endswith(".send_request_headers.started"):
-                self._fence()
-
-        request.extensions["trace"] = trace
 
     @property
     def environment_id(self) -> str:
@@ -202,9 +150,7 @@ class WorkQueue:
         except (Failure, NotLeadingError):
             raise
         except Exception as error:  # noqa: BLE001 - an odd answer must not end the operator
-            if isinstance(error.__cause__, NotLeadingError):
-                raise error.__cause__ from None
-            raise _failure(operation, error) from None
+            raise anthropic_failure(operation, error) from None
 
     async def poll(self, *, block_ms: int, reclaim_ms: int) -> Offer | HealthCheck | None:
         """Ask for one item.
@@ -271,6 +217,12 @@ class WorkQueue:
                     return _work_item(item)
         return None
 
+    async def workers_polling(self) -> int | None:
+        """How many workers polled the queue in the last 30 s, this one included; None where it isn't said."""
+        async with self._call("work stats") as (client, environment_id):
+            stats = await client.beta.environments.work.stats(environment_id)
+            return stats.workers_polling
+
     async def state(self, work_id: str) -> str | None:
         """The item's state in the environment's work list; None when it is not there."""
         item = await self.item(work_id)
@@ -313,6 +265,22 @@ class WorkQueue:
                 return said or page.has_next_page()
         except Failure:
             return True
+
+    async def turn(self, session_id: str) -> Turn | None:
+        """How the session's newest turn stands, by its newest events; None when there is no session."""
+        reader, seen = TurnReader(), 0
+        try:
+            async with self._call("events") as (client, _):
+                listed = client.beta.sessions.events.list(session_id, order="desc", limit=_NEWEST_PAGE)
+                async for event in listed:
+                    seen += 1
+                    if (turn := reader.read(event)) is not None or seen >= NEWEST_EVENTS:
+                        return turn or reader.end()
+        except Failure as failure:
+            if failure.kind is not Kind.GONE:
+                raise
+            return None
+        return reader.end()
 
     async def download_skills(self, session_id: str, workdir: Path) -> None:
         """Unpack the skills of the session's agent into `workdir`/skills/<name>/.

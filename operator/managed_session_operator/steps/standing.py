@@ -27,6 +27,8 @@ _PHASES = {
     Reason.SESSION_ENDED: Phase.IDLE,
     Reason.WORKER_START_FAILED: Phase.FAILED,
     Reason.NO_SESSION_TOKEN: Phase.FAILED,
+    Reason.WORK_STRANDED: Phase.FAILED,
+    Reason.SESSION_STUCK: Phase.FAILED,
 }
 _READY = frozenset({Reason.IDLE, Reason.RUNNING, Reason.AWAITING_MESSAGE})
 

@@ -82,6 +82,7 @@ async def release_unused(context: Context, resource: ManagedSession) -> float | 
         phase=phase_of(reason),
         verdicts=verdicts_of(reason, message, resource.status.sandbox.state),
         work=_unserved(resource, offer, "WorkLost" if too_late else "NoMessage", now),
+        recovery={"suspectedAt": now} if too_late else {},
     )
     context.inbox.remove(offer)
     memory = context.memory(resource.metadata.name)
@@ -211,6 +212,7 @@ async def give_up(
         phase=phase_of(reason),
         verdicts=verdicts_of(reason, message, resource.status.sandbox.state),
         work={"finishedAt": context.now(), "exitReason": exit_reason},
+        recovery={} if reason is Reason.NO_SESSION_TOKEN else {"suspectedAt": context.now()},
     )
     await context.tokens.delete(resource, resource.status.work.claim)
     if reason is not Reason.IDLE:

@@ -10,6 +10,7 @@ import e2b
 from managed_session_api.conditions import Reason
 from managed_session_api.resource import ManagedSession, SandboxState
 from managed_session_api.times import claim_name
+from managed_session_runtime.credentials import CredentialError
 
 from managed_session_operator.clients.sandboxes import SandboxView
 from managed_session_operator.clients.work_queue import SessionView
@@ -24,9 +25,13 @@ from managed_session_operator.steps.sandbox import vanished
 from managed_session_operator.steps.snapshot import saved_sandbox, saved_verdicts
 from managed_session_operator.steps.standing import phase_of, verdicts_of
 from managed_session_operator.steps.work import NO_CREDENTIAL, give_up
+from managed_session_operator.stuck import suspected
+from managed_session_operator.turns import Awaited, Look
 
 logger = logging.getLogger(__name__)
 
+RESULT_REFUSED = "ResultRefused"
+"""Exit reason of a worker whose session waits for a result that Anthropic does not take."""
 _RESTART_SECONDS = 1.0
 _RECONNECT_SECONDS = 0.1
 _STEADY_SECONDS = 60.0
@@ -216,14 +221,17 @@ async def finish(context: Context, resource: ManagedSession) -> float | None:
     if not run.heartbeat and record.reason not in GIVEN_BACK and await _is_ours_to_start(context, work.id):
         return await _start_again(context, resource, record)
     session: SessionView | Failure | None
+    over = True
     if context.inbox.get(resource.spec.session_id) is not None:
         # More work is offered already: the sandbox is needed again at once.
         session, saved = await _session(context, resource), {"state": str(SandboxState.RUNNING)}
         verdicts = []
     else:
         await context.runs.settle(name)
-        session, paused = await asyncio.gather(
-            _session(context, resource), context.sandboxes.pause(run.sandbox_id)
+        session, over, paused = await asyncio.gather(
+            _session(context, resource),
+            _is_over(context, resource),
+            context.sandboxes.pause(run.sandbox_id),
         )
         verdicts = saved_verdicts(context, resource, paused) if paused is not None else []
         context.memory(name).disconnect()
@@ -233,8 +241,17 @@ async def finish(context: Context, resource: ManagedSession) -> float | None:
     if isinstance(session, SessionView) and session.agent_id and resource.spec.agent_id is None:
         resource = await context.patch(resource, {"spec": {"agentID": session.agent_id}})
     resource = await _write_finished(
-        context, resource, record.reason, saved, record, heartbeat=run.heartbeat, verdicts=verdicts
+        context,
+        resource,
+        record.reason,
+        saved,
+        record,
+        heartbeat=run.heartbeat,
+        verdicts=verdicts,
+        over=over,
     )
+    if record.reason == RESULT_REFUSED and not over:
+        await _give_up_retries(context, resource)
     if not isinstance(session, Failure):
         await note_end(context, resource, ended=session is None or session.ended, deleted=session is None)
     return None
@@ -245,6 +262,29 @@ async def _session(context: Context, resource: ManagedSession) -> SessionView | 
         return await context.queue.session(resource.spec.session_id)
     except Failure as failure:
         return failure
+
+
+async def _is_over(context: Context, resource: ManagedSession) -> bool:
+    """Whether the turn is known to be over: a message may come between the idle decision and the stop."""
+    memory, now = context.memory(resource.metadata.name), context.now()
+    try:
+        turn = await context.queue.turn(resource.spec.session_id)
+    except (Failure, CredentialError):
+        return False
+    memory.look = Look(turn, now, now) if turn is not None else None
+    return turn is None or turn.awaited is Awaited.NOBODY
+
+
+async def _give_up_retries(context: Context, resource: ManagedSession) -> None:
+    """Stop the item of a session whose result was refused, when running the tool again is no way out.
+
+    With an API key the session is interrupted instead. Without one the lease lapses and another worker runs
+    the call again, a bounded number of times.
+    """
+    work, attempts = resource.status.work, resource.status.recovery.attempts
+    exhausted = attempts >= context.settings.recovery_attempts
+    if work.id is not None and (context.interrupts.possible or exhausted):
+        await context.queue.stop(work.id)
 
 
 async def _is_ours_to_start(context: Context, work_id: str | None) -> bool:
@@ -293,12 +333,20 @@ async def _write_finished(
     *,
     heartbeat: bool = True,
     verdicts: list[Verdict],
+    over: bool = False,
 ) -> ManagedSession:
-    """Write the turn down, with what became of its sandbox, and forget its run."""
+    """Write the turn down, with what became of its sandbox, and forget its run.
+
+    A turn that is not known to be over is looked at again.
+    """
     name, now, work = resource.metadata.name, context.now(), resource.status.work
     given_back = exit_reason in GIVEN_BACK
-    reason = Reason.IDLE if given_back else Reason.AWAITING_LEASE
-    message = "" if given_back else f"the worker ended ({exit_reason}) and its lease has not lapsed yet"
+    if given_back:
+        reason = Reason.IDLE if over else Reason.AWAITING_CLAIM
+        message = "" if over else "the worker ended and the turn is not known to be over"
+    else:
+        reason = Reason.AWAITING_LEASE
+        message = f"the worker ended ({exit_reason}) and its lease has not lapsed yet"
     first = {"firstHeartbeatAt": now} if heartbeat and work.first_heartbeat_at is None else {}
     served = heartbeat and exit_reason != "NoMessage"
     resource = await context.write_status(
@@ -307,6 +355,7 @@ async def _write_finished(
         verdicts=[*verdicts_of(reason, message, SandboxState(sandbox["state"])), *verdicts],
         work={"finishedAt": now, "exitReason": exit_reason, **first},
         sandbox=sandbox,
+        recovery=_recovery(context, resource, exit_reason, over=over),
         turns=resource.status.turns + (1 if served else 0),
         lastActiveTime=now,
     )
@@ -322,3 +371,14 @@ async def _write_finished(
         warning=not given_back,
     )
     return resource
+
+
+def _recovery(
+    context: Context, resource: ManagedSession, exit_reason: str, *, over: bool
+) -> dict[str, object]:
+    """`status.recovery` after a worker's end; nothing is written where a turn ends as it should."""
+    recovery, now = resource.status.recovery, context.now()
+    if over:
+        return {"checkedAt": now, "attempts": 0} if suspected(resource) else {}
+    again = exit_reason == RESULT_REFUSED and not context.interrupts.possible
+    return {"suspectedAt": now, "attempts": recovery.attempts + (1 if again else 0)}

@@ -42,7 +42,8 @@ def test_credentials_are_divided_among_the_pods() -> None:
         "anthropic-environment-id": "env_1",
         "anthropic-environment-key": "key",
         "e2b-api-key": "e2b_1",
-    }, "nobody but its owner needs the API key"
+        "anthropic-api-key": "sk",
+    }
 
 
 def test_sdks_own_addresses_and_the_proxy_are_passed_on_without_credentials() -> None:
