@@ -1,0 +1,150 @@
+"""When a session that nobody serves is stuck, and what is done about it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from managed_session_api.conditions import Reason
+from managed_session_api.times import to_wire
+from managed_session_operator.decisions import Step, decide
+from managed_session_operator.stuck import Sightings
+from managed_session_operator.turns import Awaited, Look, Turn
+from managed_session_operator.work_list import WorkItem
+
+from .examples import PAUSED, SESSION, ago, around, hint, offer, session, work
+
+SWEEP = timedelta(seconds=30)
+STOPPED = WorkItem(SESSION, SESSION, "stopped", ago(500))
+QUEUED = replace(STOPPED, state="queued")
+UNSTARTED = replace(STOPPED, state="starting", acknowledged_at=ago(100))
+ACTIVE = replace(UNSTARTED, state="active", latest_heartbeat_at=ago(100))
+ENDED = work(acknowledged=95, heartbeat=90, finished=80, reason="Idle")
+
+
+def status(*, suspected: float | None = 80.0, ready: Reason | None = None, **recovery: Any) -> dict[str, Any]:
+    """A paused session whose claim ended 80 s ago; `suspected` and times in `recovery` are seconds ago."""
+    known = {key: to_wire(ago(value)) if key == "checkedAt" else value for key, value in recovery.items()}
+    if suspected is not None:
+        known["suspectedAt"] = to_wire(ago(suspected))
+    found: dict[str, Any] = {"work": ENDED, "sandbox": PAUSED, "turns": 1, "recovery": known}
+    if ready is not None:
+        condition = {"type": "Ready", "status": "False", "reason": str(ready), "message": "said"}
+        found["conditions"] = [{**condition, "lastTransitionTime": to_wire(ago(60))}]
+    return found
+
+
+def look(awaited: Awaited, *, since: float, at: float = 4) -> Look:
+    return Look(Turn(awaited, "sevt_9"), ago(at), ago(since))
+
+
+def seen(**known: Any) -> Sightings:
+    """A list of 5 s ago in which the item is stopped."""
+    return Sightings(**{"listed_at": ago(5), "item": STOPPED, "sweep": SWEEP, **known})
+
+
+def step(found: dict[str, Any], sightings: Sightings, **known: Any) -> tuple[Step, Reason | None]:
+    decision = decide(session(found), around(sightings=sightings, hint_expired=True, **known))
+    return decision.step, decision.reason
+
+
+IDLE = (Step.WAIT, Reason.IDLE)
+AWAITS = (Step.WAIT, Reason.AWAITING_CLAIM)
+LOOKS = (Step.LOOK, None)
+RESTS = (Step.WAIT, None)
+STUCK = (Step.WAIT, Reason.SESSION_STUCK)
+RECOVERS = (Step.RECOVER, Reason.SESSION_STUCK)
+
+
+def test_session_whose_turn_ended_in_order_is_never_looked_at() -> None:
+    assert step(status(suspected=None), seen()) == IDLE
+    assert step(status(suspected=None), seen(item=None)) == IDLE
+    assert step(status(suspected=80, checkedAt=70), seen()) == IDLE
+
+
+def test_suspicion_waits_for_a_list_that_is_newer() -> None:
+    assert step(status(), seen(listed_at=None)) == AWAITS
+    assert step(status(), seen(listed_at=ago(90))) == AWAITS
+
+
+def test_work_that_is_queued_is_waited_for_without_a_look() -> None:
+    assert step(status(), seen(item=QUEUED)) == AWAITS
+
+
+def test_lease_of_a_dead_worker_is_left_to_lapse() -> None:
+    dead = status() | {"work": work(acknowledged=95, heartbeat=90, finished=80, reason="Crashed")}
+    assert step(dead, seen(item=ACTIVE)) == (Step.WAIT, Reason.AWAITING_LEASE)
+
+
+def test_each_sweep_looks_once() -> None:
+    assert step(status(), seen()) == LOOKS
+    assert step(status(), seen(look=look(Awaited.RESULTS, at=6, since=70))) == LOOKS
+    assert step(status(), seen(look=look(Awaited.RESULTS, since=4))) == AWAITS
+
+
+@pytest.mark.parametrize(("can_interrupt", "outcome"), [(True, RECOVERS), (False, STUCK)])
+def test_results_that_nobody_sends_are_certain_at_the_second_look(
+    can_interrupt: bool, outcome: tuple[Step, Reason]
+) -> None:
+    twice = look(Awaited.RESULTS, since=30)
+    assert step(status(), seen(look=twice, can_interrupt=can_interrupt)) == outcome
+
+
+def test_running_agent_gets_two_sweeps_without_an_event() -> None:
+    assert step(status(), seen(look=look(Awaited.AGENT, since=40), can_interrupt=True)) == AWAITS
+    assert step(status(), seen(look=look(Awaited.AGENT, since=75), can_interrupt=True)) == RECOVERS
+
+
+def test_session_that_waits_for_its_user_is_fine_and_seldom_looked_at() -> None:
+    assert step(status(), seen(look=look(Awaited.USER, since=70), can_interrupt=True)) == IDLE
+    assert step(status(), seen(look=look(Awaited.USER, at=20, since=70), can_interrupt=True)) == RESTS
+    assert step(status(), seen(look=look(Awaited.USER, at=400, since=700), can_interrupt=True)) == LOOKS
+
+
+def test_recovery_ends_after_its_attempts() -> None:
+    twice = look(Awaited.RESULTS, since=30)
+    assert step(status(attempts=2), seen(look=twice, can_interrupt=True)) == RECOVERS
+    assert step(status(attempts=3), seen(look=twice, can_interrupt=True)) == STUCK
+
+
+def test_nothing_is_done_twice_on_one_list() -> None:
+    twice = look(Awaited.RESULTS, since=30)
+    assert step(status(), seen(look=twice, can_interrupt=True, acted_at=ago(1))) == RESTS
+
+
+def test_what_is_said_of_a_stuck_session_stays_and_it_is_seldom_looked_at() -> None:
+    said = status(ready=Reason.SESSION_STUCK)
+    assert step(said, seen(look=look(Awaited.RESULTS, since=4))) == RESTS
+    assert step(said, seen(look=look(Awaited.RESULTS, at=20, since=70))) == RESTS
+    assert step(said, seen(look=look(Awaited.RESULTS, at=400, since=700))) == LOOKS
+    assert step(said, seen(look=look(Awaited.RESULTS, at=20, since=70), can_interrupt=True)) == LOOKS
+
+
+def stranded(since: datetime, **known: Any) -> Sightings:
+    return seen(item=UNSTARTED, unstarted_since=since, **known)
+
+
+def test_stranded_work_is_recovered_at_the_second_list() -> None:
+    calm = status(suspected=None)
+    assert step(calm, stranded(ago(5))) == IDLE, "it may be about to start"
+    assert step(calm, stranded(ago(35))) == LOOKS
+    for awaited in Awaited:
+        found = step(calm, stranded(ago(35), look=look(awaited, since=4)))
+        assert found == (Step.RECOVER, Reason.WORK_STRANDED)
+
+
+def test_claim_or_offer_goes_before_any_suspicion() -> None:
+    twice = seen(look=look(Awaited.RESULTS, since=30), can_interrupt=True)
+    assert step(status(), twice, offer=offer(), message_known=True)[0] is Step.CLAIM
+    serving = status() | {"work": work(acknowledged=95)}
+    assert step(serving, stranded(ago(35)))[0] is Step.PROVISION
+
+
+def test_announcement_without_work_is_looked_at_and_settled_by_the_look() -> None:
+    announced = status(suspected=None) | {"lastEvent": hint(10)}
+    assert step(announced, seen(announced=True)) == LOOKS
+    assert step(announced, seen(announced=True, item=ACTIVE)) == AWAITS, "somebody else serves it"
+    settled = status(suspected=None, checkedAt=9) | {"lastEvent": hint(10)}
+    assert step(settled, seen()) == IDLE

@@ -1,0 +1,63 @@
+"""Who has to act next in a session, by its newest events."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from managed_session_operator.turns import Awaited, read_turn
+
+
+def event(type_: str, id_: str = "", **more: Any) -> SimpleNamespace:
+    return SimpleNamespace(type=type_, id=id_ or f"sevt_{type_}", **more)
+
+
+def idle(*open_calls: str, reason: str = "requires_action") -> SimpleNamespace:
+    return event("session.status_idle", stop_reason=SimpleNamespace(type=reason, event_ids=list(open_calls)))
+
+
+def call(id_: str, permission: str = "allow", type_: str = "agent.tool_use") -> SimpleNamespace:
+    return event(type_, id_, evaluated_permission=permission)
+
+
+MESSAGE, RUNNING = event("user.message"), event("session.status_running")
+RESULT = event("user.tool_result", tool_use_id="sevt_1")
+ENDED = idle(reason="end_turn")
+ALLOWED = event("user.tool_confirmation", tool_use_id="sevt_1", result="allow")
+
+
+@pytest.mark.parametrize(
+    ("oldest_first", "awaited"),
+    [
+        ([], Awaited.NOBODY),
+        ([event("session.updated")], Awaited.NOBODY),
+        ([MESSAGE], Awaited.AGENT),
+        ([MESSAGE, RUNNING], Awaited.AGENT),
+        ([MESSAGE, RUNNING, event("agent.message"), ENDED], Awaited.NOBODY),
+        ([RUNNING, ENDED, MESSAGE], Awaited.AGENT),
+        ([RUNNING, event("session.status_rescheduled")], Awaited.AGENT),
+        ([RUNNING, call("sevt_1"), idle("sevt_1")], Awaited.RESULTS),
+        ([RUNNING, call("sevt_1"), idle("sevt_1"), RESULT], Awaited.AGENT),
+        ([RUNNING, call("sevt_1"), call("sevt_2"), idle("sevt_1", "sevt_2"), RESULT], Awaited.AGENT),
+        ([RUNNING, call("sevt_1", "ask"), idle("sevt_1")], Awaited.USER),
+        ([RUNNING, call("sevt_1", "ask"), idle("sevt_1"), ALLOWED], Awaited.RESULTS),
+        ([RUNNING, call("sevt_1", type_="agent.custom_tool_use"), idle("sevt_1")], Awaited.USER),
+        ([RUNNING, call("sevt_1", "ask"), call("sevt_2"), idle("sevt_1", "sevt_2")], Awaited.RESULTS),
+        ([idle("sevt_unseen")], Awaited.USER),
+        ([RUNNING, call("sevt_1"), idle("sevt_1"), event("user.interrupt")], Awaited.NOBODY),
+        ([RUNNING, event("user.interrupt"), ENDED, MESSAGE], Awaited.AGENT),
+        ([RUNNING, event("session.status_terminated")], Awaited.NOBODY),
+        ([RUNNING, idle(reason="retries_exhausted")], Awaited.NOBODY),
+    ],
+)
+def test_who_is_awaited(oldest_first: list[SimpleNamespace], awaited: Awaited) -> None:
+    turn = read_turn(reversed(oldest_first))
+    assert turn.awaited is awaited
+    assert turn.newest_event == (oldest_first[-1].id if oldest_first else "")
+
+
+def test_no_more_events_are_read_than_the_answer_needs() -> None:
+    newest_first = iter([event("agent.message"), ENDED, *[event("agent.message")] * 1000])
+    assert read_turn(newest_first).awaited is Awaited.NOBODY
+    assert len(list(newest_first)) == 1000
