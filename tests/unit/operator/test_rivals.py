@@ -1,0 +1,73 @@
+"""Signs of somebody else on the same environment: a warning when they last, over when they are gone."""
+
+from __future__ import annotations
+
+import pytest
+from managed_session_operator.metrics import Metrics
+from managed_session_operator.rivals import Rivals
+
+from .examples import ago
+
+
+class Watched:
+    """A `Rivals` with what it says."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.metrics = Metrics()
+        self.rivals = Rivals(self.metrics, self.warnings.append)
+
+    @property
+    def gauge(self) -> float | None:
+        return self.metrics.registry.get_sample_value("managed_sessions_environment_shared")
+
+
+@pytest.fixture
+def watched() -> Watched:
+    return Watched()
+
+
+def test_poller_beside_us_is_warned_about_once_when_it_stays(watched: Watched) -> None:
+    for count in (2, 2, 1, 2, 2):
+        watched.rivals.polled(count)
+    assert (watched.warnings, watched.gauge) == ([], 0)
+    watched.rivals.polled(2)
+    watched.rivals.polled(3)
+    assert len(watched.warnings) == 1
+    assert watched.gauge == 1
+
+
+def test_warning_ends_with_its_cause_and_comes_again_with_the_next(watched: Watched) -> None:
+    for count in (2, 2, 2, 1):
+        watched.rivals.polled(count)
+    assert watched.gauge == 0
+    for _ in range(3):
+        watched.rivals.polled(2)
+    assert len(watched.warnings) == 2
+
+
+def test_count_that_is_not_said_changes_nothing(watched: Watched) -> None:
+    for count in (2, 2, None, 2):
+        watched.rivals.polled(count)
+    assert watched.gauge == 1
+
+
+def test_work_that_others_serve_counts_in_the_second_list(watched: Watched) -> None:
+    watched.rivals.listed({"sesn_1"}, ago(60))
+    assert watched.gauge == 0
+    watched.rivals.listed({"sesn_1", "sesn_2"}, ago(30))
+    assert watched.gauge == 1
+    assert "sesn_1" in watched.warnings[0]
+    assert "sesn_2" not in watched.warnings[0]
+    watched.rivals.listed({"sesn_2"}, ago(29))
+    watched.rivals.listed(set(), ago(1))
+    assert watched.gauge == 0
+
+
+def test_nothing_is_known_after_the_lead_is_lost(watched: Watched) -> None:
+    for _ in range(3):
+        watched.rivals.polled(2)
+    watched.rivals.clear()
+    assert watched.gauge == 0
+    watched.rivals.polled(2)
+    assert watched.gauge == 0
