@@ -118,8 +118,12 @@ REASONS: dict[Reason, ReasonDoc] = {
         "Wait; `worker.log` in the sandbox says why the worker ended.",
     ),
     Reason.AWAITING_CAPACITY: ReasonDoc(
-        "All places for running sandboxes are taken, or E2B's creation rate is reached.",
-        "Raise MANAGED_SESSIONS_MAX_ACTIVE_SANDBOXES (and the E2B plan) if this is common.",
+        "Work is queued and there is no place for another running sandbox: all are taken, E2B allows fewer "
+        "at the moment, or E2B's creation rate is reached. The message says the position in the line; the "
+        "oldest is served first, and work waits in Anthropic's queue meanwhile.",
+        "Nothing: it is served when its turn comes. If it is common: raise "
+        "MANAGED_SESSIONS_MAX_ACTIVE_SANDBOXES (and the E2B plan), or lower `maxIdleSeconds`, which keeps "
+        "places taken.",
     ),
     Reason.STARTING_WORKER: ReasonDoc("The work is acknowledged and its worker is starting.", _WAIT),
     Reason.SUSPENDED: ReasonDoc(
@@ -162,9 +166,11 @@ REASONS: dict[Reason, ReasonDoc] = {
         "E2B refused the request as invalid.", "Correct the field of `spec.sandbox` that the message names."
     ),
     Reason.SANDBOX_QUOTA_EXCEEDED: ReasonDoc(
-        "E2B's limit of running sandboxes or of its creation rate is reached.",
-        "Nothing at first: it is tried again. Lower MANAGED_SESSIONS_MAX_ACTIVE_SANDBOXES below the plan's "
-        "limit, or raise the plan.",
+        "E2B refused to run this session's sandbox, because its limit of running sandboxes or of its rate is "
+        "reached. The session keeps its position in the line; others wait as `AwaitingCapacity`.",
+        "Nothing at first: it is tried again, one session at a time. If it is common: lower "
+        "MANAGED_SESSIONS_MAX_ACTIVE_SANDBOXES below what the plan leaves to this installation, or raise the "
+        "plan.",
     ),
     Reason.ENVIRONMENT_CREDENTIAL_REJECTED: ReasonDoc(
         "Anthropic refused the environment key.",

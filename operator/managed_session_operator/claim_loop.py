@@ -61,8 +61,7 @@ class ClaimLoop:
 
     def _room(self) -> int:
         """How many more items could be served."""
-        unplaced = sum(1 for name in self._inbox.resource_names() if not self._capacity.holds_for_claim(name))
-        return self._capacity.claimable - unplaced - self._polling
+        return self._capacity.claimable(self._inbox.resource_names()) - self._polling
 
     async def run(self) -> None:
         """Poll until cancelled.

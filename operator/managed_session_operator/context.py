@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import e2b
-from aiolimiter import AsyncLimiter
 from managed_session_api.conditions import Phase, Reason
+from managed_session_api.names import resource_name
 from managed_session_api.resource import EffectiveStatus, ManagedSession
 from pydantic import SecretStr
 
@@ -21,6 +21,7 @@ from managed_session_operator.clients.session_interrupts import SessionInterrupt
 from managed_session_operator.clients.session_tokens import SessionTokens
 from managed_session_operator.clients.work_queue import SessionView, WorkQueue
 from managed_session_operator.clients.worker_runs import WorkerRuns
+from managed_session_operator.creation_rate import CreationRate
 from managed_session_operator.failures import ConflictError, ResourceGoneError
 from managed_session_operator.metrics import Metrics
 from managed_session_operator.offers import OfferInbox
@@ -80,6 +81,10 @@ class Memory:
     """The first of the work lists in a row that had the session's item acknowledged, unstarted, not ours."""
     acted_at: datetime | None = None
     """When something was last done about a stuck session."""
+    position_told: WorkList | None = None
+    """The work list that the resource's position in the line was last told from."""
+    waits_for_creation: bool = False
+    """Its turn to create a sandbox did not come at once."""
     cuts: int = 0
     """Times that the worker's stream was cut since its last word."""
 
@@ -120,13 +125,14 @@ class Context:
     store: ResourceStore
     inbox: OfferInbox
     capacity: Capacity
-    creation: AsyncLimiter
+    creation: CreationRate
     metrics: Metrics
     rivals: Rivals
     epoch: Callable[[], int]
     memories: dict[str, Memory] = field(default_factory=dict)
     work_list: WorkList | None = None
     """The environment's work list as the last sweep that could have it read it."""
+    _positions: tuple[WorkList, dict[str, int]] | None = None
 
     def now(self) -> datetime:
         """The time."""
@@ -149,16 +155,29 @@ class Context:
         """The policy in force for the resource."""
         return effective_policy(resource, self.settings)
 
+    def positions(self) -> dict[str, int]:
+        """The sessions that wait for a place, by their position when the work list was read."""
+        if self.work_list is None:
+            return {}
+        if self._positions is None or self._positions[0] is not self.work_list:
+            self._positions = (self.work_list, self.work_list.positions(self._has_place))
+        return self._positions[1]
+
+    def _has_place(self, session_id: str) -> bool:
+        return self.capacity.holds(self.store.serving_name(session_id) or resource_name(session_id))
+
     async def forget(self, name: str) -> None:
         """Drop all that this process remembers of a resource that is gone."""
         await self.runs.forget(name)
         self.capacity.release(name)
+        self.creation.leave(name)
         self.memories.pop(name, None)
 
     def forget_all(self) -> None:
         """Drop everything, as a process does that leads no more."""
         self.memories.clear()
         self.capacity.clear()
+        self.creation.clear()
         self.inbox.clear()
         self.rivals.clear()
         self.work_list = None

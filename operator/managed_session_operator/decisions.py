@@ -46,6 +46,8 @@ class Step(Enum):
     """Write the offer down as the claim that is served."""
     REFRESH_TOKEN = auto()
     """A newer offer of the claim that is not acknowledged yet: keep its token."""
+    AWAIT_PLACE = auto()
+    """Its work is left in the queue until there is a place: say where it stands in the line."""
     PROVISION = auto()
     """Have the sandbox created or resumed."""
     ACKNOWLEDGE = auto()
@@ -112,6 +114,8 @@ class Surroundings:
         end_checked: the ID of the end event that Anthropic was asked about already.
         hint_seen_at: since when this process knows of the announced work.
         hint_expired: the announced work was waited for long enough.
+        hint_displaced: claimed work of another session needs the place that is held for the announced work.
+        queued: the session's work is in the queue and there is no place to serve it in.
         message_known: the session is known to have had a message.
         message_awaited_since: since when its first message has been waited for, however often it was offered.
         end_check_due: the slow check asks whether the session has ended.
@@ -132,6 +136,8 @@ class Surroundings:
     end_checked: str | None = None
     hint_seen_at: datetime | None = None
     hint_expired: bool = False
+    hint_displaced: bool = False
+    queued: bool = False
     message_known: bool = False
     message_awaited_since: datetime | None = None
     end_check_due: bool = False
@@ -300,25 +306,32 @@ def _listen(resource: ManagedSession, around: Surroundings) -> Decision:
     return Decision(Step.WAIT, Reason.RUNNING if started else Reason.STARTING_WORKER, again_after=wait)
 
 
+def _prepare(around: Surroundings) -> Decision:
+    """Work was announced: have the sandbox ready when it is offered."""
+    if not around.connected:
+        return Decision(Step.PROVISION)
+    if around.hint_seen_at is not None and around.now < around.hint_seen_at + _CLAIM_USUALLY_WITHIN:
+        return Decision(
+            Step.WAIT,
+            Reason.AWAITING_CLAIM,
+            again_after=_CLAIM_USUALLY_WITHIN.total_seconds(),
+            worth_writing=False,
+        )
+    wait = float(around.policy.attach_timeout_seconds)
+    return Decision(Step.WAIT, Reason.AWAITING_CLAIM, "waiting for the announced work", wait)
+
+
 def _rest(resource: ManagedSession, around: Surroundings) -> Decision:
     """No claim is active and none was offered."""
     sandbox, work = resource.status.sandbox, resource.status.work
-    if has_hint(resource) and not around.hint_expired:
-        if not around.connected:
-            return Decision(Step.PROVISION)
-        if around.hint_seen_at is not None and around.now < around.hint_seen_at + _CLAIM_USUALLY_WITHIN:
-            return Decision(
-                Step.WAIT,
-                Reason.AWAITING_CLAIM,
-                again_after=_CLAIM_USUALLY_WITHIN.total_seconds(),
-                worth_writing=False,
-            )
-        wait = float(around.policy.attach_timeout_seconds)
-        return Decision(Step.WAIT, Reason.AWAITING_CLAIM, "waiting for the announced work", wait)
+    if has_hint(resource) and not around.hint_expired and not around.hint_displaced:
+        return _prepare(around)
     if sandbox.state is SandboxState.CREATING:
         return Decision(Step.RESOLVE_CREATE)
     if around.connected or around.running_unexpectedly or sandbox.state is SandboxState.RUNNING:
         return Decision(Step.PAUSE)
+    if around.queued:
+        return Decision(Step.AWAIT_PLACE)
     idle_since = resource.status.last_active_time or resource.metadata.creation_timestamp
     wait_for: float | None = None
     if around.policy.idle_ttl_seconds and idle_since is not None:

@@ -37,6 +37,26 @@ class Metrics:
             f"{prefix}places_used", "Places for running sandboxes in use.", registry=self.registry
         )
         self.places = Gauge(f"{prefix}places", "Places for running sandboxes.", registry=self.registry)
+        self.places_allowed = Gauge(
+            f"{prefix}places_allowed",
+            "Places that E2B is known to allow; below managed_sessions_places after a refusal.",
+            registry=self.registry,
+        )
+        self.waiting = Gauge(
+            f"{prefix}waiting_resources",
+            "Resources that wait for a place, offered or announced.",
+            registry=self.registry,
+        )
+        self.oldest_wait = Gauge(
+            f"{prefix}oldest_wait_seconds",
+            "How long the first of them has waited.",
+            registry=self.registry,
+        )
+        self.queue_depth = Gauge(
+            f"{prefix}queue_depth",
+            "Sessions whose work waits in the queue without a place, at the last sweep.",
+            registry=self.registry,
+        )
         self.offers_waiting = Gauge(
             f"{prefix}offers_waiting", "Offers not written into a resource yet.", registry=self.registry
         )

@@ -10,7 +10,6 @@ import socket
 import uuid
 from typing import Any
 
-from aiolimiter import AsyncLimiter
 from kubernetes.aio import client
 from managed_session_api.conditions import Reason
 from managed_session_api.names import resource_name
@@ -28,6 +27,7 @@ from managed_session_operator.clients.session_tokens import SessionTokens
 from managed_session_operator.clients.work_queue import WorkQueue
 from managed_session_operator.clients.worker_runs import WorkerRuns
 from managed_session_operator.context import Context
+from managed_session_operator.creation_rate import CreationRate
 from managed_session_operator.failures import ConflictError, Failure, ResourceGoneError
 from managed_session_operator.leadership import Leadership
 from managed_session_operator.metrics import Metrics
@@ -84,6 +84,12 @@ class OperatorProcess:
             create_timeout=settings.create_timeout_seconds,
         )
         self._own_events = EventRecorder(api_client, settings.system_namespace, timeout=timeout)
+        capacity = Capacity(
+            settings.max_active_sandboxes,
+            settings.hint_capacity_percent,
+            wake=self._queue.add,
+            scale=settings.retry_scale,
+        )
         self._context = Context(
             settings=settings,
             installation_id=installation_id,
@@ -104,10 +110,9 @@ class OperatorProcess:
             events=EventRecorder(api_client, settings.namespace, timeout=timeout),
             store=ResourceStore(),
             inbox=OfferInbox(),
-            capacity=Capacity(settings.max_active_sandboxes, settings.hint_capacity_percent),
-            creation=AsyncLimiter(
-                settings.sandbox_creation_burst,
-                settings.sandbox_creation_burst / settings.sandbox_creation_rate,
+            capacity=capacity,
+            creation=CreationRate(
+                settings.sandbox_creation_rate, settings.sandbox_creation_burst, self._wants_sandbox
             ),
             metrics=self.metrics,
             rivals=Rivals(
@@ -127,6 +132,11 @@ class OperatorProcess:
 
     def _e2b_key(self) -> SecretStr:
         return self._credentials.require(Credential.E2B_API_KEY)
+
+    def _wants_sandbox(self, name: str) -> bool:
+        """Whether the resource has a place and no sandbox yet."""
+        memory = self._context.memories.get(name)
+        return self._context.capacity.holds(name) and (memory is None or memory.sandbox is None)
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """The probe's answer: the watch runs. A standby is ready too."""
@@ -189,7 +199,7 @@ class OperatorProcess:
             await self._list_all()
             for resource in context.store.all():
                 if resource.status.sandbox.state in ("Running", "Creating"):
-                    context.capacity.take_for_claim(resource.metadata.name, force=True)
+                    context.capacity.hold(resource.metadata.name)
                 queue.add(resource.metadata.name)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(queue.run(Reconciler(context).reconcile), name="reconcile")
@@ -221,9 +231,18 @@ class OperatorProcess:
     async def _report(self) -> None:
         """Keep the gauges that nobody else sets."""
         while True:
-            self.metrics.places_used.set(self._context.capacity.used)
+            self._report_waiting()
             self.metrics.offers_waiting.set(len(self._context.inbox))
             await asyncio.sleep(1)
+
+    def _report_waiting(self) -> None:
+        context, capacity, metrics = self._context, self._context.capacity, self.metrics
+        since = capacity.oldest_wait_since
+        metrics.places_used.set(capacity.used)
+        metrics.places_allowed.set(capacity.allowed)
+        metrics.waiting.set(capacity.waiting)
+        metrics.oldest_wait.set((context.now() - since).total_seconds() if since is not None else 0)
+        metrics.queue_depth.set(len(context.positions()))
 
 
 async def default_installation_id(api_client: client.ApiClient, system_namespace: str, timeout: float) -> str:

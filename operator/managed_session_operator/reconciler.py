@@ -22,7 +22,7 @@ from managed_session_operator.failures import (
     retry_delay,
 )
 from managed_session_operator.status import Verdict, not_ready
-from managed_session_operator.steps import identity, running_period, sandbox, stuck, work, worker
+from managed_session_operator.steps import identity, running_period, sandbox, stuck, waiting, work, worker
 from managed_session_operator.steps.standing import stand
 from managed_session_operator.stuck import Sightings
 
@@ -50,6 +50,7 @@ _STEPS: dict[Step, Callable[[Context, ManagedSession], Awaitable[float | None]]]
     Step.REFRESH_TOKEN: work.refresh_token,
     Step.DROP_OFFER: work.drop_offer,
     Step.ACKNOWLEDGE: work.acknowledge,
+    Step.AWAIT_PLACE: waiting.await_place,
     Step.PROVISION: sandbox.provision,
     Step.SUSPEND: sandbox.suspend,
     Step.PAUSE: sandbox.pause,
@@ -176,6 +177,8 @@ class Reconciler:
             end_checked=memory.end_checked,
             hint_seen_at=memory.hint[1] if memory.hint is not None else None,
             hint_expired=expired,
+            hint_displaced=context.capacity.displaced(name),
+            queued=self._queued(resource),
             message_known=memory.message_known or resource.status.turns > 0,
             message_awaited_since=memory.message_awaited_since,
             end_check_due=memory.end_check_due,
@@ -206,6 +209,15 @@ class Reconciler:
             attempts=context.settings.recovery_attempts,
             sweep=timedelta(seconds=context.settings.sweep_seconds),
         )
+
+    def _queued(self, resource: ManagedSession) -> bool:
+        """Whether the session's work was in the queue at the last reading, and there is no place for it."""
+        context, finished = self._context, resource.status.work.finished_at
+        listed = context.work_list
+        if listed is None or context.capacity.free or (finished is not None and listed.asked_at <= finished):
+            return False
+        item = listed.of_session(resource.spec.session_id)
+        return item is not None and item.state == "queued"
 
     def _settle(self, resource: ManagedSession, decision: Decision) -> None:
         """What is not served keeps nothing: its offer is made again by the queue, its place is for others."""
@@ -254,13 +266,19 @@ class Reconciler:
             memory.disconnect()
         state = (context.store.get(name) or resource).status.sandbox.state
         running = state in (SandboxState.RUNNING, SandboxState.CREATING)
-        if memory.sandbox is None and not running:
+        refused = failure.reason is Reason.SANDBOX_QUOTA_EXCEEDED and context.capacity.waits(name)
+        context.creation.leave(name)
+        if refused:
+            # It stands in line again, and the line knows when the next may try.
+            delay = context.capacity.wait_seconds()
+        elif memory.sandbox is None and not (running and context.capacity.holds(name)):
             # A place is for a sandbox that runs: what can't be had must not keep others from theirs.
             context.capacity.release(name)
         if failure.reason is not Reason.KUBERNETES_REFUSED:
             await self._tell(resource, failure)
         newest = context.store.get(name) or resource
-        memory.backoff = (context.now() + timedelta(seconds=delay), self._ground(newest))
+        if not refused:
+            memory.backoff = (context.now() + timedelta(seconds=delay), self._ground(newest))
         return delay
 
     async def _tell(self, resource: ManagedSession, failure: Failure) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -45,6 +45,20 @@ class WorkList:
         self.items = tuple(items)
         self.asked_at = asked_at
         self._by_session = {item.session_id: item for item in self.items if item.session_id is not None}
+
+    def positions(self, served: Callable[[str], bool]) -> dict[str, int]:
+        """The place of each waiting session in the line, from 1 on, the one queued first.
+
+        Args:
+            served: whether a queued item's session has a sandbox's place already.
+        """
+        queued = sorted(
+            (item.created_at, item.session_id)
+            for item in self._by_session.values()
+            if item.state == "queued" and item.session_id is not None
+        )
+        waiting = [session_id for _, session_id in queued if not served(session_id)]
+        return {session_id: number for number, session_id in enumerate(waiting, 1)}
 
     def of_session(self, session_id: str) -> WorkItem | None:
         """The session's item; the last one listed where there are several."""

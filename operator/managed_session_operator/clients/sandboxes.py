@@ -161,7 +161,10 @@ class Sandboxes:
             return created
 
     async def connect(self, sandbox_id: str, timeout_seconds: int) -> e2b.AsyncSandbox:
-        """Resume the sandbox if it is paused, and extend its countdown to at least `timeout_seconds`."""
+        """Resume the sandbox if it is paused, and extend its countdown to at least `timeout_seconds`.
+
+        The SDK's retries are off: a reached limit is not knocked at four times by each session.
+        """
         async with self._call("connect", self._create_timeout) as sandbox:
             connected: e2b.AsyncSandbox = await sandbox.connect(
                 sandbox_id, timeout=timeout_seconds, retries=0, request_timeout=self._create_timeout

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import e2b
 from managed_session_api import names
@@ -12,16 +14,15 @@ from managed_session_api.resource import ManagedSession, SandboxState
 
 from managed_session_operator.clients.sandboxes import SandboxView
 from managed_session_operator.context import Context, Memory
-from managed_session_operator.decisions import Decision, Step, claim_active
+from managed_session_operator.decisions import claim_active
 from managed_session_operator.failures import Failure, Kind
 from managed_session_operator.policy import idempotency_key, sandbox_marks, sandbox_wishes
 from managed_session_operator.status import workspace_lost
 from managed_session_operator.steps.snapshot import saved_sandbox, saved_verdicts
-from managed_session_operator.steps.standing import phase_of, stand, verdicts_of
+from managed_session_operator.steps.standing import phase_of, verdicts_of
+from managed_session_operator.steps.waiting import wait_for_creation, wait_for_place, waiting_since
 
 logger = logging.getLogger(__name__)
-
-_CAPACITY_SECONDS = 1.0
 
 
 async def provision(context: Context, resource: ManagedSession) -> float | None:
@@ -29,10 +30,14 @@ async def provision(context: Context, resource: ManagedSession) -> float | None:
     name = resource.metadata.name
     memory = context.memory(name)
     claimed = claim_active(resource)
-    if not (context.capacity.take_for_claim(name) if claimed else context.capacity.take_for_hint(name)):
-        await stand(context, resource, Decision(Step.WAIT, Reason.AWAITING_CAPACITY))
-        return _CAPACITY_SECONDS
-    sandbox_id = resource.status.sandbox.id
+    since, sandbox_id = waiting_since(context, resource), resource.status.sandbox.id
+    if not context.capacity.ask(name, since, announced=not claimed):
+        return await wait_for_place(context, resource)
+    if sandbox_id is None:
+        wait = await context.creation.take(name, since, announced=not claimed)
+        if wait is not None:
+            return await wait_for_creation(context, resource, wait)
+    memory.waits_for_creation = False
     ready = (
         _resume(context, resource, memory, sandbox_id)
         if sandbox_id is not None
@@ -41,6 +46,24 @@ async def provision(context: Context, resource: ManagedSession) -> float | None:
     # Beside it, since E2B takes longer: the worker's start needs to know of the agent's skills.
     await asyncio.gather(ready, _learn_session(context, resource, memory))
     return None
+
+
+@asynccontextmanager
+async def _starting(context: Context, resource: ManagedSession) -> AsyncIterator[None]:
+    """A call by which E2B runs one sandbox more: what it answers is what E2B allows."""
+    name = resource.metadata.name
+    try:
+        yield
+    except Failure as failure:
+        if failure.kind is Kind.QUOTA:
+            context.capacity.refused(
+                name,
+                waiting_since(context, resource),
+                announced=not claim_active(resource),
+                retry_after=failure.retry_after,
+            )
+        raise
+    context.capacity.started(name)
 
 
 async def _learn_session(context: Context, resource: ManagedSession, memory: Memory) -> None:
@@ -55,7 +78,8 @@ async def _learn_session(context: Context, resource: ManagedSession, memory: Mem
 async def _resume(context: Context, resource: ManagedSession, memory: Memory, sandbox_id: str) -> None:
     timeout = context.policy(resource).timeout_seconds
     try:
-        connected = await context.sandboxes.connect(sandbox_id, timeout)
+        async with _starting(context, resource):
+            connected = await context.sandboxes.connect(sandbox_id, timeout)
     except Failure as failure:
         if failure.kind is not Kind.GONE:
             raise
@@ -82,14 +106,14 @@ async def _create(context: Context, resource: ManagedSession, memory: Memory) ->
     memory.fresh_attempt = None
     if not (certainly_first and attempt == 1) and await _adopt(context, resource, memory):
         return
-    async with context.creation:
-        policy = context.policy(resource)
-        wishes = sandbox_wishes(resource, policy, attempt, context.installation_id)
-        try:
+    policy = context.policy(resource)
+    wishes = sandbox_wishes(resource, policy, attempt, context.installation_id)
+    try:
+        async with _starting(context, resource):
             created = await context.sandboxes.create(wishes, idempotency_key(resource.metadata.uid, attempt))
-        except Failure as failure:
-            await _create_failed(context, resource, memory, failure, repeated=not certainly_first)
-            return
+    except Failure as failure:
+        await _create_failed(context, resource, memory, failure, repeated=not certainly_first)
+        return
     if not certainly_first and await context.sandboxes.info(created.sandbox_id) is None:
         # The key was answered with a sandbox that has been killed since.
         await context.write_status(resource, sandbox={"state": None})
@@ -136,7 +160,9 @@ async def _adopt(context: Context, resource: ManagedSession, memory: Memory) -> 
     if not views:
         return False
     chosen = views[0]
-    connected = await context.sandboxes.connect(chosen.sandbox_id, context.policy(resource).timeout_seconds)
+    async with _starting(context, resource):
+        timeout = context.policy(resource).timeout_seconds
+        connected = await context.sandboxes.connect(chosen.sandbox_id, timeout)
     await _record(context, resource, memory, connected)
     return True
 

@@ -14,10 +14,10 @@ from managed_session_operator.context import Context
 from managed_session_operator.decisions import Decision, Step
 from managed_session_operator.offers import Offer
 from managed_session_operator.steps.standing import phase_of, stand, verdicts_of
+from managed_session_operator.steps.waiting import wait_for_place
 
 logger = logging.getLogger(__name__)
 
-_CAPACITY_SECONDS = 1.0
 NO_CREDENTIAL = "the work came without a session token, and the environment key is not given to sandboxes"
 _MESSAGE_TOO_LATE = "the first message came while the unused work was being stopped; send user.interrupt"
 _MESSAGE_SECONDS = (0.1, 0.2, 0.4, 1.0)
@@ -100,6 +100,12 @@ async def reject_offer(context: Context, resource: ManagedSession) -> float | No
     return None
 
 
+def _since(resource: ManagedSession, offer: Offer) -> datetime:
+    """Since when the offered work waits: a message may have come only while its session's offer was there."""
+    event = resource.status.last_event
+    return max(offer.offered_at, event.created_at) if event is not None else offer.offered_at
+
+
 async def claim(context: Context, resource: ManagedSession) -> float | None:
     """Keep the offer's token and write the claim down; announce a create where there is no sandbox."""
     offer = context.inbox.get(resource.spec.session_id)
@@ -118,9 +124,10 @@ async def claim(context: Context, resource: ManagedSession) -> float | None:
         return None
     if offer.secret is None and not context.settings.allow_environment_key_in_sandbox:
         return await _refuse_without_token(context, resource, offer)
-    if not context.capacity.take_for_claim(name, force=memory.sandbox is not None):
-        await stand(context, resource, Decision(Step.WAIT, Reason.AWAITING_CAPACITY))
-        return _CAPACITY_SECONDS
+    if memory.sandbox is not None:
+        context.capacity.hold(name)
+    elif not context.capacity.ask(name, _since(resource, offer)):
+        return await wait_for_place(context, resource)
     claim_id = claim_name(offer.offered_at, status.work.claim)
     await context.tokens.put(resource, claim_id, offer.secret)
     memory.token = (claim_id, offer.secret)

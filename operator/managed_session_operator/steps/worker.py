@@ -138,7 +138,7 @@ async def reattach(context: Context, resource: ManagedSession) -> float | None:
     if view is None:
         await vanished(context, resource)
         return None
-    context.capacity.take_for_claim(name, force=True)
+    context.capacity.hold(name)
     if view.paused:
         # After the worker's end by an operator that then died, by E2B's countdown, in a roll-over, by hand or
         # by an earlier leader that came late.

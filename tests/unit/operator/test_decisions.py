@@ -87,6 +87,19 @@ def test_a_hint_without_work_gives_its_sandbox_up() -> None:
     assert _step({"lastEvent": hint(100), "sandbox": CREATING}, {"hint_expired": True}) is Step.RESOLVE_CREATE
 
 
+def test_a_hint_whose_place_claimed_work_needs_gives_its_sandbox_up() -> None:
+    assert _step({"lastEvent": hint(), "sandbox": RUNNING}, {"hint_displaced": True, "connected": True}) is (
+        Step.PAUSE
+    )
+
+
+def test_a_session_whose_work_is_left_in_the_queue_says_so_and_is_not_put_away() -> None:
+    assert _step({"sandbox": PAUSED}, {"queued": True}) is Step.AWAIT_PLACE
+    assert _step({"sandbox": RUNNING}, {"queued": True, "connected": True}) is Step.PAUSE
+    forgotten = {"queued": True, "policy": policy(idle_ttl_seconds=1)}
+    assert _step({"sandbox": PAUSED}, forgotten) is Step.AWAIT_PLACE
+
+
 def test_a_run_that_a_finished_turn_has_answered_is_no_hint_any_more() -> None:
     done = {"work": work(acknowledged=50, heartbeat=40, finished=5, reason="Idle"), "sandbox": PAUSED}
     assert _step({**done, "lastEvent": hint(20)}, {}) is Step.WAIT

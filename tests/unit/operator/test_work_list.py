@@ -25,3 +25,14 @@ def test_sessions_item_is_found_by_its_session_whatever_its_own_id() -> None:
     assert listed.of_session("sesn_2") is other
     assert listed.of_session("sesn_3") is None
     assert listed.items == (ITEM, other, health)
+
+
+def test_positions_go_by_the_time_of_queueing_and_leave_out_whom_a_place_is_given_to() -> None:
+    queued = [
+        replace(ITEM, session_id=f"sesn_{age}", state="queued", created_at=NOW - timedelta(seconds=age))
+        for age in (10, 40, 20, 30)
+    ]
+    acknowledged = replace(ITEM, session_id="sesn_50", created_at=NOW - timedelta(seconds=50))
+    health = replace(queued[0], session_id=None)
+    listed = WorkList([*queued, acknowledged, health], NOW)
+    assert listed.positions("sesn_40".__eq__) == {"sesn_30": 1, "sesn_20": 2, "sesn_10": 3}
