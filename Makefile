@@ -51,9 +51,10 @@ check: setup ## Lint, format, types, direction of imports
 format: setup ## Format the code
 	$(BIN)/ruff format .
 
-bench: setup binaries ## Measure the webhook's throughput and the time to a worker's first heartbeat
+bench: setup binaries ## Measure webhook throughput, time to first heartbeat, restart with 2,000 sessions
 	$(BIN)/python benchmarks/webhook_throughput.py
 	$(BIN)/python benchmarks/time_to_first_heartbeat.py
+	$(BIN)/python benchmarks/restart_at_scale.py
 
 docs: setup ## Write the generated pages of docs/ anew
 	$(BIN)/python docs/generate.py

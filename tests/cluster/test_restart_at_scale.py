@@ -1,0 +1,30 @@
+"""An operator started with many sessions at rest; `benchmarks/restart_at_scale.py` measures the time."""
+
+from __future__ import annotations
+
+import pytest
+from managed_session_local.settled_sessions import add_settled_sessions, restart_operator
+
+from .sessions import QUICK, becomes, begin, paused
+from .systems import StartSystem
+from .waiting import eventually
+
+SESSIONS = 300
+
+
+@pytest.mark.timeout(300)
+async def test_operator_that_starts_with_many_settled_sessions_writes_none_of_them(
+    start_system: StartSystem,
+) -> None:
+    system = await start_system(operator_settings=QUICK)
+    async with begin(system) as conversation:
+        await conversation.say("Run: true")
+        await eventually("the sandbox is paused", lambda: paused(system, conversation.session_id))
+        await becomes(system, conversation.session_id, "Idle", status="True")
+        await system.operator.process.stop()
+        await add_settled_sessions(system, conversation.session_id, SESSIONS - 1)
+        restart = await restart_operator(system, timeout_seconds=200)
+        assert restart.written == []
+        assert set(restart.e2b_calls) == {"list"}
+        assert set(restart.anthropic_calls) == {"work.poll", "work.list"}
+        assert len(await system.e2b_admin.sandboxes("paused")) == SESSIONS
