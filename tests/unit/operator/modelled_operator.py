@@ -393,7 +393,7 @@ class Operator:
         if memory.token != claim:
             if world.secret != claim:
                 yield
-                if not self._watch():
+                if not self._watch(claim):
                     yield
                     world.stop()
                     yield from self._give_up("TokenLost")
@@ -407,11 +407,11 @@ class Operator:
             raise
         memory.started_at = memory.started_at or world.now
         yield
-        assert self._watch()
+        if not self._watch(claim):
+            raise RefusedError("UnknownClaim")
 
-    def _watch(self) -> bool:
+    def _watch(self, claim: str) -> bool:
         """Take up the events of the claim's worker; whether the supervisor knows it."""
-        claim = self._work["claim"]
         sandbox = self.world.watch(self.memory.connected, claim, self.memory.epoch)
         if sandbox is not None:
             self.memory.run = WorkerRun(claim, sandbox.name, accepted=True)
@@ -463,8 +463,9 @@ class Operator:
         yield from self._watch_or_finish()
 
     def _watch_or_finish(self) -> Effects:
+        claim = self._work["claim"]
         yield
-        if not self._watch():
+        if not self._watch(claim):
             yield from self._finished("WorkerVanished", "Running")
 
     def _finish(self) -> Effects:

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from managed_session_api.conditions import Reason
 from managed_session_api.events import END_TYPES, RUN_STARTED
 from managed_session_api.times import to_wire
@@ -26,6 +26,8 @@ MOST_DECISIONS = 30
 RECLAIM = timedelta(seconds=120)
 UNSERVED = {Reason.SUSPENDED, Reason.SANDBOX_VANISHED, Reason.SESSION_ENDED}
 LONG_AGO = timedelta(seconds=310)
+MOST_STAGES = 5
+RARELY = st.sampled_from([False, False, False, True])
 
 
 class Sessions(RuleBasedStateMachine):
@@ -39,6 +41,18 @@ class Sessions(RuleBasedStateMachine):
         self.suspects: set[str] = set()
         self.unneeded: set[str] = set()
         self.events = 0
+
+    @initialize(stage=st.integers(0, 5))
+    def begins(self, stage: int) -> None:
+        """In the middle of a session's life more often than at its beginning."""
+        if stage:
+            self.message(announced=False)
+        for _ in range(stage - 1):
+            self.turn_goes_on()
+        if stage == MOST_STAGES:
+            self.worker_ends("Idle")
+            self.settle()
+            self.message(announced=True)
 
     # What the operator does
 
@@ -83,6 +97,15 @@ class Sessions(RuleBasedStateMachine):
         self.settle()
 
     @precondition(lambda self: not self.world.released)
+    @rule()
+    def turn_goes_on(self) -> None:
+        """What usually comes next: an offer, its worker, the worker's heartbeat."""
+        self.poll()
+        self.look()
+        self.worker_heartbeats()
+        self.look()
+
+    @precondition(lambda self: not self.world.released)
     @rule(effects=st.integers(0, 4), frozen=st.booleans())
     def is_cut_off(self, effects: int, frozen: bool) -> None:
         """The leader dies, or freezes, before an effect of its step; another one takes over."""
@@ -91,7 +114,7 @@ class Sessions(RuleBasedStateMachine):
         if not self.settled(decision):
             series = self.operator.effects(decision.step)
             try:
-                for _ in range(effects):
+                for _ in range(effects + 1):
                     next(series)
             except (RefusedError, StopIteration):
                 return
@@ -100,6 +123,17 @@ class Sessions(RuleBasedStateMachine):
             else:
                 series.close()
         self.take_over()
+
+    @precondition(lambda self: not self.world.released)
+    @rule(effects=st.integers(0, 4), turns=st.integers(1, 3))
+    def is_frozen_for_a_while(self, effects: int, turns: int) -> None:
+        """The next leader gets on with the work, and then the frozen one thaws."""
+        self.is_cut_off(effects, frozen=True)
+        for _ in range(turns):
+            if not self.world.released:
+                self.turn_goes_on()
+        if self.frozen is not None:
+            self.thaws()
 
     @precondition(lambda self: self.frozen is not None)
     @rule()
@@ -205,14 +239,14 @@ class Sessions(RuleBasedStateMachine):
         if self.operator.memory.run is not None and self.operator.memory.run.live:
             self.operator.memory.run.cut = "cut"
 
-    @rule(suspended=st.booleans())
+    @rule(suspended=RARELY)
     def suspend(self, suspended: bool) -> None:
         self.world.suspended = suspended
         self.world.touch()
 
-    @rule(announced=st.booleans(), type_=st.sampled_from(sorted(END_TYPES)))
-    def session_ends(self, announced: bool, type_: str) -> None:
-        if self.world.released:
+    @rule(announced=st.booleans(), type_=st.sampled_from(sorted(END_TYPES)), meant=RARELY)
+    def session_ends(self, announced: bool, type_: str, meant: bool) -> None:
+        if self.world.released or not meant:
             return
         self.world.ended, self.world.item = True, None
         if announced:
@@ -220,9 +254,9 @@ class Sessions(RuleBasedStateMachine):
         else:
             self.operator.memory.end_check_due = True
 
-    @rule()
-    def resource_is_deleted(self) -> None:
-        if self.world.deleted_at is None:
+    @rule(meant=RARELY)
+    def resource_is_deleted(self, meant: bool) -> None:
+        if self.world.deleted_at is None and meant:
             self.world.deleted_at = self.world.now
             # Nothing holds a resource that is not proven ours: it is gone at once.
             self.world.released = not self.world.proven
