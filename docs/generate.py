@@ -38,7 +38,7 @@ _CREDENTIALS: dict[Credential, tuple[str, str]] = {
     Credential.E2B_API_KEY: ("operator", "API key of the E2B team that the sandboxes run in."),
     Credential.ANTHROPIC_API_KEY: (
         "operator, optional",
-        "Interrupts stuck sessions (`user.interrupt`), nothing else. Without it a condition says what to do.",
+        "Interrupts stuck sessions, and lists sessions for the slow check. See docs/security.md.",
     ),
     Credential.ANTHROPIC_WEBHOOK_SIGNING_KEY: (
         "webhook",

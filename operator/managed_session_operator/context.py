@@ -14,10 +14,10 @@ from managed_session_api.resource import EffectiveStatus, ManagedSession
 from pydantic import SecretStr
 
 from managed_session_operator.capacity import Capacity
+from managed_session_operator.clients.api_key_sessions import ApiKeySessions
 from managed_session_operator.clients.events import EventRecorder
 from managed_session_operator.clients.resources import Resources
 from managed_session_operator.clients.sandboxes import Sandboxes
-from managed_session_operator.clients.session_interrupts import SessionInterrupts
 from managed_session_operator.clients.session_tokens import SessionTokens
 from managed_session_operator.clients.work_queue import SessionView, WorkQueue
 from managed_session_operator.clients.worker_runs import WorkerRuns
@@ -116,7 +116,7 @@ class Context:
     settings: OperatorSettings
     installation_id: str
     queue: WorkQueue
-    interrupts: SessionInterrupts
+    api_key: ApiKeySessions
     sandboxes: Sandboxes
     runs: WorkerRuns
     resources: Resources

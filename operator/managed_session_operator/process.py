@@ -18,11 +18,11 @@ from pydantic import SecretStr
 
 from managed_session_operator.capacity import Capacity
 from managed_session_operator.claim_loop import ClaimLoop
+from managed_session_operator.clients.api_key_sessions import ApiKeySessions
 from managed_session_operator.clients.events import EventRecorder
 from managed_session_operator.clients.kubernetes_calls import kubernetes_call
 from managed_session_operator.clients.resources import Resources
 from managed_session_operator.clients.sandboxes import Sandboxes
-from managed_session_operator.clients.session_interrupts import SessionInterrupts
 from managed_session_operator.clients.session_tokens import SessionTokens
 from managed_session_operator.clients.work_queue import WorkQueue
 from managed_session_operator.clients.worker_runs import WorkerRuns
@@ -94,7 +94,7 @@ class OperatorProcess:
             settings=settings,
             installation_id=installation_id,
             queue=work_queue,
-            interrupts=SessionInterrupts(
+            api_key=ApiKeySessions(
                 lambda: self._credentials.get(Credential.ANTHROPIC_API_KEY),
                 fence=fence,
                 timeout=settings.request_timeout_seconds,

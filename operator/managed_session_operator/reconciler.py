@@ -205,7 +205,7 @@ class Reconciler:
             announced=announced,
             look=memory.look,
             acted_at=memory.acted_at,
-            can_interrupt=context.interrupts.possible,
+            can_interrupt=context.api_key.possible,
             attempts=context.settings.recovery_attempts,
             sweep=timedelta(seconds=context.settings.sweep_seconds),
         )

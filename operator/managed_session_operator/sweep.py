@@ -262,7 +262,7 @@ class EndChecks:
                 break
             await asyncio.sleep(60 / budget)
             if number % _POLLERS_EVERY:
-                self._ask_next()
+                await self._ask_next()
             else:
                 await self._count_pollers()
         await asyncio.Event().wait()
@@ -275,8 +275,11 @@ class EndChecks:
         except (Failure, NotLeadingError, CredentialError) as error:
             logger.info("the queue's pollers were not counted", extra={"cause": str(error)})
 
-    def _ask_next(self) -> None:
-        """Mark the idle session that was not asked about for longest, if it is due."""
+    async def _ask_next(self) -> None:
+        """Mark the idle session that was not asked about for longest, if it is due.
+
+        With an API key one paged list answers for all sessions: only those that it lacks are asked about.
+        """
         context, now = self._context, self._context.now()
         patience = timedelta(seconds=context.settings.end_check_seconds)
         due: tuple[float, str] | None = None
@@ -292,7 +295,29 @@ class EndChecks:
             if asked is None or now - asked < patience:
                 continue
             due = min(due, (asked.timestamp(), name)) if due else (asked.timestamp(), name)
-        if due is not None:
-            memory = context.memory(due[1])
-            memory.end_check_due, memory.end_asked_at = True, now
-            self._enqueue(due[1])
+        if due is None or (context.api_key.possible and await self._ask_all()):
+            return
+        self._check_end(due[1])
+
+    async def _ask_all(self) -> bool:
+        """Ask about the sessions that the list of living ones lacks; whether there was a list."""
+        context, now = self._context, self._context.now()
+        try:
+            living = await context.api_key.living()
+        except (Failure, NotLeadingError, CredentialError) as error:
+            logger.warning(
+                "sessions not listed, so they are asked about one by one", extra={"cause": str(error)}
+            )
+            return False
+        for resource in context.store.all():
+            created = resource.metadata.creation_timestamp
+            if resource.spec.session_id in living:
+                context.memory(resource.metadata.name).end_asked_at = now
+            elif resource.status.ended_at is None and created is not None and created < now:
+                self._check_end(resource.metadata.name)
+        return True
+
+    def _check_end(self, name: str) -> None:
+        memory = self._context.memory(name)
+        memory.end_check_due, memory.end_asked_at = True, self._context.now()
+        self._enqueue(name)

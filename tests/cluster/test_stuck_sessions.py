@@ -100,6 +100,21 @@ async def test_stranded_work_is_stopped_and_its_session_interrupted_and_served(s
     await serves(system, stranded.session_id)
 
 
+@WITH_KEY
+async def test_refused_api_key_is_named_and_the_session_recovered_once_it_is_replaced(
+    system: LocalSystem,
+) -> None:
+    system.operator.set_credential(API_KEY, "wrong-and-long-enough-to-be-seen")
+    stranded = await strand(system, "Run: echo never")
+    found = await becomes(system, stranded.session_id, "APIKeyRejected")
+    assert "wrong-and-long-enough" not in found["message"]
+    assert await is_stopped(system, stranded.session_id)
+    system.operator.set_credential(API_KEY, system.api_key)
+    await system.operator.restart(kill=True)
+    await becomes(system, stranded.session_id, "Idle", status="True")
+    await serves(system, stranded.session_id)
+
+
 @WITHOUT_KEY
 async def test_stranded_work_is_stopped_and_the_condition_says_what_to_do(system: LocalSystem) -> None:
     stranded = await strand(system, "Run: echo never")
@@ -264,6 +279,12 @@ async def test_announced_run_without_work_is_looked_at_once_and_settles(system: 
             type="session.status_run_started", object_id=conversation.session_id
         )
         await becomes(system, conversation.session_id, "AwaitingClaim")
+
+        async def settled() -> bool:
+            status = (await resource(system, conversation.session_id))["status"]
+            return "checkedAt" in status.get("recovery", {})
+
+        await eventually("the session was looked at", settled)
         await becomes(system, conversation.session_id, "Idle", status="True")
         await eventually("the sandbox is paused", lambda: paused(system, conversation.session_id))
         await system.anthropic_admin.clear_ledger()

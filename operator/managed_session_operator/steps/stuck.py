@@ -41,6 +41,10 @@ async def recover(context: Context, resource: ManagedSession) -> float | None:
     memory, items = context.memory(name), context.work_list
     item = items.of_session(session_id) if items is not None else None
     stranded = item is not None and item.unstarted and memory.unstarted_since is not None
+    unserved = memory.look is not None and memory.look.turn.awaited in (Awaited.AGENT, Awaited.RESULTS)
+    if unserved and not suspected(resource):
+        # Before anything is done: what is cut off here must be found again.
+        resource = await context.write_status(resource, recovery={"suspectedAt": context.now()})
     if item is not None and stranded:
         if await context.queue.state(item.work_id) != "starting":
             # It began after all, or somebody stopped it: the next list says more.
@@ -53,11 +57,10 @@ async def recover(context: Context, resource: ManagedSession) -> float | None:
         )
         context.metrics.recoveries.labels("stopped").inc()
     memory.acted_at, memory.unstarted_since = context.now(), None
-    seen = memory.look
-    if seen is None or seen.turn.awaited in (Awaited.NOBODY, Awaited.USER):
+    if not unserved:
         return None
-    recovery, now = resource.status.recovery, context.now()
-    possible = context.interrupts.possible and recovery.attempts < context.settings.recovery_attempts
+    recovery = resource.status.recovery
+    possible = context.api_key.possible and recovery.attempts < context.settings.recovery_attempts
     if possible:
         await _interrupt(context, resource)
     attempts = recovery.attempts + (1 if possible else 0)
@@ -70,7 +73,7 @@ async def recover(context: Context, resource: ManagedSession) -> float | None:
         resource,
         phase=phase_of(reason),
         verdicts=verdicts_of(reason, message, resource.status.sandbox.state),
-        recovery={"suspectedAt": now, "attempts": attempts},
+        recovery={"suspectedAt": context.now(), "attempts": attempts},
     )
     return None
 
@@ -78,7 +81,7 @@ async def recover(context: Context, resource: ManagedSession) -> float | None:
 async def _interrupt(context: Context, resource: ManagedSession) -> None:
     """Interrupt the session. A session that takes no interrupt may have ended: ask about that first."""
     try:
-        await context.interrupts.send(resource.spec.session_id)
+        await context.api_key.interrupt(resource.spec.session_id)
     except Failure as failure:
         if failure.status in (400, 404):
             context.memory(resource.metadata.name).end_check_due = True

@@ -283,7 +283,7 @@ async def _give_up_retries(context: Context, resource: ManagedSession) -> None:
     """
     work, attempts = resource.status.work, resource.status.recovery.attempts
     exhausted = attempts >= context.settings.recovery_attempts
-    if work.id is not None and (context.interrupts.possible or exhausted):
+    if work.id is not None and (context.api_key.possible or exhausted):
         await context.queue.stop(work.id)
 
 
@@ -380,5 +380,5 @@ def _recovery(
     recovery, now = resource.status.recovery, context.now()
     if over:
         return {"checkedAt": now, "attempts": 0} if suspected(resource) else {}
-    again = exit_reason == RESULT_REFUSED and not context.interrupts.possible
+    again = exit_reason == RESULT_REFUSED and not context.api_key.possible
     return {"suspectedAt": now, "attempts": recovery.attempts + (1 if again else 0)}
