@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 IMAGE ?= managed-sessions
+# Rows of the fault matrix mostly wait, so more of them run side by side than there are cores.
+FAULT_WORKERS ?= 3
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 BIN := $(VENV)/bin
@@ -10,7 +12,7 @@ PACKAGES := $(wildcard api/managed_session_api runtime/managed_session_runtime w
 	operator/managed_session_operator worker/managed_session_worker local/managed_session_local)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup binaries demo test test-unit test-cluster check format bench docs image clean
+.PHONY: help setup binaries demo test test-unit test-cluster test-faults check format bench docs image clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -41,6 +43,9 @@ test-unit: setup ## The tests that need no control plane
 
 test-cluster: setup binaries ## The tests on a real API server
 	$(BIN)/python -m pytest tests/cluster $(PYTEST_ARGS)
+
+test-faults: setup binaries ## The fault matrix: every fault by name, and whether the guarantees hold
+	$(BIN)/python -m pytest tests/faults --numprocesses=$(FAULT_WORKERS) --dist=worksteal $(PYTEST_ARGS)
 
 check: setup ## Lint, format, types, direction of imports
 	$(BIN)/ruff check .
