@@ -70,6 +70,7 @@ class Reason(StrEnum):
     WORKSPACE_ROLLED_BACK = "WorkspaceRolledBack"
     SANDBOX_CREATE_FAILED = "SandboxCreateFailed"
     SANDBOX_UNREACHABLE = "SandboxUnreachable"
+    SANDBOX_DISK_FULL = "SandboxDiskFull"
     PAUSE_FAILED = "PauseFailed"
     TEMPLATE_NOT_FOUND = "TemplateNotFound"
     SANDBOX_CREDENTIAL_REJECTED = "SandboxCredentialRejected"
@@ -150,6 +151,11 @@ REASONS: dict[Reason, ReasonDoc] = {
     Reason.SANDBOX_UNREACHABLE: ReasonDoc(
         "The sandbox exists and its commands cannot be reached; it is tried again.",
         "If it stays: see the message; deleting the resource starts afresh.",
+    ),
+    Reason.SANDBOX_DISK_FULL: ReasonDoc(
+        "The agent has filled the sandbox's disk and the room kept for us, so that no worker can be started; "
+        "it is tried again.",
+        "Remove files in the sandbox with E2B's tools; deleting the resource starts afresh.",
     ),
     Reason.PAUSE_FAILED: ReasonDoc(
         "The sandbox could not be paused; it is tried again, and E2B's own timeout bounds the cost.", _WAIT

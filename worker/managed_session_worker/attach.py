@@ -6,7 +6,8 @@
     python3 -I -S attach.py status
 
 Standard library only, and little of it: this starts once per turn, and pathlib alone would cost a third more.
-A supervisor that is not there (cold boot, out of memory) is started again, detached.
+A supervisor that is not there (cold boot, out of memory) is started again, detached; one that was stopped is
+continued, and one that does not answer is killed, so that its successor answers.
 Exit status: 0 after `exited` or `status`, 1 after `refused`, 2 for wrong arguments.
 """
 
@@ -15,7 +16,9 @@ Exit status: 0 after `exited` or `status`, 1 after `refused`, 2 for wrong argume
 import errno
 import json
 import os
+import signal
 import socket
+import struct
 import sys
 import time
 
@@ -28,11 +31,16 @@ from managed_session_worker.paths import SOCKET_NAME, Paths, within_directory
 SUPERVISOR_START_SECONDS = 60.0
 #: How long the first answer may take: the supervisor may first have to kill a superseded worker.
 FIRST_ANSWER_SECONDS = 30.0
+#: How often a silent supervisor is looked at. Found stopped twice in a row, it is continued.
+LOOK_SECONDS = 2.0
 RECONNECT_ATTEMPTS = 3
 FINAL_EVENTS = frozenset({"exited", "refused", "status"})
 MAX_REQUEST_BYTES = 256 * 1024
 
 Event = dict[str, object]
+TYPE_CHECKING = False  # typing alone would take as long as all the rest
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class RefusalError(Exception):
@@ -152,8 +160,9 @@ def _interpreter(paths: Paths) -> str:
 def converse(paths: Paths, request: Event) -> int:
     """Send `request`, copy events to stdout until the final one, and return the exit status.
 
-    A connection that ends early means that the supervisor died: the claim is then watched through its
-    successor, which knows how it ended. Events already copied are not copied again.
+    A connection that ends early means that the supervisor died, or that it gave no answer and was killed for
+    it: the claim is then watched through its successor, which knows how it ended. Events already copied are
+    not copied again.
     """
     copied: set[object] = set()
     for attempt in range(RECONNECT_ATTEMPTS):
@@ -162,11 +171,9 @@ def converse(paths: Paths, request: Event) -> int:
                 break
             request = {"command": "watch", "claim": request["claim"]}
         with connect(paths) as connection:
-            connection.settimeout(FIRST_ANSWER_SECONDS)
             try:
                 connection.sendall(json.dumps(request).encode() + b"\n")
-                for line in connection.makefile("rb"):
-                    connection.settimeout(None)
+                for line in answers(connection):
                     event = json.loads(line)
                     name = event.get("event")
                     if name in copied:
@@ -177,11 +184,48 @@ def converse(paths: Paths, request: Event) -> int:
                         return 1 if name == "refused" else 0
             except (ConnectionError, ValueError):
                 pass
-            except TimeoutError as error:
-                raise RefusalError(
-                    "StartFailed", "the supervisor accepts connections and does not answer"
-                ) from error
     raise RefusalError("StartFailed", "the supervisor ended before it answered")
+
+
+def answers(connection: socket.socket) -> "Iterator[bytes]":
+    """The supervisor's lines, until it or the connection ends. A supervisor that gives none is killed."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    supervisor = struct.unpack("3i", credentials)[0]
+    deadline = time.monotonic() + FIRST_ANSWER_SECONDS
+    answered = stopped = False
+    unfinished = b""
+    connection.settimeout(LOOK_SECONDS)
+    while True:
+        try:
+            data = connection.recv(65536)
+        except TimeoutError:
+            stopped_before, stopped = stopped, _is_stopped(supervisor)
+            if not answered and time.monotonic() > deadline:
+                _send_signal(supervisor, signal.SIGKILL)
+            elif stopped and stopped_before:
+                _send_signal(supervisor, signal.SIGCONT)
+            continue
+        if not data:
+            return
+        answered = True
+        *lines, unfinished = (unfinished + data).split(b"\n")
+        yield from lines
+
+
+def _send_signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal. Within a pause all are; that it lasts tells one that was."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False
 
 
 def write(event: Event) -> None:

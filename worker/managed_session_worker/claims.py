@@ -16,7 +16,7 @@ from managed_session_worker.protocol import Event, ExitReason, RefusedError, Sta
 from managed_session_worker.records import Ledger, Record
 from managed_session_worker.worker import marker, run_worker
 from managed_session_worker.worker_log import open_worker_log
-from managed_session_worker.workspace import give_to, remove_stale_requests
+from managed_session_worker.workspace import give_to, keep_reserve, remove_stale_requests
 
 #: How long all processes of a superseded worker may take to be gone after SIGKILL.
 KILL_SECONDS = 10.0
@@ -266,6 +266,7 @@ class Claims:
         if running is not None:
             os.close(running.reports)
         record = self._ledger.finish(reason, message, status=status)
+        keep_reserve(self._paths)
         logger.info("claim %s ended: %s", record["claim"], reason)
         self._tell(protocol.exited(record["claim"], record))
         self._listeners.pop(record["claim"], None)

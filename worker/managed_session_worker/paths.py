@@ -23,6 +23,7 @@ class Paths:
         self.interpreter = os.path.join(self.run, "interpreter")
         self.state = os.path.join(self.run, "state.json")
         self.worker_log = os.path.join(self.home, "worker.log")
+        self.reserve = os.path.join(self.home, "reserve")
         self.supervisor_log = os.path.join(self.home, "supervisor.log")
         self.workdir = os.path.join(self.root, "mnt/session")
         self.memory = os.path.join(self.root, "mnt/memory")

@@ -27,7 +27,7 @@ from managed_session_worker.isolation import (
 )
 from managed_session_worker.paths import Paths
 from managed_session_worker.server import Server
-from managed_session_worker.workspace import give_to, make_directories
+from managed_session_worker.workspace import give_to, keep_reserve, make_directories
 
 #: The template makes this user for the worker and the agent's commands.
 AGENT_ACCOUNT = "agent"
@@ -45,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level="INFO", format="%(levelname)s %(name)s: %(message)s")
     paths = Paths.from_environment()
     make_directories(paths)
+    keep_reserve(paths)
     # Held open, and with it the lock, as long as this process lives.
     lock = Path(paths.lock).open("w")  # noqa: SIM115
     try:

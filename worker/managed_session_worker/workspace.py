@@ -12,6 +12,8 @@ from managed_session_worker.worker_log import logger
 MEMORY_STORE_MARKER = ".anthropic-memory-store"
 UNSYNCHRONISED_DIRECTORY = "unsynchronised-memory"
 MAX_REPORTED_FILES = 1000
+#: Enough for a request, the state and an exit record on a disk that the agent has filled.
+RESERVE_BYTES = 256 * 1024
 
 
 def make_directories(paths: Paths) -> None:
@@ -24,6 +26,17 @@ def make_directories(paths: Paths) -> None:
     ):
         Path(directory).mkdir(parents=True, exist_ok=True)
         Path(directory).chmod(mode)
+
+
+def keep_reserve(paths: Paths) -> None:
+    """Hold some room back on the disk; the operator frees it when a start request finds none."""
+    reserve = Path(paths.reserve)
+    try:
+        with reserve.open("ab") as file:
+            os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+    except OSError as error:
+        logger.warning("no room is held back on the disk: %s", error.strerror)
+        reserve.unlink(missing_ok=True)
 
 
 def give_to(account: Account, paths: Paths) -> None:

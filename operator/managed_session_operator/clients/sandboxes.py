@@ -50,6 +50,9 @@ def _said(error: BaseException, secret: SecretStr) -> str:
     return text[:200] or type(error).__name__
 
 
+_REFUSED_CREATES = {404: Reason.TEMPLATE_NOT_FOUND, 400: Reason.SANDBOX_REQUEST_REJECTED}
+
+
 def translate(operation: str, error: Exception, secret: SecretStr) -> Failure:
     """The failure that an exception of the E2B SDK means for `operation`.
 
@@ -68,14 +71,14 @@ def translate(operation: str, error: Exception, secret: SecretStr) -> Failure:
             return Failure(Kind.RETRY, Reason.SANDBOX_CREATE_FAILED, said, status=503)
         case e2b.SandboxUnreachableException():
             return Failure(Kind.RETRY, Reason.SANDBOX_UNREACHABLE, said, definite=False)
+        case e2b.NotEnoughSpaceException():
+            return Failure(Kind.RETRY, Reason.SANDBOX_DISK_FULL, said, status=status)
         case e2b.TemplateException():
             return Failure(Kind.PERSON, Reason.TEMPLATE_NOT_FOUND, said, status=status)
     if status == 403:
         return Failure(Kind.PERSON, Reason.SANDBOX_CREDENTIAL_REJECTED, said, status=status)
-    if status == 404 and operation == "create":
-        return Failure(Kind.PERSON, Reason.TEMPLATE_NOT_FOUND, said, status=status)
-    if status == 400 and operation == "create":
-        return Failure(Kind.PERSON, Reason.SANDBOX_REQUEST_REJECTED, said, status=status)
+    if operation == "create" and status in _REFUSED_CREATES:
+        return Failure(Kind.PERSON, _REFUSED_CREATES[status], said, status=status)
     return Failure(
         Kind.RETRY,
         Reason.SANDBOX_CREATE_FAILED if operation in ("create", "connect") else Reason.SANDBOX_UNREACHABLE,

@@ -142,10 +142,24 @@ class WorkerRuns:
         Raises:
             Failure: no answer, or refused by the supervisor (reason WorkerStartFailed).
         """
+        try:
+            await self._hand_over(sandbox, request)
+        except Failure as failure:
+            if failure.reason is not Reason.SANDBOX_DISK_FULL:
+                raise
+            await self._make_room(sandbox)
+            await self._hand_over(sandbox, request)
+        return await self._attach(name, sandbox, f"start {shlex.quote(request.claim)}", request.claim)
+
+    async def _hand_over(self, sandbox: e2b.AsyncSandbox, request: StartRequest) -> None:
         path = f"{ROOT}/inbox/{request.claim}.json"
         async with self._sandboxes.data_plane("worker start"):
             await sandbox.files.write(path, request.to_line(), user=_USER)
-        return await self._attach(name, sandbox, f"start {shlex.quote(request.claim)}", request.claim)
+
+    async def _make_room(self, sandbox: e2b.AsyncSandbox) -> None:
+        """Free what the supervisor holds back on the disk, so that the agent can be served and clean up."""
+        async with self._sandboxes.data_plane("room on the disk"):
+            await sandbox.commands.run(f"rm -f {ROOT}/reserve", user=_USER)
 
     async def watch(self, name: str, sandbox: e2b.AsyncSandbox, claim: str, epoch: int) -> WorkerRun:
         """Take up the events of a worker that was started earlier; from now on `epoch` is the least heard."""

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from managed_session_worker.workspace import RESERVE_BYTES
 
 from .worker_sandbox import FIRST, SECOND, THIRD, Sandbox, alive, eventually
 from .worker_wire import Wire
@@ -177,3 +178,30 @@ def test_records_are_valid_json_on_disk_before_the_event(sandbox: Sandbox, wire:
     wire.end_turn()
     record = attach.record()
     assert json.loads(Path(sandbox.paths.exits, f"{FIRST}.json").read_text()) == record
+
+
+def test_a_supervisor_that_was_stopped_goes_on_for_whoever_starts_or_watches_a_claim(
+    sandbox: Sandbox, wire: Wire
+) -> None:
+    assert sandbox.supervisor is not None
+    sandbox.supervisor.send(signal.SIGSTOP)
+    attach = sandbox.start()
+    attach.event("heartbeat")
+    sandbox.supervisor.send(signal.SIGSTOP)
+    wire.say()
+    wire.end_turn()
+    assert attach.record()["reason"] == "Idle"
+
+
+def test_room_is_held_back_on_the_disk_and_again_after_a_claim_that_needed_it(
+    sandbox: Sandbox, wire: Wire
+) -> None:
+    reserve = Path(sandbox.paths.reserve)
+    assert reserve.stat().st_blocks * 512 >= RESERVE_BYTES
+    reserve.unlink()
+    attach = sandbox.start()
+    attach.event("heartbeat")
+    wire.say()
+    wire.end_turn()
+    attach.record()
+    assert reserve.stat().st_blocks * 512 >= RESERVE_BYTES
