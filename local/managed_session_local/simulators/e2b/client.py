@@ -15,6 +15,7 @@ class HostProcess:
     """A process inside a sandbox as the host sees it."""
 
     host_pid: int
+    parent_host_pid: int
     pid: int
     state: str
     command: str
@@ -78,7 +79,9 @@ class SimulatedSandbox:
             root=Path(raw["root"]) if raw["root"] else None,
             init_pid=raw["initPID"],
             processes=tuple(
-                HostProcess(entry["hostPID"], entry["pid"], entry["state"], entry["command"])
+                HostProcess(
+                    entry["hostPID"], entry["parentHostPID"], entry["pid"], entry["state"], entry["command"]
+                )
                 for entry in raw["processes"]
             ),
             raw=raw,
@@ -231,13 +234,14 @@ class E2BSimulatorClient:
         return await self.signal_processes(sandbox_id, signal.SIGKILL, contains)
 
     async def signal_processes(
-        self, sandbox_id: str, number: signal.Signals, contains: str = ""
+        self, sandbox_id: str, number: signal.Signals, contains: str = "", *, host_pid: int | None = None
     ) -> list[int]:
-        """Send a signal to the processes whose command line contains a text; their host PIDs."""
+        """Send a signal to the processes whose command line contains a text, or to one; their host PIDs."""
+        chosen = None if host_pid is None else [host_pid]
         raw = await self._call(
             "POST",
             f"/sandboxes/{sandbox_id}/signal",
-            json={"contains": contains, "signal": number.name},
+            json={"contains": contains, "signal": number.name, "hostPIDs": chosen},
         )
         reached: list[int] = raw["reached"]
         return reached

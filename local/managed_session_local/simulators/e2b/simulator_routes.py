@@ -180,10 +180,10 @@ class SimulatorRoutes:
             number = signal.Signals[str(body.get("signal", "SIGKILL"))]
         except KeyError as error:
             return _bad_request(error)
-        wanted = str(body.get("contains", ""))
+        wanted, chosen = str(body.get("contains", "")), body.get("hostPIDs")
         reached = []
         for process in _host_processes(sandbox):
-            if wanted in process["command"]:
+            if wanted in process["command"] and (chosen is None or process["hostPID"] in chosen):
                 with suppress(ProcessLookupError):
                     os.kill(process["hostPID"], number)
                     reached.append(process["hostPID"])
@@ -231,6 +231,7 @@ def _host_processes(sandbox: Sandbox) -> list[dict[str, Any]]:
                 found.append(
                     {
                         "hostPID": child,
+                        "parentHostPID": pid,
                         "pid": int(inside),
                         "state": state,
                         "command": b" ".join(command).decode(errors="replace"),
