@@ -51,16 +51,16 @@ class ApiCall:
 class Rule:
     """What happens to the calls that match: from call number `skip` on, `times` times (None: always).
 
-    `hold` keeps the call back until `release`; `answer` gives a status of its own; `cut` drops it;
-    `silence` accepts a watch and never says anything. With `after_commit` the API server has carried the call
-    out, and only its answer is held, replaced or lost.
+    `hold` keeps the call back until `release`, or for `seconds`; `answer` gives a status of its own; `cut`
+    drops it; `silence` accepts a watch and never says anything. With `after_commit` the API server has carried
+    the call out, and only its answer is held, replaced or lost.
     """
 
     matches: Callable[[ApiCall], bool]
     action: Literal["hold", "answer", "cut", "silence"]
     after_commit: bool = False
     status: int = 503
-    body: Any = None
+    seconds: float | None = None
     times: int | None = 1
     skip: int = 0
     hits: int = 0
@@ -76,7 +76,8 @@ class Rule:
 
     async def wait_for_release(self) -> bool:
         """Wait; whether the call goes on."""
-        await self._released.wait()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._released.wait(), self.seconds)
         return self._forward
 
     def take(self, call: ApiCall) -> bool:
@@ -135,6 +136,10 @@ class ApiServerProxy:
     def hold(self, matches: Callable[[ApiCall], bool], *, after_commit: bool = False, skip: int = 0) -> Rule:
         """Hold the next call that matches."""
         return self._add(Rule(matches, "hold", after_commit=after_commit, skip=skip))
+
+    def slow(self, matches: Callable[[ApiCall], bool], seconds: float) -> Rule:
+        """Let each call that matches take so much longer."""
+        return self._add(Rule(matches, "hold", seconds=seconds, times=None))
 
     def answer(
         self,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from .families import operator_killed
+from .families import kubernetes_calls, operator_killed
 from .row import Row
 
 ROWS: list[Row] = sorted(
     [
         *operator_killed.ROWS,
+        *kubernetes_calls.ROWS,
     ],
     key=lambda row: row.arrangement.name,
 )
