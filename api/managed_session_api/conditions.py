@@ -78,6 +78,7 @@ class Reason(StrEnum):
     SANDBOX_QUOTA_EXCEEDED = "SandboxQuotaExceeded"
     ENVIRONMENT_CREDENTIAL_REJECTED = "EnvironmentCredentialRejected"
     ENVIRONMENT_UNREACHABLE = "EnvironmentUnreachable"
+    ENVIRONMENT_UNAVAILABLE = "EnvironmentUnavailable"
     CREDENTIAL_MISSING = "CredentialMissing"
     NO_SESSION_TOKEN = "NoSessionToken"  # noqa: S105 - a reason, not a secret
     WORKER_START_FAILED = "WorkerStartFailed"
@@ -185,6 +186,12 @@ REASONS: dict[Reason, ReasonDoc] = {
     ),
     Reason.ENVIRONMENT_UNREACHABLE: ReasonDoc(
         "Anthropic's API did not answer; it is tried again.", "If it stays: egress from the operator's pod."
+    ),
+    Reason.ENVIRONMENT_UNAVAILABLE: ReasonDoc(
+        "The environment's work queue answers every poll with 404, or refuses the polls: the environment may "
+        "have been archived or deleted. Also an Event of the operator's Lease.",
+        "Look at the environment in the Claude Console; put the ID of one that is served, and its key, into "
+        "the operator's credentials. Sessions of an archived environment are not served any more.",
     ),
     Reason.CREDENTIAL_MISSING: ReasonDoc(
         "A credential that the operator needs is not there.", "Add the file that the message names."

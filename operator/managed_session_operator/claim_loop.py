@@ -22,6 +22,8 @@ _FIRST_WINDOW_MARGIN = 5.0
 _MOST_GONE = 20
 """Polls in a row answered 404 before that may be a wrong environment rather than ended sessions."""
 _GONE_SECONDS = 1.0
+_MOST_REFUSED = 3
+"""Polls in a row refused as invalid (not for their key) before that is taken for the environment's state."""
 
 
 class ClaimLoop:
@@ -35,6 +37,7 @@ class ClaimLoop:
         inbox: where offers go.
         capacity: bounds how much is asked for.
         on_offer: called with the ID of the session that an offer is for.
+        on_trouble: called with what the queue says when it serves nobody, and with None when it does.
         settings: windows and concurrency.
         metrics: counts polls.
     """
@@ -45,6 +48,7 @@ class ClaimLoop:
         inbox: OfferInbox,
         capacity: Capacity,
         on_offer: Callable[[str], None],
+        on_trouble: Callable[[str | None], None],
         settings: OperatorSettings,
         metrics: Metrics,
     ) -> None:
@@ -52,6 +56,8 @@ class ClaimLoop:
         self._inbox = inbox
         self._capacity = capacity
         self._on_offer = on_offer
+        self._on_trouble = on_trouble
+        self._trouble = False
         self._settings = settings
         self._metrics = metrics
         self._failures = 0
@@ -118,6 +124,7 @@ class ClaimLoop:
         finally:
             self._polling -= 1
         self._failures = self._gone = 0
+        self._note_trouble(None)
         if item is None:
             self._metrics.polls.labels("empty").inc()
             return False
@@ -135,14 +142,27 @@ class ClaimLoop:
         """An entry of a session that is gone was consumed: the queue goes on, slower if it stays so."""
         self._gone += 1
         self._metrics.polls.labels("gone").inc()
-        if self._gone > _MOST_GONE:
-            if self._gone == _MOST_GONE + 1:
-                logger.warning("the queue answers 404 again and again", extra={"cause": str(failure)})
-            await asyncio.sleep(_GONE_SECONDS * self._settings.retry_scale)
-        return True
+        if self._gone <= _MOST_GONE:
+            return True
+        self._note_trouble(failure)
+        await asyncio.sleep(_GONE_SECONDS * self._settings.retry_scale)
+        return False
+
+    def _note_trouble(self, failure: Failure | None) -> None:
+        """Say once that the queue serves nobody any more, and once that it does again."""
+        if (failure is not None) == self._trouble:
+            return
+        self._trouble = failure is not None
+        if failure is not None:
+            logger.warning("the queue serves nobody", extra={"cause": failure.message})
+        else:
+            logger.info("the queue answers again")
+        self._on_trouble(failure.message if failure is not None else None)
 
     async def _back_off(self, failure: Failure) -> None:
         self._failures += 1
+        if failure.kind is Kind.PERSON and failure.status == 400 and self._failures >= _MOST_REFUSED:
+            self._note_trouble(failure)
         delay = retry_delay(failure, self._failures, self._settings.retry_scale)
         self._metrics.failures.labels(str(failure.reason)).inc()
         await self._back_off_for(str(failure), delay)

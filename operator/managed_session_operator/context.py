@@ -129,6 +129,8 @@ class Context:
     metrics: Metrics
     rivals: Rivals
     epoch: Callable[[], int]
+    queue_trouble: str | None = None
+    """What the environment's queue says while it serves nobody."""
     memories: dict[str, Memory] = field(default_factory=dict)
     work_list: WorkList | None = None
     """The environment's work list as the last sweep that could have it read it."""

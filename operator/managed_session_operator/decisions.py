@@ -122,6 +122,7 @@ class Surroundings:
         running_unexpectedly: a sweep found the sandbox running although nothing needs it.
         missing: a sweep found that E2B does not know the recorded sandbox any more.
         sightings: what was seen of a session that nobody serves.
+        queue_trouble: what the environment's queue says while it serves nobody.
     """
 
     now: datetime
@@ -143,6 +144,7 @@ class Surroundings:
     end_check_due: bool = False
     running_unexpectedly: bool = False
     missing: bool = False
+    queue_trouble: str | None = None
     start_overdue_at: datetime | None = None
     sightings: Sightings = field(default_factory=Sightings)
 
@@ -323,8 +325,9 @@ def _prepare(around: Surroundings) -> Decision:
 
 def _rest(resource: ManagedSession, around: Surroundings) -> Decision:
     """No claim is active and none was offered."""
-    sandbox, work = resource.status.sandbox, resource.status.work
-    if has_hint(resource) and not around.hint_expired and not around.hint_displaced:
+    sandbox = resource.status.sandbox
+    hinted = has_hint(resource) and not around.hint_expired and not around.hint_displaced
+    if hinted and around.queue_trouble is None:
         return _prepare(around)
     if sandbox.state is SandboxState.CREATING:
         return Decision(Step.RESOLVE_CREATE)
@@ -339,6 +342,14 @@ def _rest(resource: ManagedSession, around: Surroundings) -> Decision:
         if around.now >= due:
             return Decision(Step.DELETE)
         wait_for = (due - around.now).total_seconds()
+    return _still(resource, around, wait_for)
+
+
+def _still(resource: ManagedSession, around: Surroundings, wait_for: float | None) -> Decision:
+    """Nothing runs and nothing is offered: why, and when to look again (`wait_for` seconds at most)."""
+    work = resource.status.work
+    if around.queue_trouble is not None and has_hint(resource):
+        return Decision(Step.WAIT, Reason.ENVIRONMENT_UNAVAILABLE, around.queue_trouble, wait_for)
     if (stuck := _stuck(resource, around)) is not None:
         return stuck
     if (lapse := _lease_lapses_after(resource, around.now)) > 0:

@@ -17,6 +17,11 @@ class Metrics:
         self.polls = Counter(
             f"{prefix}polls", "Polls of the work queue by outcome.", ["outcome"], registry=self.registry
         )
+        self.queue_unavailable = Gauge(
+            f"{prefix}queue_unavailable",
+            "1 while the environment's queue refuses every poll or answers 404.",
+            registry=self.registry,
+        )
         self.steps = Counter(f"{prefix}steps", "Steps taken.", ["step"], registry=self.registry)
         self.failures = Counter(
             f"{prefix}step_failures", "Steps that failed, by reason.", ["reason"], registry=self.registry

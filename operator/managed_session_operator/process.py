@@ -186,12 +186,28 @@ class OperatorProcess:
     def _offered(self, session_id: str) -> None:
         self._queue.add(self._context.store.serving_name(session_id) or resource_name(session_id))
 
+    def _queue_trouble(self, cause: str | None) -> None:
+        """Note what the queue says while it serves nobody: the sessions that wait say it too."""
+        context = self._context
+        context.queue_trouble = cause
+        self.metrics.queue_unavailable.set(0 if cause is None else 1)
+        if cause is not None:
+            self._own_events.warn_about_lease(LEASE_NAME, Reason.ENVIRONMENT_UNAVAILABLE, cause)
+        for name in context.store.names():
+            self._enqueue(name)
+
     async def _lead(self) -> None:
         """What the leader does, until it is cancelled."""
         context, queue = self._context, self._queue
         sweep, checks = Sweep(context, queue.add), EndChecks(context, queue.add)
         claims = ClaimLoop(
-            context.queue, context.inbox, context.capacity, self._offered, self._settings, self.metrics
+            context.queue,
+            context.inbox,
+            context.capacity,
+            self._offered,
+            self._queue_trouble,
+            self._settings,
+            self.metrics,
         )
         self.metrics.leading.set(1)
         self.metrics.places.set(context.capacity.limit)

@@ -184,6 +184,7 @@ class Reconciler:
             end_check_due=memory.end_check_due,
             running_unexpectedly=memory.running_unexpectedly,
             missing=memory.missing,
+            queue_trouble=context.queue_trouble,
             start_overdue_at=(
                 memory.started_at + timedelta(seconds=context.settings.worker_start_timeout_seconds)
                 if memory.started_at is not None

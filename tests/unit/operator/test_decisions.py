@@ -351,3 +351,12 @@ def test_a_frozen_worker_may_go_on_while_the_item_is_its_own_and_the_lease_lives
     beat = None if beat_seconds_ago is None else ago(beat_seconds_ago)
     item = WorkItem(SESSION, SESSION, state, created_at=ago(900), latest_heartbeat_at=beat)
     assert lease_lives(item, NOW) is lives
+
+
+def test_a_session_whose_environment_serves_nobody_says_so_and_is_not_provisioned() -> None:
+    trouble = {"queue_trouble": "HTTP 404: Environment not found"}
+    waiting = decide(session({"lastEvent": hint(), "sandbox": PAUSED}), around(**trouble))
+    assert (waiting.step, waiting.reason) == (Step.WAIT, Reason.ENVIRONMENT_UNAVAILABLE)
+    assert _step({"lastEvent": hint(), "sandbox": RUNNING}, trouble) is Step.PAUSE
+    settled = decide(session({"sandbox": PAUSED}), around(**trouble))
+    assert settled.reason is Reason.IDLE
