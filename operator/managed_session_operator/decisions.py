@@ -168,9 +168,10 @@ _GIVEN_UP = {
 
 
 def lease_lives(item: WorkItem, now: datetime) -> bool:
-    """Whether the item is still its worker's, so that a worker which was only frozen may go on."""
+    """Whether the item is still its worker's, so that a worker that was only frozen may go on, or stop."""
     beat = item.latest_heartbeat_at
-    return item.state == "active" and (beat is None or now < beat + timedelta(seconds=LEASE_SECONDS))
+    unlapsed = beat is None or now < beat + timedelta(seconds=LEASE_SECONDS)
+    return item.state in ("active", "stopping") and unlapsed
 
 
 def has_hint(resource: ManagedSession) -> bool:

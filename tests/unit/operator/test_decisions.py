@@ -342,7 +342,7 @@ def test_a_worker_that_has_ended_or_not_begun_needs_no_roll_over() -> None:
         ("active", None, True),
         ("queued", 10, False),
         ("stopped", 10, False),
-        ("stopping", 10, False),
+        ("stopping", 10, True),
     ],
 )
 def test_a_frozen_worker_may_go_on_while_the_item_is_its_own_and_the_lease_lives(
