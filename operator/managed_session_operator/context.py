@@ -178,6 +178,7 @@ class Context:
     def forget_all(self) -> None:
         """Drop everything, as a process does that leads no more."""
         self.memories.clear()
+        self.queue_trouble = None
         self.capacity.clear()
         self.creation.clear()
         self.inbox.clear()

@@ -225,6 +225,7 @@ class OperatorProcess:
                 tasks.create_task(self._report(), name="report")
         finally:
             self.metrics.leading.set(0)
+            self.metrics.queue_unavailable.set(0)
             queue.clear()
             with contextlib.suppress(Exception):
                 await context.runs.close()
