@@ -70,7 +70,7 @@ OPERATOR_EXITS: dict[str, str] = {
     "NoMessage": "A session without any message was offered, and none came within attachTimeoutSeconds.",
     "NoSessionToken": "The work came without a session token; the environment key is not given to sandboxes.",
     "Released": "The worker had ended and given its work back before the operator could read how.",
-    "SandboxPaused": "The sandbox was found paused after the lease had lapsed; its worker ends when it thaws.",
+    "SandboxPaused": "The sandbox was found paused after its lease had lapsed; the worker ends at the thaw.",
     "SandboxVanished": "E2B does not know the sandbox any more; the worker went with it.",
     "StartFailed": "No start of the worker reached a first heartbeat; the work was stopped.",
     "Suspended": "`spec.lifecycle.suspend` was set; the worker was killed.",
