@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -123,3 +123,10 @@ def read_turn(events: Iterable[Any]) -> Turn:
         if (turn := reader.read(event)) is not None:
             return turn
     return reader.end()
+
+
+def is_oldest_first(events: Sequence[Any]) -> bool:
+    """Whether events that were asked for newest first came in the other order."""
+    known = [getattr(event, "processed_at", None) for event in events]
+    times = [at for at in known if isinstance(at, datetime)]
+    return len(times) > 1 and times[0] < times[-1]

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from managed_session_operator.clients.anthropic_wire import anthropic_failure, fenced_http_client
 from managed_session_operator.failures import Failure, Kind, NotLeadingError
 from managed_session_operator.offers import Offer, rewrap_session_token
-from managed_session_operator.turns import NEWEST_EVENTS, Turn, TurnReader
+from managed_session_operator.turns import NEWEST_EVENTS, Turn, TurnReader, is_oldest_first, read_turn
 from managed_session_operator.work_list import WorkItem, WorkList
 
 logger = logging.getLogger(__name__)
@@ -268,19 +268,22 @@ class WorkQueue:
 
     async def turn(self, session_id: str) -> Turn | None:
         """How the session's newest turn stands, by its newest events; None when there is no session."""
-        reader, seen = TurnReader(), 0
         try:
             async with self._call("events") as (client, _):
-                listed = client.beta.sessions.events.list(session_id, order="desc", limit=_NEWEST_PAGE)
-                async for event in listed:
+                page = await client.beta.sessions.events.list(session_id, order="desc", limit=_NEWEST_PAGE)
+                if is_oldest_first(page.data):
+                    # The order was not heeded: taken for the newest, old events would call a session stuck.
+                    return read_turn(reversed([event async for event in page]))
+                reader, seen = TurnReader(), 0
+                async for event in page:
                     seen += 1
                     if (turn := reader.read(event)) is not None or seen >= NEWEST_EVENTS:
                         return turn or reader.end()
+                return reader.end()
         except Failure as failure:
             if failure.kind is not Kind.GONE:
                 raise
             return None
-        return reader.end()
 
     async def download_skills(self, session_id: str, workdir: Path) -> None:
         """Unpack the skills of the session's agent into `workdir`/skills/<name>/.

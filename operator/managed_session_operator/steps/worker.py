@@ -240,6 +240,8 @@ async def finish(context: Context, resource: ManagedSession) -> float | None:
         saved = saved_sandbox(paused) if paused is not None else {"state": str(SandboxState.PAUSED)}
     if isinstance(session, SessionView) and session.agent_id and resource.spec.agent_id is None:
         resource = await context.patch(resource, {"spec": {"agentID": session.agent_id}})
+    if record.reason == RESULT_REFUSED and not over:
+        await _give_up_retries(context, resource)
     resource = await _write_finished(
         context,
         resource,
@@ -250,8 +252,6 @@ async def finish(context: Context, resource: ManagedSession) -> float | None:
         verdicts=verdicts,
         over=over,
     )
-    if record.reason == RESULT_REFUSED and not over:
-        await _give_up_retries(context, resource)
     if not isinstance(session, Failure):
         await note_end(context, resource, ended=session is None or session.ended, deleted=session is None)
     return None
@@ -282,7 +282,7 @@ async def _give_up_retries(context: Context, resource: ManagedSession) -> None:
     the call again, a bounded number of times.
     """
     work, attempts = resource.status.work, resource.status.recovery.attempts
-    exhausted = attempts >= context.settings.recovery_attempts
+    exhausted = attempts + 1 >= context.settings.recovery_attempts
     if work.id is not None and (context.api_key.possible or exhausted):
         await context.queue.stop(work.id)
 

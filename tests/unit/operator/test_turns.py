@@ -6,7 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from managed_session_operator.turns import Awaited, read_turn
+from managed_session_operator.turns import Awaited, is_oldest_first, read_turn
+
+from .examples import ago
 
 
 def event(type_: str, id_: str = "", **more: Any) -> SimpleNamespace:
@@ -61,3 +63,10 @@ def test_no_more_events_are_read_than_the_answer_needs() -> None:
     newest_first = iter([event("agent.message"), ENDED, *[event("agent.message")] * 1000])
     assert read_turn(newest_first).awaited is Awaited.NOBODY
     assert len(list(newest_first)) == 1000
+
+
+def test_order_that_was_not_heeded_is_noticed() -> None:
+    events = [event("a", processed_at=ago(3)), event("b", processed_at=None), event("c", processed_at=ago(1))]
+    assert is_oldest_first(events)
+    assert not is_oldest_first(events[::-1])
+    assert not is_oldest_first(events[:1])
