@@ -12,7 +12,7 @@ PACKAGES := $(wildcard api/managed_session_api runtime/managed_session_runtime w
 	operator/managed_session_operator worker/managed_session_worker local/managed_session_local)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup binaries demo test test-unit test-cluster test-faults check format bench docs image clean
+.PHONY: help setup binaries demo test test-unit test-cluster test-faults soak soak-quick check format bench docs image clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -46,6 +46,12 @@ test-cluster: setup binaries ## The tests on a real API server
 
 test-faults: setup binaries ## The fault matrix: every fault by name, and whether the guarantees hold
 	$(BIN)/python -m pytest tests/faults --numprocesses=$(FAULT_WORKERS) --dist=worksteal $(PYTEST_ARGS)
+
+soak: setup binaries ## Many sessions under faults of all kinds until the verdict; SOAK_ARGS="--seed 1 --sessions 50"
+	$(BIN)/python -m tests.soak --sessions 300 --turns 10 $(SOAK_ARGS)
+
+soak-quick: setup binaries ## The same for five minutes, with as many sessions as fit
+	$(BIN)/python -m tests.soak --sessions 300 --turns 10 --minutes 5 $(SOAK_ARGS)
 
 check: setup ## Lint, format, types, direction of imports
 	$(BIN)/ruff check .

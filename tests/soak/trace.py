@@ -1,0 +1,61 @@
+"""What chaos and the users did, with the time of each."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing that was done.
+
+    Attributes:
+        at: seconds since the epoch.
+        who: `chaos` or `user`.
+        what: the fault's kind, or what the user did.
+        session_id: whose; empty where it concerns all.
+        detail: for people.
+    """
+
+    at: float
+    who: str
+    what: str
+    session_id: str
+    detail: str
+
+
+@dataclass
+class Trace:
+    """All that was done, in order."""
+
+    entries: list[Entry] = field(default_factory=list)
+
+    def add(self, who: str, what: str, session_id: str = "", detail: str = "") -> None:
+        """Write down something that has just been done."""
+        self.entries.append(Entry(time.time(), who, what, session_id, detail))
+
+    def counts(self, who: str) -> Counter[str]:
+        """How often each thing was done."""
+        return Counter(entry.what for entry in self.entries if entry.who == who)
+
+
+@dataclass
+class Losses:
+    """What chaos destroyed: sandboxes with the files in them."""
+
+    sandboxes: set[str] = field(default_factory=set)
+    resources: set[str] = field(default_factory=set)
+    """Sessions whose resource was deleted."""
+    _times: dict[str, list[float]] = field(default_factory=dict)
+
+    def destroyed(self, session_id: str, sandbox_id: str = "") -> None:
+        """A session has just lost its sandbox, by its ID where it is known."""
+        if sandbox_id:
+            self.sandboxes.add(sandbox_id)
+        self._times.setdefault(session_id, []).append(time.time())
+
+    def after(self, session_id: str, moment: float) -> bool:
+        """Whether the session's files were destroyed after a moment (seconds since the epoch)."""
+        return any(at >= moment for at in self._times.get(session_id, []))

@@ -1,0 +1,275 @@
+"""Users: each has one session, sends its messages, waits for the answers and looks at what they say."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import anthropic
+from managed_session_api.conditions import REASONS, Reason
+from managed_session_local.simulators.anthropic.client import SessionReport
+
+from .plan import Message, Turn
+from .world import World, condition
+
+if TYPE_CHECKING:
+    from anthropic import AsyncAnthropic
+
+PATIENCE_SECONDS = 240.0
+"""After which a message without an answer is lost."""
+_LOOK_SECONDS = 0.7
+_ASK_KUBERNETES_SECONDS = 10.0
+_SAID_SECONDS = 20.0
+_REPEATS = 6
+_INTERRUPT = "user.interrupt"
+RESOURCE_DELETED = "ResourceDeleted"
+"""Why a user interrupts whose resource a person has deleted."""
+
+
+@dataclass
+class UserRecord:
+    """What a user has seen.
+
+    Attributes:
+        sent: messages.
+        turns: finished.
+        interrupts: that the user planned, all the same.
+        remedies: interrupts that a condition asked for, by its reason.
+        recovered: messages that somebody else interrupted: the operator.
+        spoiled: answers without the task's end, because its command was broken off.
+        files_lost: times that files were gone and chaos had destroyed them.
+        complaints: what must not be.
+    """
+
+    sent: int = 0
+    turns: int = 0
+    interrupts: int = 0
+    remedies: Counter[str] = field(default_factory=Counter)
+    recovered: int = 0
+    spoiled: list[str] = field(default_factory=list)
+    files_lost: int = 0
+    complaints: list[str] = field(default_factory=list)
+    slowest_seconds: float = 0.0
+
+
+class User:
+    """One user with one session.
+
+    Args:
+        world: in which.
+        number: of the session in the soak.
+        closing: whether the soak ends, so that no further turn is begun.
+    """
+
+    def __init__(self, world: World, number: int, closing: Callable[[], bool]) -> None:
+        self.number = number
+        self.session_id = ""
+        self.record = UserRecord()
+        self._world = world
+        self._client: AsyncAnthropic = world.system.user
+        self._closing = closing
+        self._sent_at: dict[str, float] = {}
+        self._kept: list[str] = []
+        """Tokens of the files that have to be there."""
+        self._interrupted = False
+        """By the user, in this turn."""
+
+    async def play(self, turns: Iterable[Turn], *, deletes: bool) -> None:
+        """Go through the turns; what goes wrong is in the record."""
+        session = await self._client.beta.sessions.create(
+            agent=self._world.system.agent_id, environment_id=self._world.system.clouds.environment_id
+        )
+        self.session_id = session.id
+        self._world.sessions.add(session.id)
+        try:
+            for turn in turns:
+                await asyncio.sleep(turn.think_seconds)
+                if self._closing():
+                    return
+                if not await self._turn(turn):
+                    return
+                self.record.turns += 1
+        finally:
+            self._world.sessions.discard(session.id)
+        if deletes:
+            await self._delete()
+
+    async def _turn(self, turn: Turn) -> bool:
+        """Whether all was answered in the end, or broken off by the user."""
+        pending = turn.messages
+        on_purpose = turn.interrupt_after_seconds
+        self._interrupted = False
+        for repeat in range(1, _REPEATS + 1):
+            await self._send(pending)
+            report = await self._wait(pending, on_purpose)
+            if report is None:
+                return False
+            again = [message.again(repeat) for message in pending if not await self._check(report, message)]
+            if not again or on_purpose is not None:
+                return True
+            pending = tuple(again)
+        self.record.complaints.append(f"{pending[0].token}: not served in {_REPEATS} attempts")
+        return False
+
+    async def _send(self, messages: tuple[Message, ...]) -> None:
+        now = time.time()
+        self._sent_at |= {message.token: now for message in messages}
+        self.record.sent += len(messages)
+        await self._client.beta.sessions.events.send(
+            self.session_id,
+            events=[
+                {"type": "user.message", "content": [{"type": "text", "text": message.text}]}
+                for message in messages
+            ],
+        )
+
+    async def _wait(
+        self, messages: tuple[Message, ...], interrupt_after: float | None
+    ) -> SessionReport | None:
+        """What Anthropic knows once all messages are answered or interrupted; None where patience ends."""
+        began = time.monotonic()
+        asked = began + _ASK_KUBERNETES_SECONDS
+        planned = None if interrupt_after is None else began + interrupt_after
+        while True:
+            report = await self._world.system.anthropic_admin.session(self.session_id)
+            if all(_closed(report, message) for message in messages):
+                self.record.slowest_seconds = max(self.record.slowest_seconds, time.monotonic() - began)
+                return report
+            now = time.monotonic()
+            if planned is not None and now >= planned:
+                # One interrupt ends one message's turn; the user wants none of them.
+                self.record.interrupts += 1
+                await self._interrupt("on purpose")
+            elif now - began > PATIENCE_SECONDS:
+                await self._give_up(report, messages)
+                return None
+            elif now >= asked:
+                asked = now + _ASK_KUBERNETES_SECONDS
+                await self._follow_the_remedy()
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _follow_the_remedy(self) -> None:
+        """Do what the resource asks a person to do."""
+        resource = await self._world.resource(self.session_id)
+        if resource is None:
+            return
+        ready = condition(resource, "Ready")
+        reason = ready.get("reason", "")
+        if not resource and self.session_id in self._world.losses.resources:
+            reason = RESOURCE_DELETED
+        elif ready.get("status") == "True" or not _asks_for_interrupt(reason):
+            return
+        self.record.remedies[reason] += 1
+        await self._interrupt(f"because of {reason}: {ready.get('message', '')}")
+
+    async def _interrupt(self, why: str) -> None:
+        self._world.trace.add("user", "interrupt", self.session_id, why)
+        await self._client.beta.sessions.events.send(self.session_id, events=[{"type": "user.interrupt"}])
+        self._interrupted = True
+
+    async def _check(self, report: SessionReport, message: Message) -> bool:
+        """Whether a message was answered as it has to be; complains about what must not be."""
+        if not _answered(report, message):
+            if not self._interrupted:
+                self.record.recovered += 1
+            return False
+        answer = _answer(report, message)
+        if answer is None:
+            self.record.spoiled.append(_said_instead(report, message))
+            return False
+        seen = set(re.findall(r"kept-(s\d+t\d+m\d+(?:r\d+)?)", answer))
+        missing = [token for token in self._kept if token not in seen]
+        if missing:
+            await self._files_are_missing(message, missing)
+        self._kept.append(message.token)
+        return True
+
+    async def _files_are_missing(self, message: Message, missing: list[str]) -> None:
+        unexplained = [
+            token for token in missing if not self._world.losses.after(self.session_id, self._sent_at[token])
+        ]
+        if unexplained:
+            self.record.complaints.append(f"{message.token}: files are gone for no reason: {unexplained}")
+        else:
+            self.record.files_lost += 1
+            if self.session_id not in self._world.losses.resources and not await self._told_of_the_loss():
+                self.record.complaints.append(
+                    f"{message.token}: files are gone and WorkspaceLost is not True"
+                )
+        self._kept = [token for token in self._kept if token not in missing]
+
+    async def _told_of_the_loss(self) -> bool:
+        deadline = time.monotonic() + _SAID_SECONDS
+        while time.monotonic() < deadline:
+            resource = await self._world.resource(self.session_id)
+            if resource and condition(resource, "WorkspaceLost").get("status") == "True":
+                return True
+            await asyncio.sleep(1)
+        return False
+
+    async def _give_up(self, report: SessionReport, messages: tuple[Message, ...]) -> None:
+        lost = [message.token for message in messages if not _closed(report, message)]
+        resource = await self._world.resource(self.session_id) or {}
+        ready = condition(resource, "Ready")
+        self.record.complaints.append(
+            f"lost: {', '.join(lost)} not answered in {PATIENCE_SECONDS:g} s; Ready is "
+            f"{ready.get('status')} because of {ready.get('reason')}: {ready.get('message')}"
+        )
+
+    async def _delete(self) -> None:
+        for _ in range(_REPEATS):
+            try:
+                await self._client.beta.sessions.delete(self.session_id)
+            except anthropic.BadRequestError:
+                # The agent has not come to rest yet.
+                await asyncio.sleep(0.5)
+            else:
+                self._world.trace.add("user", "session deleted", self.session_id)
+                return
+
+
+def _asks_for_interrupt(reason: str) -> bool:
+    try:
+        return _INTERRUPT in REASONS[Reason(reason)].remedy
+    except (ValueError, KeyError):
+        return False
+
+
+def _turn_of(report: SessionReport, message: Message) -> Any:
+    wanted = f"done-{message.token}"
+    sent = next(
+        (e["id"] for e in report.events if e["type"] == "user.message" and _text(e).endswith(wanted)), None
+    )
+    return next((turn for turn in report.turns if turn.message_id == sent), None)
+
+
+def _closed(report: SessionReport, message: Message) -> bool:
+    turn = _turn_of(report, message)
+    return turn is not None and (turn.answered_at is not None or turn.interrupted_at is not None)
+
+
+def _answered(report: SessionReport, message: Message) -> bool:
+    turn = _turn_of(report, message)
+    return turn is not None and turn.answered_at is not None
+
+
+def _answer(report: SessionReport, message: Message) -> str | None:
+    """What the agent said in answer; None where the task's end is not in it."""
+    wanted = f"done-{message.token}"
+    said = (_text(event) for event in report.events if event["type"] == "agent.message")
+    return next((text for text in said if text.endswith(wanted)), None)
+
+
+def _said_instead(report: SessionReport, message: Message) -> str:
+    last = [_text(event) for event in report.events if event["type"] == "agent.message"][-1:]
+    return f"{message.token}: {last[0][-200:] if last else 'nothing'}"
+
+
+def _text(event: dict[str, Any]) -> str:
+    blocks = event.get("content") or []
+    return "\n".join(block.get("text", "") for block in blocks if block.get("type") == "text").strip()

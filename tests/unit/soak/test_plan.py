@@ -1,0 +1,51 @@
+"""A soak's plan: the same for the same seed, and tasks that can be checked."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from ...soak.chaos import FAULTS, WEIGHTS
+from ...soak.plan import Blow, Message, blows, ends_itself, turns
+
+
+def _first(seed: int, hand: int, count: int) -> list[Blow]:
+    return list(islice(blows(seed, hand, WEIGHTS, wait=1, hold=1), count))
+
+
+def test_same_seed_gives_the_same_sessions_and_another_seed_others() -> None:
+    assert turns(7, 3, 10) == turns(7, 3, 10)
+    assert turns(7, 3, 10) != turns(8, 3, 10)
+    assert turns(7, 3, 10) != turns(7, 4, 10)
+    assert turns(7, 3, 5) == turns(7, 3, 10)[:5]
+
+
+def test_same_seed_gives_the_same_blows_with_the_same_choices() -> None:
+    first, second = _first(7, 1, 50), _first(7, 1, 50)
+    assert first == second
+    assert [each.random.random() for each in first] == [each.random.random() for each in second]
+    assert first != _first(7, 2, 50)
+
+
+def test_every_kind_of_fault_is_drawn() -> None:
+    assert {blow.kind for blow in _first(1, 1, 2000)} == set(FAULTS)
+
+
+def test_tokens_are_unique_and_a_repeated_task_has_one_of_its_own() -> None:
+    tokens = [
+        message.token for session in range(20) for turn in turns(1, session, 10) for message in turn.messages
+    ]
+    assert len(set(tokens)) == len(tokens)
+    again = Message("s1t2m1", "true").again(1)
+    assert again.token not in tokens
+    assert again.again(2).token == "s1t2m1r2"
+
+
+def test_task_leaves_its_file_shows_all_and_ends_with_its_token() -> None:
+    text = Message("s1t2m1", "sleep 1").text
+    assert text.startswith("Run: sleep 1;")
+    assert "echo kept-s1t2m1 > /mnt/session/kept-s1t2m1" in text
+    assert text.endswith("echo done-s1t2m1")
+
+
+def test_some_users_delete_their_session_and_some_do_not() -> None:
+    assert {ends_itself(1, session) for session in range(20)} == {True, False}

@@ -1,0 +1,71 @@
+"""The verdict on a soak, for evidence made by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ...soak.evidence import Evidence, SandboxEvidence, SessionEvidence, judge
+
+SESSION = SessionEvidence("sesn_1", sent=3, messages=3)
+SANDBOX = SandboxEvidence("sbx1", "sesn_1", "uid1", "killed", worked=True)
+
+
+def texts(**evidence: Any) -> list[str]:
+    return [finding.text for finding in judge(replace(Evidence(), **evidence))]
+
+
+def test_nothing_lost_leaked_or_doubled_passes() -> None:
+    assert (
+        texts(sessions=(SESSION,), sandboxes=(SANDBOX, replace(SANDBOX, sandbox_id="sbx2", worked=False)))
+        == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"messages": 4}, "Anthropic has 4"),
+        ({"messages": 2}, "Anthropic has 2"),
+        ({"open": 1}, "1 messages are not answered"),
+        ({"overlapping": 1}, "two workers at a time"),
+        ({"repeated": 2}, "2 results were given twice"),
+        ({"complaints": ("files are gone",)}, "files are gone"),
+    ],
+)
+def test_session_that_broke_a_promise_is_found(wrong: dict[str, Any], said: str) -> None:
+    findings = judge(Evidence(sessions=(SESSION, replace(SESSION, session_id="sesn_2", **wrong))))
+    assert [finding.session_id for finding in findings] == ["sesn_2"]
+    assert said in findings[0].text
+
+
+def test_second_sandbox_with_a_worker_is_found() -> None:
+    (text,) = texts(sandboxes=(SANDBOX, replace(SANDBOX, sandbox_id="sbx2")))
+    assert "uid1" in text
+    assert "sbx1, sbx2" in text
+
+
+def test_second_sandbox_after_chaos_destroyed_the_first_is_not_held_against_it() -> None:
+    assert texts(sandboxes=(replace(SANDBOX, destroyed=True), replace(SANDBOX, sandbox_id="sbx2"))) == []
+
+
+def test_sandboxes_of_two_resources_of_one_session_are_not_held_against_it() -> None:
+    other = replace(SANDBOX, sandbox_id="sbx2", resource_uid="uid2")
+    assert texts(sandboxes=(SANDBOX, other)) == []
+
+
+@pytest.mark.parametrize("state", ["running", "pausing"])
+def test_sandbox_that_still_runs_is_found(state: str) -> None:
+    assert texts(sandboxes=(replace(SANDBOX, state=state),)) == [f"sandbox sbx1 is {state}"]
+
+
+def test_what_is_stranded_left_or_leaked_is_found() -> None:
+    assert texts(
+        stranded=("sesn_1",), left=("secret/x-token",), leaks=("the log of webhook: session token",)
+    ) == [
+        "acknowledged work has no worker",
+        "left after everything was deleted: secret/x-token",
+        "a secret is in the log of webhook: session token",
+    ]
