@@ -27,6 +27,6 @@ async def hand(world: World, seed: int, number: int) -> None:
         await asyncio.sleep(blow.wait_seconds)
         try:
             await FAULTS[blow.kind].do(world, blow)
-        except (httpx.HTTPError, ControlError, ProcessFailedError) as error:
+        except (httpx.HTTPError, ControlError, ProcessFailedError, TimeoutError) as error:
             # The target went away between choice and act, or the machine is too slow to be ready in time.
             world.trace.add("chaos failed", blow.kind, detail=f"{type(error).__name__}: {error}"[:300])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from .world import SOAK, World
 
 END_SECONDS = 100.0
 """Kept of the time in all for the last answers, the verdict and the deletion."""
-SETTLE_SECONDS = 60.0
+VERDICT_SECONDS = 45.0
+"""Of them for the verdict and the deletion."""
+SETTLE_SECONDS = 30.0
 PROGRESS_SECONDS = 10.0
 REPORTED_SESSIONS = 10
 
@@ -76,13 +78,22 @@ class Soak:
                 each.cancel()
             await asyncio.gather(*chaos, return_exceptions=True)
             await self.world.calm()
-            await asyncio.wait_for(users, PATIENCE_SECONDS + SETTLE_SECONDS)
+            with suppress(TimeoutError):
+                # Who has no answer then is found by the verdict.
+                await asyncio.wait_for(users, self._patience())
             await self._settle()
         finally:
             for task in (*chaos, progress, keeper):
                 task.cancel()
             users.cancel()
             await asyncio.gather(*chaos, users, progress, keeper, return_exceptions=True)
+
+    def _patience(self) -> float:
+        """How long the last answers are awaited, seconds."""
+        minutes = self.options.minutes
+        if minutes is None:
+            return PATIENCE_SECONDS
+        return max(self.began + minutes * 60 - VERDICT_SECONDS - time.monotonic(), 1)
 
     async def _seats(self, first: int) -> None:
         """One seat: a session after the other."""

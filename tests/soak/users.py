@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import anthropic
+import httpx
 from managed_session_api.conditions import REASONS, Reason
-from managed_session_local.simulators.anthropic.client import SessionReport
+from managed_session_local.simulators.anthropic.client import ControlError, SessionReport
 
 from .plan import Message, Turn
 from .world import World, condition
@@ -81,6 +82,12 @@ class User:
 
     async def play(self, turns: Iterable[Turn], *, deletes: bool) -> None:
         """Go through the turns; what goes wrong is in the record."""
+        try:
+            await self._play(turns, deletes=deletes)
+        except (anthropic.APIError, ControlError, httpx.HTTPError) as error:
+            self.record.complaints.append(f"the user's own call failed: {type(error).__name__}: {error}")
+
+    async def _play(self, turns: Iterable[Turn], *, deletes: bool) -> None:
         session = await self._client.beta.sessions.create(
             agent=self._world.system.agent_id, environment_id=self._world.system.clouds.environment_id
         )

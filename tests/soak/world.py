@@ -23,6 +23,7 @@ from .trace import Losses, Trace
 CONCURRENT_SANDBOXES = 100
 KUBECTL_SECONDS = 10.0
 LEASE_SECONDS = 15
+_ATTEMPTS = 5
 
 SOAK = Arrangement(
     "soak",
@@ -30,12 +31,13 @@ SOAK = Arrangement(
     operator={
         **QUICK,
         # Two busy cores must not look like a lost leader all the time.
-        "lease_duration_seconds": "4",
-        "lease_renew_seconds": "0.5",
+        "lease_duration_seconds": "6",
+        "lease_renew_seconds": "0.7",
+        "request_timeout_seconds": "5",
+        "create_timeout_seconds": "5",
+        "kubernetes_timeout_seconds": "5",
         "max_active_sandboxes": "20",
         "attach_timeout_seconds": "5",
-        "request_timeout_seconds": "5",
-        "create_timeout_seconds": "10",
         "worker_start_timeout_seconds": "10",
         "ttl_seconds_after_end": "0",
         "end_checks_per_minute": "600",
@@ -108,7 +110,13 @@ class World:
         await self.system.anthropic_admin.clear_faults()
         await self.system.anthropic_admin.release_webhooks()
         for name in list(self.suspended):
-            await self.suspend(name, wanted=False)
+            for _ in range(_ATTEMPTS):
+                if (
+                    await self.suspend(name, wanted=False)
+                    or await self.kubectl("get", "namespaces") is not None
+                ):
+                    # Taken, or there is no such resource any more.
+                    break
         self.trace.add("chaos", "end of all faults")
 
     async def kubectl(self, *args: str) -> str | None:
