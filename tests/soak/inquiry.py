@@ -8,6 +8,7 @@ from typing import Any
 
 from managed_session_api import names
 from managed_session_local.clouds import OPERATOR_CREDENTIALS
+from managed_session_local.simulators.anthropic.client import SessionReport
 from managed_session_local.simulators.anthropic.credentials import TOKEN_PREFIX
 
 from .evidence import Evidence, SandboxEvidence, SessionEvidence
@@ -46,8 +47,16 @@ async def _session(world: World, user: User) -> SessionEvidence:
         messages=report.counts["messages"],
         open=sum(turn.answered_at is None and turn.interrupted_at is None for turn in report.turns),
         overlapping=report.counts["worker_streams_overlapping"],
-        repeated=report.counts["results_repeated"],
+        repeated=_repeated(report),
         complaints=tuple(user.record.complaints),
+    )
+
+
+def _repeated(report: SessionReport) -> int:
+    """Results of calls that had one already; a call that was broken off has none, whoever tries again."""
+    accepted = {entry["tool_use_id"] for entry in report.timeline if entry["kind"] == "results"}
+    return sum(
+        entry["kind"] == "results_repeated" and entry["tool_use_id"] in accepted for entry in report.timeline
     )
 
 
