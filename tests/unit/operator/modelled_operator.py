@@ -13,8 +13,11 @@ from typing import Any
 
 from managed_session_api.times import claim_name, to_wire
 from managed_session_operator.clients.worker_runs import ExitRecord, WorkerRun
-from managed_session_operator.decisions import GIVEN_BACK, Decision, Step, Surroundings, decide
+from managed_session_operator.decisions import GIVEN_BACK, Decision, Step, Surroundings, decide, has_hint
 from managed_session_operator.offers import Offer
+from managed_session_operator.stuck import Sightings, suspected
+from managed_session_operator.turns import Awaited, Look, Turn
+from managed_session_operator.work_list import WorkItem
 
 from .examples import ENVIRONMENT, NAME, POLICY, SESSION
 from .world import RefusedError, Sandbox, World
@@ -24,6 +27,7 @@ START_SECONDS = 30
 EXTEND_SECONDS = 300
 ROLL_OVER_SECONDS = 3000
 ATTEMPTS = 5
+RECOVERIES = 3
 
 
 @dataclass
@@ -46,6 +50,11 @@ class Memory:
     hint: tuple[str, datetime] | None = None
     running_unexpectedly: bool = False
     missing: bool = False
+    listed_at: datetime | None = None
+    item: WorkItem | None = None
+    unstarted_since: datetime | None = None
+    look: Look | None = None
+    acted_at: datetime | None = None
 
     def connect(self, name: str, now: datetime) -> None:
         self.connected = name
@@ -94,6 +103,16 @@ class Operator:
             start_overdue_at=(
                 memory.started_at + timedelta(seconds=START_SECONDS) if memory.started_at else None
             ),
+            sightings=Sightings(
+                listed_at=memory.listed_at,
+                item=memory.item,
+                unstarted_since=memory.unstarted_since,
+                announced=expired and has_hint(world.resource),
+                look=memory.look,
+                acted_at=memory.acted_at,
+                can_interrupt=True,
+                attempts=RECOVERIES,
+            ),
         )
 
     def decide(self) -> Decision:
@@ -127,6 +146,8 @@ class Operator:
             Step.SUSPEND: self._suspend,
             Step.PAUSE: self._pause,
             Step.RESOLVE_CREATE: self._resolve_create,
+            Step.LOOK: self._look,
+            Step.RECOVER: self._recover,
         }
         return doing[step]()
 
@@ -268,7 +289,11 @@ class Operator:
         claim, version = self._work.get("claim"), self.world.version
         self.memory.run = None
         yield
-        self.world.write(version, work={"finishedAt": self._now, "exitReason": reason})
+        self.world.write(
+            version,
+            work={"finishedAt": self._now, "exitReason": reason},
+            recovery={"suspectedAt": self._now},
+        )
         yield
         self.world.delete_secret(claim or "")
 
@@ -385,6 +410,52 @@ class Operator:
         self.world.connect(name)
         self.memory.connect(str(name), self.world.now)
         yield from self._watch_or_finish()
+
+    # Stuck sessions
+
+    def note_items(self) -> None:
+        """The sweep reads the environment's work list."""
+        world, memory = self.world, self.memory
+        memory.listed_at, memory.item = world.now, None
+        if world.item is not None:
+            memory.item = WorkItem(SESSION, SESSION, world.item, world.now)
+        stranded = world.item == "starting" and not self._active
+        memory.unstarted_since = (memory.unstarted_since or world.now) if stranded else None
+
+    def _recovery(self) -> dict[str, Any]:
+        if self.world.messages:
+            return {"suspectedAt": self._now}
+        return {"checkedAt": self._now, "attempts": 0} if suspected(self.world.resource) else {}
+
+    def _look(self) -> Effects:
+        world, memory, version = self.world, self.memory, self.world.version
+        turn = Turn(Awaited.AGENT if world.messages else Awaited.NOBODY, str(world.messages))
+        memory.look = memory.look.again(turn, world.now) if memory.look else Look(turn, world.now, world.now)
+        resource = world.resource
+        if turn.awaited is Awaited.NOBODY and (suspected(resource) or has_hint(resource)):
+            event = resource.status.last_event
+            checked = max(world.now, event.created_at) if event is not None else world.now
+            yield
+            world.write(version, recovery={"checkedAt": to_wire(checked), "attempts": 0})
+
+    def _recover(self) -> Effects:
+        world, memory, version = self.world, self.memory, self.world.version
+        if memory.item is not None and memory.item.unstarted and memory.unstarted_since is not None:
+            if world.item != "starting":
+                memory.unstarted_since, memory.acted_at = None, world.now
+                return
+            yield
+            world.stop()
+        memory.acted_at, memory.unstarted_since = world.now, None
+        if memory.look is None or memory.look.turn.awaited is Awaited.NOBODY:
+            return
+        attempts = world.part("recovery").get("attempts", 0)
+        if attempts < RECOVERIES:
+            attempts += 1
+            yield
+            world.interrupt()
+        yield
+        world.write(version, recovery={"suspectedAt": self._now, "attempts": attempts})
 
     # The worker
 
@@ -505,6 +576,7 @@ class Operator:
             version,
             work={"finishedAt": self._now, "exitReason": reason, **first},
             sandbox={"state": state},
+            recovery=self._recovery(),
             turns=self.world.status.get("turns", 0) + (1 if heartbeat and reason != "NoMessage" else 0),
         )
         self.memory.run = None

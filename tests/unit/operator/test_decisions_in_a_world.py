@@ -141,6 +141,9 @@ class Sessions(RuleBasedStateMachine):
         """The frozen leader sends the one effect that it was about to send."""
         assert self.frozen is not None
         recorded = self.world.get(self.world.part("sandbox").get("id"))
+        run = self.operator.memory.run
+        heard = self.world.get(run.sandbox_id) if run is not None and run.live else None
+        worker = heard.worker if heard is not None else None
         self.world.late = True
         try:
             next(self.frozen, None)
@@ -152,6 +155,7 @@ class Sessions(RuleBasedStateMachine):
             self.frozen = None
         if recorded is not None and self.world.deleted_at is None:
             assert recorded.alive, "a late effect killed the sandbox of a live resource"
+            assert heard is None or heard.worker == worker, "a late effect ended a worker that is listened to"
 
     # What others do
 
@@ -265,6 +269,7 @@ class Sessions(RuleBasedStateMachine):
     @rule()
     def sweep(self) -> None:
         world, memory = self.world, self.operator.memory
+        self.operator.note_items()
         recorded, state = world.part("sandbox").get("id"), world.part("sandbox").get("state")
         listed = world.listed()
         memory.missing = recorded is not None and recorded not in {each.name for each in listed}
@@ -294,7 +299,7 @@ class Sessions(RuleBasedStateMachine):
         """Nothing happens any more: whatever was begun comes to its end."""
         world = self.world
         world.lag, self.frozen = timedelta(0), None
-        for _ in range(8):
+        for _ in range(12):
             self.poll()
             if not world.released:
                 self.settle()
@@ -316,6 +321,8 @@ class Sessions(RuleBasedStateMachine):
         if not (world.suspended or world.ended):
             assert not claim_open, "a claim that nobody serves"
             assert world.item != "queued", "work that nobody serves"
+            assert claim_open or world.item != "starting", "work that nobody would be offered again"
+            assert not world.messages, "a message that nobody serves"
 
 
 Sessions.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)

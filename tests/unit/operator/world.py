@@ -201,6 +201,10 @@ class World:
         if self.item is not None:
             self.item = "stopped"
 
+    def interrupt(self) -> None:
+        """The stuck turn ends; its message is answered by nobody, and the user was told."""
+        self.messages = 0
+
     # The supervisor
 
     def start(self, name: str | None, claim: str, epoch: int) -> None:
