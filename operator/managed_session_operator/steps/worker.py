@@ -17,7 +17,7 @@ from managed_session_operator.clients.work_queue import SessionView
 from managed_session_operator.clients.worker_runs import ExitRecord, StartRequest, WorkerRun
 from managed_session_operator.context import Context
 from managed_session_operator.decisions import GIVEN_BACK, lease_lives
-from managed_session_operator.failures import Failure, Kind
+from managed_session_operator.failures import Failure
 from managed_session_operator.skills import write_skills
 from managed_session_operator.status import Verdict
 from managed_session_operator.steps.identity import note_end
@@ -197,12 +197,15 @@ async def _after_cut(context: Context, name: str, claim: str | None) -> float | 
 
 
 async def _watch(context: Context, name: str, sandbox: e2b.AsyncSandbox, claim: str) -> WorkerRun | None:
-    """The claim's run, or None when the sandbox's supervisor knows nothing of it."""
+    """The claim's run, or None when the sandbox's supervisor knows nothing of it.
+
+    A sandbox that does not answer because it is paused or gone says nothing about the claim: that is raised,
+    and the next look finds out.
+    """
     try:
         return await context.runs.watch(name, sandbox, claim, context.epoch())
     except Failure as failure:
-        unknown = "UnknownClaim" in failure.message or "StaleClaim" in failure.message
-        if unknown or failure.kind is Kind.GONE:
+        if "UnknownClaim" in failure.message or "StaleClaim" in failure.message:
             return None
         raise
 

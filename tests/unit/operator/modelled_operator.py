@@ -440,6 +440,10 @@ class Operator:
 
     def _recover(self) -> Effects:
         world, memory, version = self.world, self.memory, self.world.version
+        unserved = memory.look is not None and memory.look.turn.awaited is Awaited.AGENT
+        if unserved and not suspected(world.resource):
+            yield
+            version = world.write(version, recovery={"suspectedAt": self._now})
         if memory.item is not None and memory.item.unstarted and memory.unstarted_since is not None:
             if world.item != "starting":
                 memory.unstarted_since, memory.acted_at = None, world.now
@@ -447,7 +451,7 @@ class Operator:
             yield
             world.stop()
         memory.acted_at, memory.unstarted_since = world.now, None
-        if memory.look is None or memory.look.turn.awaited is Awaited.NOBODY:
+        if not unserved:
             return
         attempts = world.part("recovery").get("attempts", 0)
         if attempts < RECOVERIES:

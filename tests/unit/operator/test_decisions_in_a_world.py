@@ -20,7 +20,7 @@ from pydantic import SecretStr
 
 from .examples import ENVIRONMENT, SESSION
 from .modelled_operator import Effects, Memory, Operator
-from .world import RefusedError, World
+from .world import NotRunningError, RefusedError, World
 
 MOST_DECISIONS = 30
 RECLAIM = timedelta(seconds=120)
@@ -78,6 +78,8 @@ class Sessions(RuleBasedStateMachine):
             return False
         try:
             list(self.operator.effects(decision.step))
+        except NotRunningError:
+            self.operator.memory.disconnect()
         except RefusedError:
             self.operator.memory.run = None
         return True
@@ -236,6 +238,9 @@ class Sessions(RuleBasedStateMachine):
 
     @rule()
     def item_is_stopped_by_someone(self) -> None:
+        if self.world.item == "queued":
+            # Nobody can know of a message whose work was taken away before anyone had heard of it.
+            self.world.messages = 0
         self.world.stop()
 
     @rule()

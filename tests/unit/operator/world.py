@@ -22,6 +22,10 @@ class RefusedError(Exception):
     """The outside did not do it: a conflict, a sandbox that is not there, an older leader."""
 
 
+class NotRunningError(RefusedError):
+    """The sandbox is paused or gone."""
+
+
 @dataclass
 class Sandbox:
     """One of the resource's sandboxes, with its supervisor's memory."""
@@ -169,7 +173,7 @@ class World:
         """Resume; refused where there is none."""
         sandbox = self.get(name)
         if sandbox is None:
-            raise RefusedError("gone")
+            raise NotRunningError("gone")
         sandbox.running = True
         return sandbox
 
@@ -242,7 +246,7 @@ class World:
     def _reached(self, name: str | None) -> Sandbox:
         sandbox = self.get(name)
         if sandbox is None or not sandbox.running:
-            raise RefusedError("not running")
+            raise NotRunningError("not running")
         return sandbox
 
     @property
