@@ -106,6 +106,14 @@ def test_a_killed_supervisor_takes_its_worker_along_and_its_successor_says_so(
     sandbox.start(SECOND).event("heartbeat")
 
 
+def test_who_watches_for_a_new_leader_protects_the_worker_from_the_old_ones_stop(sandbox: Sandbox) -> None:
+    worker = sandbox.start(FIRST, epoch=6)
+    worker.event("heartbeat")
+    sandbox.attach("watch", FIRST, "7").event("accepted")
+    assert sandbox.attach("stop", FIRST, "6").event("refused")["reason"] == "StaleEpoch"
+    assert alive(worker.event("accepted")["pid"])
+
+
 def test_stop_kills_hard_and_answers_with_the_record(sandbox: Sandbox, wire: Wire) -> None:
     attach = sandbox.start()
     attach.event("heartbeat")
