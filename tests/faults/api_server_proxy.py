@@ -52,8 +52,8 @@ class Rule:
     """What happens to the calls that match: from call number `skip` on, `times` times (None: always).
 
     `hold` keeps the call back until `release`, or for `seconds`; `answer` gives a status of its own; `cut`
-    drops it; `silence` accepts a watch and never says anything. With `after_commit` the API server has carried
-    the call out, and only its answer is held, replaced or lost.
+    drops it; `silence` accepts a watch and never says anything. With `after_commit` the API server has
+    carried the call out, and only its answer is held, replaced or lost.
     """
 
     matches: Callable[[ApiCall], bool]
