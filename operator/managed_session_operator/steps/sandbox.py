@@ -232,6 +232,7 @@ async def vanished(context: Context, resource: ManagedSession) -> None:
             "savedPeriodStartedAt": None,
         },
         work=finished if active and worked else {},
+        recovery={"suspectedAt": context.now()} if active and worked else {},
     )
     context.event(resource, Reason.SANDBOX_VANISHED, f"sandbox {sandbox_id} is gone", warning=True)
 
@@ -287,7 +288,9 @@ async def suspend(context: Context, resource: ManagedSession) -> float | None:
         await context.runs.forget(name)
         if work.first_heartbeat_at is not None:
             resource = await context.write_status(
-                resource, work={"finishedAt": context.now(), "exitReason": "Suspended"}
+                resource,
+                work={"finishedAt": context.now(), "exitReason": "Suspended"},
+                recovery={"suspectedAt": context.now()},
             )
     return await pause(context, resource)
 

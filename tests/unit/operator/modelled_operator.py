@@ -348,6 +348,7 @@ class Operator:
             version,
             sandbox={"id": None, "state": "Lost"},
             work={"finishedAt": self._now, "exitReason": "SandboxVanished"} if finished else {},
+            recovery={"suspectedAt": self._now} if finished else {},
         )
 
     def _note_vanished(self) -> Effects:
@@ -386,7 +387,11 @@ class Operator:
             if work.get("firstHeartbeatAt"):
                 version = world.version
                 yield
-                world.write(version, work={"finishedAt": self._now, "exitReason": "Suspended"})
+                world.write(
+                    version,
+                    work={"finishedAt": self._now, "exitReason": "Suspended"},
+                    recovery={"suspectedAt": self._now},
+                )
         yield from self._pause(under_worker=True)
 
     def _extend(self) -> Effects:
