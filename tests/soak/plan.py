@@ -108,6 +108,11 @@ def ends_itself(seed: int, session: int) -> bool:
     return random.Random(f"{seed}/end/{session}").random() < 0.5
 
 
+def has_api_key(seed: int) -> bool:
+    """Whether the operators have the optional API key, with which they recover stuck sessions."""
+    return random.Random(f"{seed}/api key").random() < 0.5
+
+
 def blows(seed: int, hand: int, weights: dict[str, int], *, wait: float, hold: float) -> Iterator[Blow]:
     """What one hand of chaos does, without end.
 

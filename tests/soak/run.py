@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from managed_session_local.clouds import API_KEY
 from managed_session_local.control_plane import ControlPlane
 
 from ..faults.stage import Stage
 from .chaos import hand
 from .evidence import Finding, judge
 from .inquiry import inquire, resources
-from .plan import ends_itself, turns
+from .plan import ends_itself, has_api_key, turns
 from .timeline import timeline
 from .users import PATIENCE_SECONDS, User
 from .world import SOAK, World
@@ -151,6 +152,10 @@ async def soak(options: Options) -> bool:
         print(
             f"{time.monotonic() - began:5.0f} s  the system is ready; logs are in {system.folder}", flush=True
         )
+        if has_api_key(options.seed):
+            print("the operators have an API key and recover stuck sessions themselves")
+            for pod in system.operators:
+                pod.set_credential(API_KEY, system.api_key)
         await soak_.play()
         print(soak_.line(), flush=True)
         before = await resources(soak_.world)

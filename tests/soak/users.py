@@ -79,6 +79,8 @@ class User:
         """Tokens of the files that have to be there."""
         self._interrupted = False
         """By the user, in this turn."""
+        self._asked_for = ""
+        """Why the resource asked for an interrupt at the last look."""
 
     async def play(self, turns: Iterable[Turn], *, deletes: bool) -> None:
         """Go through the turns; what goes wrong is in the record."""
@@ -170,6 +172,10 @@ class User:
         if not resource and self.session_id in self._world.losses.resources:
             reason = RESOURCE_DELETED
         elif ready.get("status") == "True" or not _asks_for_interrupt(reason):
+            reason = ""
+        # A person looks twice before doing something.
+        seen, self._asked_for = self._asked_for, reason
+        if not reason or seen != reason:
             return
         self.record.remedies[reason] += 1
         await self._interrupt(f"because of {reason}: {ready.get('message', '')}")

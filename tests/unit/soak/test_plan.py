@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 
 from ...soak.chaos import FAULTS, WEIGHTS
-from ...soak.plan import Blow, Message, blows, ends_itself, turns
+from ...soak.plan import Blow, Message, blows, ends_itself, has_api_key, turns
 
 
 def _first(seed: int, hand: int, count: int) -> list[Blow]:
@@ -49,3 +49,7 @@ def test_task_leaves_its_file_shows_all_and_ends_with_its_token() -> None:
 
 def test_some_users_delete_their_session_and_some_do_not() -> None:
     assert {ends_itself(1, session) for session in range(20)} == {True, False}
+
+
+def test_some_soaks_have_an_api_key_and_some_do_not() -> None:
+    assert {has_api_key(seed) for seed in range(20)} == {True, False}
