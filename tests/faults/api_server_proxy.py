@@ -173,7 +173,8 @@ class ApiServerProxy:
         """End all open watches with 410 Gone, as after a compaction: what happened in the gap is lost."""
         status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Expired", "code": 410}
         line = json.dumps({"type": "ERROR", "object": status}).encode() + b"\n"
-        for response in list(self._watches):
+        expired, self._watches = self._watches, set()
+        for response in expired:
             with suppress(ConnectionError, RuntimeError):
                 await response.write(line)
                 await response.write_eof()
@@ -260,6 +261,8 @@ class ApiServerProxy:
         self._watches.add(response)
         try:
             async for chunk in answer.content.iter_any():
+                if response not in self._watches:
+                    break
                 if not any(rule.action == "silence" for rule in self._rules):
                     await response.write(chunk)
         except (aiohttp.ClientError, ConnectionError):
