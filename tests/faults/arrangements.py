@@ -45,8 +45,17 @@ USUAL = Arrangement("usual")
 QUEUE_ONLY = Arrangement("queue only", webhook=False, anthropic={"work": {"enqueue_at_creation": False}})
 """No webhook, and work is queued by the message alone: the calls of a turn come in one order."""
 
-TWO_OPERATORS = Arrangement("two operators", operators=2)
-"""A leader and a standby."""
+TWO_OPERATORS = Arrangement(
+    "two operators", operators=2, webhook=False, anthropic={"work": {"enqueue_at_creation": False}}
+)
+"""A leader and a standby; the calls of a turn come in one order."""
+
+SHORT_HINTS = Arrangement(
+    "short hints",
+    operator={"attach_timeout_seconds": "3"},
+    anthropic={"webhooks": {"time_scale": 0.02, "attempts": 20}},
+)
+"""Announced work that never comes is not waited for long, and webhooks are delivered again at once."""
 
 OWN_CONTROL_PLANE = Arrangement("own control plane", own_control_plane=True)
 """Its API server and etcd may be stopped."""

@@ -38,6 +38,21 @@ class Held:
         self._release(False)
 
 
+class Late:
+    """A call that takes effect when the test says so, whatever has become of its sender."""
+
+    def __init__(
+        self, effect: Effect, reached: Callable[[], Awaitable[bool]], arrive: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._effect = effect
+        self._reached = reached
+        self.arrive = arrive
+
+    async def reached(self) -> None:
+        """Wait until the call has been made."""
+        await eventually(f"{self._effect} is held", self._reached)
+
+
 class Scene:
     """What a row works with.
 
@@ -101,6 +116,25 @@ class Scene:
                 identity = await self.system.anthropic_admin.add_fault(effect.name, action, skip=skip)
                 return Held(effect, lambda: self._anthropic_hit(identity), _nothing)
 
+    async def hold_for_later(self, effect: Effect, pod: str, *, skip: int = 0) -> Late:
+        """Keep back the next call of this effect by an operator, until it is told to arrive.
+
+        Only the way to the API server is a pod's own: in the clouds the next call counts, whoever makes it.
+        """
+        action = {"action": "hang", "seconds": HELD_SECONDS}
+        match effect.cloud:
+            case "kubernetes":
+                rule = self.proxies[pod].hold(effect.matches, skip=skip)
+                return Late(effect, lambda: _is_set(rule), lambda: _released(rule))
+            case "e2b":
+                admin = self.system.e2b_admin
+                fault = await admin.add_fault(effect.name, action, skip=skip)
+                return Late(effect, lambda: self._e2b_hit(fault["id"]), admin.clear_faults)
+            case "anthropic":
+                faults = self.system.anthropic_admin
+                identity = await faults.add_fault(effect.name, action, skip=skip)
+                return Late(effect, lambda: self._anthropic_hit(identity), faults.clear_faults)
+
     async def calm(self) -> None:
         """End all faults."""
         for proxy in self.proxies.values():
@@ -118,6 +152,10 @@ class Scene:
     async def _anthropic_hit(self, identity: str) -> bool:
         faults = await self.system.anthropic_admin.faults()
         return any(each["applied"] for each in faults if each["id"] == identity)
+
+
+async def _released(rule: Rule) -> None:
+    rule.release()
 
 
 async def _is_set(rule: Rule) -> bool:
