@@ -72,7 +72,11 @@ class Memory:
     """The sandbox that has the session's skills."""
     started_at: datetime | None = None
     failures: int = 0
-    """Consecutive failed steps."""
+    """Failures since the failing step last succeeded: steps before it may succeed again and again."""
+    trying: str | None = None
+    """The step that was taken last."""
+    failing: str | None = None
+    """The step that failed last and has not succeeded since."""
     backoff: tuple[datetime, tuple[object, ...]] | None = None
     """Until when a failed step rests, and what it was tried on: (time, what was there)."""
     look: Look | None = None

@@ -115,12 +115,14 @@ class Reconciler:
         decision = decide(resource, self._surroundings(resource))
         context.metrics.steps.labels(decision.step.name.lower()).inc()
         settled = decision.step in (Step.WAIT, Step.REFUSE)
+        memory.trying = decision.step.name
         if settled:
             self._settle(resource, decision)
             delay = await stand(context, resource, decision)
         else:
             delay = await _STEPS[decision.step](context, resource)
-        memory.failures = 0
+        if settled or memory.failing == decision.step.name:
+            memory.failures, memory.failing = 0, None
         return settled, delay
 
     async def _refresh(self, resource: ManagedSession) -> bool:
@@ -257,6 +259,7 @@ class Reconciler:
         context, name = self._context, resource.metadata.name
         memory = context.memory(name)
         memory.failures += 1
+        memory.failing = memory.trying
         context.metrics.failures.labels(str(failure.reason)).inc()
         delay = retry_delay(failure, memory.failures, context.settings.retry_scale)
         logger.warning(
