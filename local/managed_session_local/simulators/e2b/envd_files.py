@@ -147,9 +147,12 @@ class FileRoutes:
             )
         except FileOperationError as error:
             raise FileError(_STATUSES.get(error.number, 500), str(error)) from error
-        with os.fdopen(descriptors[0], "wb") as stream:
-            async for chunk in content:
-                await asyncio.to_thread(stream.write, chunk)
+        try:
+            with os.fdopen(descriptors[0], "wb") as stream:
+                async for chunk in content:
+                    await asyncio.to_thread(stream.write, chunk)
+        except OSError as error:
+            raise FileError(_STATUSES.get(error.errno or 0, 500), f"{path}: {error.strerror}") from error
         path = reply["entry"]["path"]
         return {"path": path, "name": path.rpartition("/")[2], "type": "file"}
 

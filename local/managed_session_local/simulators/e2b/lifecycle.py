@@ -60,7 +60,8 @@ class Lifecycle:
             alias=alias,
             build=build,
             slot=slot,
-            end_at=now() + timedelta(seconds=policy["timeout_seconds"]),
+            end_at=now()
+            + timedelta(seconds=min(policy["timeout_seconds"], self.settings.max_lifetime_seconds)),
             idempotency_key=idempotency_key,
             **policy,
         )

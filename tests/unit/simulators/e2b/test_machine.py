@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from e2b import E2B, AsyncTemplate, CommandExitException, wait_for_file
-from e2b.exceptions import SandboxException, SandboxNotFoundException
+from e2b.exceptions import NotEnoughSpaceException, SandboxException, SandboxNotFoundException
 from managed_session_local.simulators.e2b.client import E2BSimulatorClient
 
 Until = Callable[..., Awaitable[None]]
@@ -57,7 +57,7 @@ async def test_limited_disk_can_be_full_and_have_room_again(e2b: E2B, control: E
     sandbox = await e2b.AsyncSandbox.create("base")
     with pytest.raises(CommandExitException, match="No space left"):
         await sandbox.commands.run("head -c 40000000 /dev/zero > /mnt/fill", user="root")
-    with pytest.raises(SandboxException):
+    with pytest.raises(NotEnoughSpaceException):
         await sandbox.files.write("/tmp/more", "x" * 5000)
     seen = await control.sandbox(sandbox.sandbox_id)
     seen.path("/mnt/fill").unlink()
