@@ -57,5 +57,12 @@ SHORT_HINTS = Arrangement(
 )
 """Announced work that never comes is not waited for long, and webhooks are delivered again at once."""
 
+SHORT_LIMITS = Arrangement(
+    "short limits",
+    operator={"worker_start_timeout_seconds": "6"},
+    anthropic={"work": {"lease_ttl_seconds": 4}},
+)
+"""The wait for a worker's start and the lease of abandoned work end within seconds."""
+
 OWN_CONTROL_PLANE = Arrangement("own control plane", own_control_plane=True)
 """Its API server and etcd may be stopped."""

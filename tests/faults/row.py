@@ -9,6 +9,8 @@ from .arrangements import USUAL, Arrangement
 from .effects import Effect
 from .scene import Scene
 
+Play = Callable[[Scene], Awaitable[None]]
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -43,7 +45,7 @@ class Row:
 
     family: str
     name: str
-    play: Callable[[Scene], Awaitable[None]] = field(hash=False)
+    play: Play = field(hash=False)
     arrangement: Arrangement = USUAL
     outcome: Outcome = Outcome()
     cuts: tuple[Effect, bool] | None = None

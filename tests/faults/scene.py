@@ -67,6 +67,7 @@ class Scene:
         self.sessions: dict[str, Conversation] = {}
         self.sent: Counter[str] = Counter()
         """Messages of the users, by session."""
+        self._e2b_before: dict[str, Any] = {}
         self._stack = AsyncExitStack()
 
     @property
@@ -135,8 +136,15 @@ class Scene:
                 identity = await faults.add_fault(effect.name, action, skip=skip)
                 return Late(effect, lambda: self._anthropic_hit(identity), faults.clear_faults)
 
+    async def e2b_settings(self, **changes: Any) -> None:
+        """Change settings of E2B's simulator until all is calm."""
+        admin = self.system.e2b_admin
+        self._e2b_before = {**await admin.settings(), **self._e2b_before}
+        await admin.change_settings(**changes)
+
     async def calm(self) -> None:
         """End all faults."""
+        await self.system.e2b_admin.change_settings(**self._e2b_before)
         for proxy in self.proxies.values():
             proxy.clear()
         await self.system.e2b_admin.clear_faults()

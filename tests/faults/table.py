@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from .families import kubernetes_calls, operator_killed, webhook
+from .families import (
+    e2b_create,
+    e2b_listing,
+    e2b_sandboxes,
+    in_sandbox,
+    kubernetes_calls,
+    operator_killed,
+    webhook,
+)
 from .row import Row
 
 ROWS: list[Row] = sorted(
     [
+        *e2b_create.ROWS,
+        *e2b_listing.ROWS,
+        *e2b_sandboxes.ROWS,
+        *in_sandbox.ROWS,
         *operator_killed.ROWS,
         *kubernetes_calls.ROWS,
         *webhook.ROWS,

@@ -1,0 +1,107 @@
+"""E2B's listing: late, with holes, with repetitions. Whom it misses is neither lost nor made twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from managed_session_local.conversation import Conversation
+
+from ...cluster.sessions import resource, sandboxes_of
+from ...cluster.waiting import eventually
+from ..arrangements import SHORT_LIMITS
+from ..row import Play, Row
+from ..scene import Scene
+from .e2b_sandboxes import GATED, let_go, running_tool
+
+FAMILY = "E2B listing"
+SWEEPS = 4
+
+
+async def _three_sessions(scene: Scene) -> list[Conversation]:
+    conversations = [await scene.begin() for _ in range(3)]
+    for conversation in conversations:
+        assert "kept" in await scene.say(conversation, "Run: echo kept | tee /mnt/session/file")
+    return conversations
+
+
+async def _sweeps_pass(scene: Scene) -> None:
+    """Wait until some sweeps have ended, by the number of listings that are answered in full."""
+    admin = scene.system.e2b_admin
+    before = len((await admin.ledger(operation="list")).calls)
+
+    async def look() -> bool:
+        return len((await admin.ledger(operation="list")).calls) >= before + SWEEPS
+
+    await eventually(f"{SWEEPS} listings", look)
+
+
+async def _all_served_as_before(scene: Scene, conversations: list[Conversation]) -> None:
+    for conversation in conversations:
+        assert "kept" in await scene.say(conversation, "Run: cat /mnt/session/file")
+        assert len(await sandboxes_of(scene.system, conversation.session_id)) == 1, "the same sandbox"
+        conditions = (await resource(scene.system, conversation.session_id))["status"]["conditions"]
+        lost = [each for each in conditions if each["type"] == "WorkspaceLost" and each["status"] == "True"]
+        assert not lost, "nothing was lost"
+
+
+def _listings_meet(action: dict[str, Any] | str, **settings: Any) -> Play:
+    async def play(scene: Scene) -> None:
+        conversations = await _three_sessions(scene)
+        await scene.e2b_settings(**settings)
+        await scene.system.e2b_admin.add_fault("list", action, times=100)
+        await _sweeps_pass(scene)
+        await _all_served_as_before(scene, conversations)
+
+    return play
+
+
+async def _hidden_while_it_runs(scene: Scene) -> None:
+    """A sandbox is left out of listings while it is being snapshotted; its worker goes on."""
+    conversation = await scene.begin()
+    sandbox = await running_tool(scene, conversation, GATED)
+    await scene.system.e2b_admin.hide(sandbox.id, 3600)
+    await _sweeps_pass(scene)
+    let_go(sandbox)
+    assert "finished" in await conversation.answer()
+    assert len(await sandboxes_of(scene.system, conversation.session_id)) == 1
+
+
+async def _hidden_while_it_is_paused(scene: Scene) -> None:
+    conversations = await _three_sessions(scene)
+    for conversation in conversations:
+        (sandbox,) = await sandboxes_of(scene.system, conversation.session_id)
+        await scene.system.e2b_admin.hide(sandbox.id, 3600)
+    await _sweeps_pass(scene)
+    await _all_served_as_before(scene, conversations)
+
+
+async def _shown_twice(scene: Scene) -> None:
+    conversations = await _three_sessions(scene)
+    for conversation in conversations:
+        (sandbox,) = await sandboxes_of(scene.system, conversation.session_id)
+        await scene.system.e2b_admin.duplicate(sandbox.id, 100)
+    await _sweeps_pass(scene)
+    await _all_served_as_before(scene, conversations)
+
+
+async def _create_is_listed_late(scene: Scene) -> None:
+    """Each sandbox is listed seconds after it was made: nobody takes it for one that has vanished."""
+    await scene.e2b_settings(list_lag_seconds=5)
+    conversations = await _three_sessions(scene)
+    await _all_served_as_before(scene, conversations)
+
+
+def _row(name: str, play: Play) -> Row:
+    return Row(FAMILY, name, play, arrangement=SHORT_LIMITS)
+
+
+ROWS = [
+    _row("creates are listed late", _create_is_listed_late),
+    _row("a page is missing", _listings_meet("page_missing", list_page_size=1)),
+    _row("a page's token is lost", _listings_meet("page_token_lost", list_page_size=1)),
+    _row("listings are refused", _listings_meet({"status": 500})),
+    _row("listings are answered 429", _listings_meet({"status": 429, "headers": {"Retry-After": "1"}})),
+    _row("sandboxes are shown twice", _shown_twice),
+    _row("a sandbox is not shown while its worker runs", _hidden_while_it_runs),
+    _row("paused sandboxes are not shown", _hidden_while_it_is_paused),
+]
