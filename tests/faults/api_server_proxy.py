@@ -260,11 +260,12 @@ class ApiServerProxy:
         await response.prepare(request)
         self._watches.add(response)
         try:
-            async for chunk in answer.content.iter_any():
+            # Whole lines, so that a silence never begins or ends within an event.
+            async for line in answer.content:
                 if response not in self._watches:
                     break
                 if not any(rule.action == "silence" for rule in self._rules):
-                    await response.write(chunk)
+                    await response.write(line)
         except (aiohttp.ClientError, ConnectionError):
             pass
         finally:

@@ -14,8 +14,8 @@ from .plan import blows
 from .process_faults import PROCESS_FAULTS
 from .world import World
 
-WAIT_SECONDS = 1.5
-HOLD_SECONDS = 2.5
+WAIT_SECONDS = 2.0
+HOLD_SECONDS = 2.0
 
 FAULTS: dict[str, Fault] = {each.kind: each for each in (*CLOUD_FAULTS, *PROCESS_FAULTS)}
 WEIGHTS = {kind: each.weight for kind, each in FAULTS.items()}

@@ -183,10 +183,10 @@ _CALLS: tuple[tuple[str, Callable[[ApiCall], bool]], ...] = (
 )
 
 PROCESS_FAULTS = (
-    Fault("operator killed", 5, _operator_killed),
-    Fault("operator restarted", 2, _operator_restarted),
+    Fault("operator killed", 3, _operator_killed),
+    Fault("operator restarted", 1, _operator_restarted),
     Fault("webhook killed", 2, _webhook_killed),
-    Fault("pod frozen", 3, _pod_frozen),
+    Fault("pod frozen", 2, _pod_frozen),
     Fault("API server call fails", 10, _api_server_call_fails),
     Fault("watches silent", 2, _watches_silent),
     Fault("watches expire", 2, _watches_expire),
