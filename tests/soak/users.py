@@ -25,6 +25,8 @@ PATIENCE_SECONDS = 240.0
 """After which a message without an answer is lost."""
 _LOOK_SECONDS = 0.7
 _ASK_KUBERNETES_SECONDS = 10.0
+_REMEDY_SECONDS = 45.0
+"""Between two interrupts of one user: time for an operator to notice the first one."""
 _SAID_SECONDS = 20.0
 _REPEATS = 6
 _INTERRUPT = "user.interrupt"
@@ -81,6 +83,7 @@ class User:
         """By the user, in this turn."""
         self._asked_for = ""
         """Why the resource asked for an interrupt at the last look."""
+        self._last_remedy = 0.0
 
     async def play(self, turns: Iterable[Turn], *, deletes: bool) -> None:
         """Go through the turns; what goes wrong is in the record."""
@@ -175,8 +178,10 @@ class User:
             reason = ""
         # A person looks twice before doing something.
         seen, self._asked_for = self._asked_for, reason
-        if not reason or seen != reason:
+        now = time.monotonic()
+        if not reason or seen != reason or now - self._last_remedy < _REMEDY_SECONDS:
             return
+        self._last_remedy = now
         self.record.remedies[reason] += 1
         await self._interrupt(f"because of {reason}: {ready.get('message', '')}")
 
