@@ -31,8 +31,8 @@ SOAK = Arrangement(
     operator={
         **QUICK,
         # Two busy cores must not look like a lost leader all the time.
-        "lease_duration_seconds": "6",
-        "lease_renew_seconds": "0.7",
+        "lease_duration_seconds": "8",
+        "lease_renew_seconds": "1.5",
         "request_timeout_seconds": "5",
         "create_timeout_seconds": "5",
         "kubernetes_timeout_seconds": "5",
