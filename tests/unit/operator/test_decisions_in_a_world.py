@@ -19,7 +19,8 @@ from managed_session_operator.offers import Offer
 from pydantic import SecretStr
 
 from .examples import ENVIRONMENT, SESSION
-from .modelled_operator import Effects, Memory, Operator
+from .modelled_operator import Operator
+from .modelled_process import Effects, Memory
 from .world import NotRunningError, RefusedError, World
 
 MOST_DECISIONS = 30
