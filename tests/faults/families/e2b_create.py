@@ -34,6 +34,11 @@ def _create_meets(
         assert "served" in await scene.say(conversation, "Run: echo served")
         met = {fault["id"] for fault in await admin.faults() if fault["hits"]}
         assert added <= met, "each fault was met"
+
+        async def all_made() -> bool:
+            return len(await sandboxes_of(scene.system, session_id)) >= sandboxes
+
+        await eventually("every create is done", all_made)
         made = len(await sandboxes_of(scene.system, session_id))
         assert made == sandboxes, f"{made} sandboxes were made"
         if warning is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from managed_session_local.conversation import Conversation
@@ -14,30 +15,33 @@ from ..scene import Scene
 from .e2b_sandboxes import GATED, let_go, running_tool
 
 FAMILY = "E2B listing"
-SWEEPS = 4
+LISTINGS = 6
+"""Calls of some sweeps, of a page each."""
 
 
-async def _three_sessions(scene: Scene) -> list[Conversation]:
-    conversations = [await scene.begin() for _ in range(3)]
-    for conversation in conversations:
-        assert "kept" in await scene.say(conversation, "Run: echo kept | tee /mnt/session/file")
+async def _two_sessions(scene: Scene) -> list[Conversation]:
+    conversations = [await scene.begin() for _ in range(2)]
+    command = "Run: echo kept | tee /mnt/session/file"
+    answers = await asyncio.gather(*(scene.say(each, command) for each in conversations))
+    assert all("kept" in answer for answer in answers)
     return conversations
 
 
 async def _sweeps_pass(scene: Scene) -> None:
-    """Wait until some sweeps have ended, by the number of listings that are answered in full."""
+    """Wait until some sweeps have had their listings answered."""
     admin = scene.system.e2b_admin
     before = len((await admin.ledger(operation="list")).calls)
 
     async def look() -> bool:
-        return len((await admin.ledger(operation="list")).calls) >= before + SWEEPS
+        return len((await admin.ledger(operation="list")).calls) >= before + LISTINGS
 
-    await eventually(f"{SWEEPS} listings", look)
+    await eventually(f"{LISTINGS} listings", look)
 
 
 async def _all_served_as_before(scene: Scene, conversations: list[Conversation]) -> None:
+    answers = await asyncio.gather(*(scene.say(each, "Run: cat file") for each in conversations))
+    assert all("kept" in answer for answer in answers)
     for conversation in conversations:
-        assert "kept" in await scene.say(conversation, "Run: cat /mnt/session/file")
         assert len(await sandboxes_of(scene.system, conversation.session_id)) == 1, "the same sandbox"
         conditions = (await resource(scene.system, conversation.session_id))["status"]["conditions"]
         lost = [each for each in conditions if each["type"] == "WorkspaceLost" and each["status"] == "True"]
@@ -46,7 +50,7 @@ async def _all_served_as_before(scene: Scene, conversations: list[Conversation])
 
 def _listings_meet(action: dict[str, Any] | str, **settings: Any) -> Play:
     async def play(scene: Scene) -> None:
-        conversations = await _three_sessions(scene)
+        conversations = await _two_sessions(scene)
         await scene.e2b_settings(**settings)
         await scene.system.e2b_admin.add_fault("list", action, times=100)
         await _sweeps_pass(scene)
@@ -67,7 +71,7 @@ async def _hidden_while_it_runs(scene: Scene) -> None:
 
 
 async def _hidden_while_it_is_paused(scene: Scene) -> None:
-    conversations = await _three_sessions(scene)
+    conversations = await _two_sessions(scene)
     for conversation in conversations:
         (sandbox,) = await sandboxes_of(scene.system, conversation.session_id)
         await scene.system.e2b_admin.hide(sandbox.id, 3600)
@@ -76,7 +80,7 @@ async def _hidden_while_it_is_paused(scene: Scene) -> None:
 
 
 async def _shown_twice(scene: Scene) -> None:
-    conversations = await _three_sessions(scene)
+    conversations = await _two_sessions(scene)
     for conversation in conversations:
         (sandbox,) = await sandboxes_of(scene.system, conversation.session_id)
         await scene.system.e2b_admin.duplicate(sandbox.id, 100)
@@ -87,7 +91,7 @@ async def _shown_twice(scene: Scene) -> None:
 async def _create_is_listed_late(scene: Scene) -> None:
     """Each sandbox is listed seconds after it was made: nobody takes it for one that has vanished."""
     await scene.e2b_settings(list_lag_seconds=5)
-    conversations = await _three_sessions(scene)
+    conversations = await _two_sessions(scene)
     await _all_served_as_before(scene, conversations)
 
 
