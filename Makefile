@@ -69,6 +69,7 @@ bench: setup binaries ## Measure webhook throughput, time to first heartbeat, re
 
 docs: setup ## Write the generated pages of docs/ anew
 	$(BIN)/python docs/generate.py
+	$(BIN)/python -m tests.faults.document
 
 image: ## Build the image of webhook and operator
 	docker build --build-arg VERSION=$(VERSION) --tag $(IMAGE):$(VERSION) .

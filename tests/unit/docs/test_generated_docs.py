@@ -7,6 +7,8 @@ from types import ModuleType
 
 import pytest
 
+from ...faults import document
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -26,6 +28,10 @@ GENERATOR = generator()
 def test_the_committed_page_is_what_the_code_says(page: str) -> None:
     committed = (ROOT / "docs" / page).read_text()
     assert committed == GENERATOR.PAGES[page](), f"docs/{page} is out of date. Run: python docs/generate.py"
+
+
+def test_the_page_of_the_fault_matrix_has_every_row() -> None:
+    assert document.PAGE.read_text() == document.page(), "docs/fault-matrix.md is out of date. Run: make docs"
 
 
 def test_every_setting_has_a_description_in_its_table() -> None:

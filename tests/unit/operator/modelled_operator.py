@@ -10,9 +10,7 @@ from dataclasses import dataclass
 
 from managed_session_operator.decisions import Step
 
-from .modelled_process import (
-    Effects,
-)
+from .modelled_process import Effects
 from .modelled_queue_steps import QueueSteps
 from .modelled_sandbox_steps import SandboxSteps
 from .modelled_worker_steps import WorkerSteps
