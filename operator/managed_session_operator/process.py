@@ -44,6 +44,9 @@ logger = logging.getLogger(__name__)
 
 LEASE_NAME = "managed-session-operator"
 
+_PAUSE_PATIENCE_SECONDS = 20.0
+"""How long a process that ends, its Lease released, waits for its last pauses; below the pod's grace."""
+
 
 class OperatorProcess:
     """One operator process: watches always, acts while it leads.
@@ -160,6 +163,7 @@ class OperatorProcess:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self._context.sandboxes.pauses_answered(_PAUSE_PATIENCE_SECONDS)
 
     async def _watch(self, watch: Watch) -> None:
         # An empty namespace brings no event: the list says that the API server answers.

@@ -166,7 +166,8 @@ class OperatorSettings(Settings):
         gt=0,
         le=300,
         description="Limit of one create, resume or pause in E2B, seconds; shorter than the Lease (one that "
-        "takes longer is looked for and repeated). A short Lease lowers the default.",
+        "takes longer is looked for and repeated; a pause is not cut off by it). A short Lease lowers the "
+        "default.",
     )
     worker_start_timeout_seconds: float = Field(
         default=30.0, gt=0, le=600, description="Limit for a worker's first heartbeat, seconds."

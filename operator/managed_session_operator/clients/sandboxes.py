@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,8 +16,13 @@ from pydantic import SecretStr
 
 from managed_session_operator.failures import Failure, Kind
 
+logger = logging.getLogger(__name__)
+
 _LIST_SECONDS = 60.0
 """For all pages of a list, which changes nothing and so may outlast a Lease."""
+
+_PAUSE_SECONDS = 60.0
+"""For a pause in E2B, which takes about 4 s for each GiB of memory."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,8 @@ class Sandboxes:
     """E2B's control plane for one team.
 
     Calls that change something are sent once, without the SDK's retries, and end by their deadline; whoever
-    called looks at what is there and decides anew.
+    called looks at what is there and decides anew. A pause is never cut off: E2B takes the end of its
+    connection for its cancellation, and may lose the sandbox with all that it was about to save.
 
     Args:
         api_key: reads the E2B key afresh; raises when it is missing.
@@ -125,6 +132,7 @@ class Sandboxes:
         self._request_timeout = request_timeout
         self._create_timeout = create_timeout
         self._bound: tuple[SecretStr, e2b.E2B] | None = None
+        self._pauses: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def _call(self, operation: str, timeout: float) -> AsyncIterator[Any]:
@@ -194,10 +202,16 @@ class Sandboxes:
             Failure: it is not paused (a refused pause leaves it running), reason PauseFailed.
         """
         failure: Failure | None = None
+        self._fence()
+        sent = asyncio.create_task(self._send_pause(sandbox_id), name=f"pause-{sandbox_id}")
+        self._pauses.add(sent)
+        sent.add_done_callback(self._pause_answered)
         try:
-            async with self._call("pause", self._create_timeout) as sandbox:
-                # False means "409", which is no answer to whether it is paused now.
-                await sandbox.pause(sandbox_id, retries=0, request_timeout=self._create_timeout)
+            async with asyncio.timeout(self._create_timeout):
+                await asyncio.shield(sent)
+        except TimeoutError:
+            said = f"E2B has not answered pause in {self._create_timeout:g} s"
+            failure = Failure(Kind.RETRY, Reason.PAUSE_FAILED, said, definite=False)
         except Failure as error:
             if error.reason is Reason.SANDBOX_CREDENTIAL_REJECTED:
                 raise
@@ -207,6 +221,21 @@ class Sandboxes:
             return view
         said = failure.message if failure else "E2B answered pause and the sandbox is still running"
         raise Failure(Kind.RETRY, Reason.PAUSE_FAILED, said, failure.retry_after if failure else None)
+
+    async def _send_pause(self, sandbox_id: str) -> None:
+        async with self._call("pause", _PAUSE_SECONDS) as sandbox:
+            # False means "409", which is no answer to whether it is paused now.
+            await sandbox.pause(sandbox_id, retries=0, request_timeout=_PAUSE_SECONDS)
+
+    def _pause_answered(self, sent: asyncio.Task[None]) -> None:
+        self._pauses.discard(sent)
+        if not sent.cancelled() and (error := sent.exception()) is not None:
+            logger.info("pause failed", extra={"cause": str(error)})
+
+    async def pauses_answered(self, patience: float) -> None:
+        """Wait until E2B has answered the pauses under way, at most `patience` seconds."""
+        if self._pauses:
+            await asyncio.wait(set(self._pauses), timeout=patience)
 
     async def kill(self, sandbox_id: str) -> bool:
         """Kill the sandbox, running or paused. False when there was none."""
@@ -221,7 +250,10 @@ class Sandboxes:
             )
 
     async def list(self, metadata: Mapping[str, str]) -> list[SandboxView]:
-        """All running and paused sandboxes whose metadata has these pairs, without repetitions."""
+        """All running and paused sandboxes whose metadata has these pairs, without repetitions.
+
+        What is listed here may be killed, so the answer's own metadata counts, whatever the server filtered.
+        """
         found: dict[str, SandboxView] = {}
         async with self._call("list", _LIST_SECONDS) as sandbox:
             pages = sandbox.list(
@@ -232,7 +264,7 @@ class Sandboxes:
             while pages.has_next:
                 for info in await pages.next_items():
                     found[info.sandbox_id] = _view(info)
-        return list(found.values())
+        return [view for view in found.values() if metadata.items() <= view.metadata.items()]
 
     @asynccontextmanager
     async def data_plane(self, operation: str) -> AsyncIterator[None]:
