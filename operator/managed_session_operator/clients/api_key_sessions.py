@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from anthropic import AsyncAnthropic
 from managed_session_api.conditions import Reason
+from managed_session_runtime.credentials import CredentialError
 from pydantic import SecretStr
 
 from managed_session_operator.clients.anthropic_wire import anthropic_failure, fenced_http_client
@@ -36,8 +37,11 @@ class ApiKeySessions:
 
     @property
     def possible(self) -> bool:
-        """Whether an API key is configured."""
-        return self._api_key() is not None
+        """Whether an API key is configured. One that can't be read must stop nothing that needs none."""
+        try:
+            return self._api_key() is not None
+        except CredentialError:
+            return False
 
     async def interrupt(self, session_id: str) -> None:
         """Send `user.interrupt`, after which Anthropic queues the session's work again.
