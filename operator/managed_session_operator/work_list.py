@@ -44,7 +44,10 @@ class WorkList:
     def __init__(self, items: Iterable[WorkItem], asked_at: datetime) -> None:
         self.items = tuple(items)
         self.asked_at = asked_at
-        self._by_session = {item.session_id: item for item in self.items if item.session_id is not None}
+        self._by_session: dict[str, WorkItem] = {}
+        for item in sorted(self.items, key=lambda item: (item.state != "stopped", item.created_at)):
+            if item.session_id is not None:
+                self._by_session[item.session_id] = item
 
     def positions(self, served: Callable[[str], bool]) -> dict[str, int]:
         """The place of each waiting session in the line, from 1 on, the one queued first.
@@ -61,5 +64,5 @@ class WorkList:
         return {session_id: number for number, session_id in enumerate(waiting, 1)}
 
     def of_session(self, session_id: str) -> WorkItem | None:
-        """The session's item; the last one listed where there are several."""
+        """The session's item; of several the newest that is not stopped, whatever their order in the list."""
         return self._by_session.get(session_id)

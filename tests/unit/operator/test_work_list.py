@@ -36,3 +36,15 @@ def test_positions_go_by_the_time_of_queueing_and_leave_out_whom_a_place_is_give
     health = replace(queued[0], session_id=None)
     listed = WorkList([*queued, acknowledged, health], NOW)
     assert listed.positions("sesn_40".__eq__) == {"sesn_30": 1, "sesn_20": 2, "sesn_10": 3}
+
+
+def test_of_several_items_of_a_session_the_newest_that_is_not_stopped_counts_in_any_order() -> None:
+    def item(number: int, state: str) -> WorkItem:
+        return replace(ITEM, work_id=f"work_{number}", state=state, created_at=NOW + timedelta(number))
+
+    turns = [item(1, "stopped"), item(2, "queued"), item(3, "stopped")]
+    for listed in (turns, turns[::-1]):
+        assert WorkList(listed, NOW).of_session("sesn_1") is turns[1]
+        assert WorkList(listed, NOW).positions(lambda _: False) == {"sesn_1": 1}
+    ended = [item(1, "stopped"), item(3, "stopped"), item(2, "stopped")]
+    assert WorkList(ended, NOW).of_session("sesn_1") is ended[1]
