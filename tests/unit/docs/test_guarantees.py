@@ -22,4 +22,4 @@ def test_guarantee_is_held_by_tests_that_exist(title: str, text: str) -> None:
     named = TEST.findall(text)
     assert named, f"no test is named for: {title}"
     for path in named:
-        assert re.search(r"def test_|^Test\w+ = ", (ROOT / path).read_text(), re.MULTILINE), path
+        assert re.search(r"def test_|^test_\w+ = ", (ROOT / path).read_text(), re.MULTILINE), path
