@@ -83,8 +83,11 @@ class Reconciler:
         context = self._context
         for _ in range(_MOST_STEPS):
             resource = context.store.get(name)
+            if resource is None and not context.store.has(name):
+                return await self._absent(name)
             if resource is None:
-                return None if context.store.has(name) else await self._absent(name)
+                self._drop(name)
+                return None
             if (resting := self._resting(resource)) is not None:
                 return resting
             settled, delay = await self._try_step(resource)
@@ -134,6 +137,13 @@ class Reconciler:
         except Failure:
             return False
         return True
+
+    def _drop(self, name: str) -> None:
+        """A resource that another version wrote and we can't read takes no room from the others."""
+        offer = self._context.inbox.for_resource(name)
+        if offer is not None:
+            self._context.inbox.remove(offer)
+        self._context.capacity.release(name)
 
     async def _absent(self, name: str) -> float | None:
         """No such resource: make it if its session's work was offered."""

@@ -107,6 +107,10 @@ class ResourceStore:
             self._parsed[name] = parsed
         return parsed[1]
 
+    def uids(self) -> set[str]:
+        """The UIDs of all resources, understood or not."""
+        return {str(body["metadata"].get("uid")) for body in self._bodies.values()}
+
     def has(self, name: str) -> bool:
         """Whether there is a resource called `name`, understood or not."""
         return name in self._bodies

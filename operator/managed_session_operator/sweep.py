@@ -79,7 +79,7 @@ class Sweep:
         surplus: list[tuple[ManagedSession, SandboxView]] = []
         running: set[str] = set()
         paused: set[str] = set()
-        for view in views:
+        for view in self._understood(views):
             resource = by_uid.get(view.metadata.get(names.METADATA_RESOURCE_UID, ""))
             if resource is None or self._is_stray(resource):
                 suspects[view.sandbox_id] = view
@@ -107,6 +107,12 @@ class Sweep:
         await self._kill_surplus(surplus)
         await self._kill_orphans(suspects)
 
+    def _understood(self, views: list[SandboxView]) -> list[SandboxView]:
+        """Without the sandboxes of resources that another version wrote and that only it can judge."""
+        store = self._context.store
+        hidden = store.uids() - {resource.metadata.uid for resource in store.all()}
+        return [view for view in views if view.metadata.get(names.METADATA_RESOURCE_UID) not in hidden]
+
     async def _read_work_list(self) -> None:
         """Read the environment's work list; the rest of the sweep goes on without it."""
         context = self._context
@@ -122,7 +128,8 @@ class Sweep:
         if items is None:
             return
         before, self._unstarted = self._unstarted, {}
-        foreign = {item.work_id for item in items.items if self._is_served_elsewhere(item)}
+        asked = items.asked_at
+        foreign = {item.work_id for item in items.items if self._is_served_elsewhere(item, asked)}
         context.rivals.listed(foreign, items.asked_at)
         for item in (item for item in items.items if item.unstarted):
             resource = self._resource_of(item)
@@ -139,14 +146,17 @@ class Sweep:
             noted = self._unstarted.get(found.work_id) if found is not None else None
             context.memory(resource.metadata.name).unstarted_since = noted[1] if noted is not None else None
 
-    def _is_served_elsewhere(self, item: WorkItem) -> bool:
-        """Whether a worker holds the item that is not, and was not just now, one of ours."""
+    def _is_served_elsewhere(self, item: WorkItem, asked_at: datetime) -> bool:
+        """Whether a worker holds the item that is not, and was not when it was listed, one of ours."""
         if item.state != "active" or item.session_id is None:
             return False
         resource = self._resource_of(item)
-        return resource is None or not (
-            claim_active(resource) or resource.status.work.exit_reason not in (None, *GIVEN_BACK)
-        )
+        if resource is None:
+            return True
+        work = resource.status.work
+        ended_since = work.finished_at is not None and work.finished_at >= asked_at
+        lapses = work.exit_reason not in (None, *GIVEN_BACK)
+        return not (claim_active(resource) or ended_since or lapses)
 
     def _resource_of(self, item: WorkItem) -> ManagedSession | None:
         store = self._context.store
@@ -309,7 +319,11 @@ class EndChecks:
                 "sessions not listed, so they are asked about one by one", extra={"cause": str(error)}
             )
             return False
-        for resource in context.store.all():
+        resources = list(context.store.all())
+        if not any(resource.spec.session_id in living for resource in resources):
+            # Rather the list of another workspace than the end of all sessions at once.
+            return False
+        for resource in resources:
             created = resource.metadata.creation_timestamp
             if resource.spec.session_id in living:
                 context.memory(resource.metadata.name).end_asked_at = now

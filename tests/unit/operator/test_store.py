@@ -77,12 +77,13 @@ def test_what_came_while_the_list_was_under_way_is_not_taken_for_vanished() -> N
 
 def test_a_resource_that_cannot_be_understood_hides_itself_alone() -> None:
     store = ResourceStore()
-    store.observe(body("odd", version=1, status={"sandbox": {"state": "FromAnotherVersion"}}))
-    store.observe(body("plain", version=2))
+    store.observe(body("odd", uid="uid-odd", version=1, status={"sandbox": {"state": "FromAnotherVersion"}}))
+    store.observe(body("plain", uid="uid-plain", version=2))
     assert store.get("odd") is None
     assert store.has("odd")
     assert [resource.metadata.name for resource in store.all()] == ["plain"]
-    store.observe(body("odd", version=3))
+    assert store.uids() == {"uid-odd", "uid-plain"}
+    store.observe(body("odd", uid="uid-odd", version=3))
     assert store.get("odd") is not None
 
 
