@@ -382,6 +382,10 @@ def _recovery(
     """`status.recovery` after a worker's end; nothing is written where a turn ends as it should."""
     recovery, now = resource.status.recovery, context.now()
     if over:
-        return {"checkedAt": now, "attempts": 0} if suspected(resource) else {}
+        event = resource.status.last_event
+        # By another clock than ours; a turn that is over has answered what was announced during it.
+        early = event is not None and event.created_at > now
+        checked = event.created_at if event is not None and early else now
+        return {"checkedAt": checked, "attempts": 0} if early or suspected(resource) else {}
     again = exit_reason == RESULT_REFUSED and not context.api_key.possible
     return {"suspectedAt": now, "attempts": recovery.attempts + (1 if again else 0)}
