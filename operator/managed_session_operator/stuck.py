@@ -29,6 +29,8 @@ _STUCK = frozenset(
 )
 _SLOW = 10
 """Sweeps between two looks at a session for which the operator can do nothing more."""
+_THINKS = 10
+"""Sweeps without an event after which a running agent counts as stuck: one that thinks needs no worker."""
 
 
 class Remedy(Enum):
@@ -111,8 +113,7 @@ def assess(resource: ManagedSession, seen: Sightings, now: datetime) -> Assessme
         return Assessment(Remedy.RECOVER, Reason.WORK_STRANDED, STRANDED)
     if look.turn.awaited is Awaited.USER:
         return Assessment(Remedy.SAY, Reason.IDLE, "the session waits for its user's answer to a tool call")
-    # An agent that thinks needs no worker: it gets two whole sweeps without an event.
-    patience = 2 * seen.sweep if look.turn.awaited is Awaited.AGENT else timedelta()
+    patience = _THINKS * seen.sweep if look.turn.awaited is Awaited.AGENT else timedelta()
     if look.since >= listed or look.at - look.since < patience:
         return _wait(resource, "the turn is not over and its work is not queued")
     return _verdict(resource, seen, look)

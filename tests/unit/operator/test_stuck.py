@@ -92,9 +92,9 @@ def test_results_that_nobody_sends_are_certain_at_the_second_look(
     assert step(status(), seen(look=twice, can_interrupt=can_interrupt)) == outcome
 
 
-def test_running_agent_gets_two_sweeps_without_an_event() -> None:
-    assert step(status(), seen(look=look(Awaited.AGENT, since=40), can_interrupt=True)) == AWAITS
-    assert step(status(), seen(look=look(Awaited.AGENT, since=75), can_interrupt=True)) == RECOVERS
+def test_agent_that_thinks_for_minutes_is_not_interrupted() -> None:
+    assert step(status(), seen(look=look(Awaited.AGENT, since=240), can_interrupt=True)) == AWAITS
+    assert step(status(), seen(look=look(Awaited.AGENT, since=310), can_interrupt=True)) == RECOVERS
 
 
 def test_session_that_waits_for_its_user_is_fine_and_seldom_looked_at() -> None:
