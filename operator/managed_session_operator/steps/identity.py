@@ -8,6 +8,7 @@ from typing import Any
 
 from managed_session_api import names
 from managed_session_api.conditions import Reason
+from managed_session_api.events import END_TYPES
 from managed_session_api.resource import ManagedSession
 from managed_session_runtime.credentials import CredentialError
 
@@ -79,9 +80,18 @@ async def _visible_session(context: Context, session_id: str) -> SessionView | N
 
 
 async def confirm_end(context: Context, resource: ManagedSession) -> float | None:
-    """Ask Anthropic whether the session has ended, as an event says."""
-    session = await context.queue.session(resource.spec.session_id)
-    memory = context.memory(resource.metadata.name)
+    """Ask Anthropic whether the session has ended, as an event says or the slow check asks."""
+    memory, event = context.memory(resource.metadata.name), resource.status.last_event
+    told = event is not None and event.type in END_TYPES and memory.end_checked != event.id
+    try:
+        session = await context.queue.session(resource.spec.session_id)
+    except Failure as failure:
+        if told or failure.kind is Kind.PERSON:
+            raise
+        # Nobody waits for the slow check's answer, least of all the session's next message.
+        memory.end_check_due = False
+        logger.info("end not checked", extra={"resource": resource.metadata.name, "cause": str(failure)})
+        return None
     await note_end(context, resource, ended=session is None or session.ended, deleted=session is None)
     memory.end_check_due, memory.end_asked_at = False, context.now()
     if resource.status.last_event is not None:
