@@ -88,12 +88,12 @@ class TurnReader:
         elif kind in _ENDED:
             return self._turn(Awaited.AGENT if self._later_word else Awaited.NOBODY)
         elif kind == "session.status_idle":
-            reason = event.stop_reason
-            if reason.type != "requires_action":
+            reason = getattr(event, "stop_reason", None)
+            if getattr(reason, "type", None) != "requires_action":
                 return self._turn(Awaited.NOBODY)
             if self._later_word:
                 return self._turn(Awaited.AGENT)
-            self._open = {str(each) for each in reason.event_ids}
+            self._open = {str(each) for each in getattr(reason, "event_ids", None) or ()}
         return None
 
     def end(self) -> Turn:

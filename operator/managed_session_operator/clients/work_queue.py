@@ -15,6 +15,7 @@ from anthropic import AsyncAnthropic
 from anthropic.lib.environments import download_session_skills
 from anthropic.types.beta.sessions import BetaManagedAgentsSessionEventType
 from managed_session_api.names import is_session_id
+from managed_session_api.times import as_utc
 from pydantic import SecretStr
 
 from managed_session_operator.clients.anthropic_wire import anthropic_failure, fenced_http_client
@@ -70,7 +71,7 @@ class SessionView:
 
 
 def _time(text: str | None) -> datetime | None:
-    return datetime.fromisoformat(text) if text else None
+    return as_utc(datetime.fromisoformat(text)) if text else None
 
 
 def _work_item(item: Any) -> WorkItem:
@@ -78,7 +79,7 @@ def _work_item(item: Any) -> WorkItem:
         work_id=item.id,
         session_id=item.data.id if getattr(item.data, "type", None) == "session" else None,
         state=str(item.state),
-        created_at=datetime.fromisoformat(item.created_at),
+        created_at=as_utc(datetime.fromisoformat(item.created_at)),
         acknowledged_at=_time(item.acknowledged_at),
         latest_heartbeat_at=_time(item.latest_heartbeat_at),
     )

@@ -42,6 +42,8 @@ async def roll_over(context: Context, resource: ManagedSession) -> float | None:
     memory.disconnect()
     connected = await context.sandboxes.connect(sandbox_id, timeout)
     memory.connect(connected, timeout, context.now())
+    # Also where E2B's clock or its `startedAt` knows nothing of the new period.
+    memory.roll_over_not_before = context.roll_over_at(name)
     await watch_or_finish(context, resource, connected, view)
     message = f"sandbox {sandbox_id} paused and resumed before E2B's longest running time"
     logger.info("sandbox rolled over", extra={"resource": name, "sandbox": sandbox_id})

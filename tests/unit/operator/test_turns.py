@@ -51,6 +51,8 @@ ALLOWED = event("user.tool_confirmation", tool_use_id="sevt_1", result="allow")
         ([RUNNING, event("user.interrupt"), ENDED, MESSAGE], Awaited.AGENT),
         ([RUNNING, event("session.status_terminated")], Awaited.NOBODY),
         ([RUNNING, idle(reason="retries_exhausted")], Awaited.NOBODY),
+        ([RUNNING, event("session.status_idle", stop_reason=None)], Awaited.NOBODY),
+        ([RUNNING, event("session.status_idle")], Awaited.NOBODY),
     ],
 )
 def test_who_is_awaited(oldest_first: list[SimpleNamespace], awaited: Awaited) -> None:
