@@ -71,6 +71,15 @@ async def events_of(system: LocalSystem, session_id: str) -> list[tuple[str, str
     return [(event["type"], event["reason"]) for event in json.loads(found)["items"]]
 
 
+async def warned(system: LocalSystem, session_id: str, reason: str) -> None:
+    """Wait for the Warning Event about the resource that has this reason."""
+
+    async def look() -> bool:
+        return ("Warning", reason) in await events_of(system, session_id)
+
+    await eventually(f"a Warning Event {reason}", look)
+
+
 async def sandboxes_of(system: LocalSystem, session_id: str, *states: str) -> list[SimulatedSandbox]:
     """The session's sandboxes in E2B, by default all that ever were."""
     return [

@@ -10,7 +10,7 @@ from managed_session_api import names
 from managed_session_local.control_plane import ControlPlane
 from managed_session_local.system import LocalSystem
 
-from .sessions import QUICK, becomes, begin, events_of, paused, resource, sandboxes_of
+from .sessions import QUICK, becomes, begin, events_of, paused, resource, sandboxes_of, warned
 from .systems import local_system
 from .waiting import eventually
 
@@ -23,15 +23,6 @@ async def system(control_plane: ControlPlane) -> AsyncIterator[LocalSystem]:
     settings = {**QUICK, "attach_timeout_seconds": "3"}
     async with local_system(control_plane, operator_settings=settings) as running:
         yield running
-
-
-async def warned(system: LocalSystem, session_id: str, reason: str) -> None:
-    """Wait for the Warning Event that says it too."""
-
-    async def look() -> bool:
-        return ("Warning", reason) in await events_of(system, session_id)
-
-    await eventually(f"a Warning Event {reason}", look)
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,11 @@ from typing import Any
 
 from managed_session_api import names
 
-from ...cluster.sessions import becomes, resource, sandboxes_of
+from ...cluster.sessions import becomes, resource, sandboxes_of, warned
 from ...cluster.waiting import eventually
 from ..arrangements import SHORT_LIMITS
 from ..row import Outcome, Play, Row
 from ..scene import Scene
-from .warnings import warned
 
 FAMILY = "E2B create"
 HELD_SECONDS = 6

@@ -7,7 +7,7 @@ from typing import Any
 
 from managed_session_local.conversation import Conversation
 
-from ...cluster.sessions import resource, sandboxes_of
+from ...cluster.sessions import condition, sandboxes_of
 from ...cluster.waiting import eventually
 from ..arrangements import SHORT_LIMITS
 from ..row import Play, Row
@@ -43,9 +43,8 @@ async def _all_served_as_before(scene: Scene, conversations: list[Conversation])
     assert all("kept" in answer for answer in answers)
     for conversation in conversations:
         assert len(await sandboxes_of(scene.system, conversation.session_id)) == 1, "the same sandbox"
-        conditions = (await resource(scene.system, conversation.session_id))["status"]["conditions"]
-        lost = [each for each in conditions if each["type"] == "WorkspaceLost" and each["status"] == "True"]
-        assert not lost, "nothing was lost"
+        lost = await condition(scene.system, conversation.session_id, "WorkspaceLost")
+        assert lost.get("status") != "True", "nothing was lost"
 
 
 def _listings_meet(action: dict[str, Any] | str, **settings: Any) -> Play:

@@ -9,12 +9,11 @@ from managed_session_local import worker_template
 from managed_session_local.conversation import Conversation
 from managed_session_local.simulators.e2b.client import SimulatedSandbox
 
-from ...cluster.sessions import becomes, sandboxes_of
+from ...cluster.sessions import becomes, condition, sandboxes_of, warned
 from ...cluster.waiting import eventually
 from ..arrangements import SHORT_LIMITS
 from ..row import Outcome, Play, Row
 from ..scene import Scene
-from .warnings import warned, workspace_lost
 
 FAMILY = "E2B sandbox"
 HELD_SECONDS = 6
@@ -59,6 +58,16 @@ async def _served_from_the_same_files(scene: Scene, conversation: Conversation) 
     assert len(await sandboxes_of(scene.system, conversation.session_id)) == 1, "one sandbox for both turns"
 
 
+async def _workspace_lost(scene: Scene, conversation: Conversation) -> None:
+    """Wait until the resource says that the session's files are gone."""
+
+    async def look() -> bool:
+        lost = await condition(scene.system, conversation.session_id, "WorkspaceLost")
+        return lost.get("status") == "True"
+
+    await eventually("WorkspaceLost is True", look)
+
+
 def _connect_meets(*actions: dict[str, Any] | str, warning: str | None = None) -> Play:
     """The resume of a session's second turn meets these faults."""
 
@@ -87,7 +96,7 @@ def _pause_meets(*actions: dict[str, Any] | str, lost: str | None = None) -> Pla
             await scene.system.e2b_admin.add_fault("pause", action, match={"sandboxID": sandbox.id})
         assert "two" in await scene.say(conversation, "Run: echo two")
         if lost is not None:
-            await workspace_lost(scene.system, conversation.session_id)
+            await _workspace_lost(scene, conversation)
             assert lost in await scene.say(conversation, "Run: cat /mnt/session/file || echo empty")
             return
         await scene.settled(conversation)
@@ -115,7 +124,7 @@ async def _vanishes_while_running(scene: Scene) -> None:
     conversation = await _first_turn(scene)
     sandbox = await running_tool(scene, conversation, "if test -e file; then sleep 60; else echo anew; fi")
     await scene.system.e2b_admin.vanish(sandbox.id)
-    await workspace_lost(scene.system, conversation.session_id)
+    await _workspace_lost(scene, conversation)
     assert "anew" in await conversation.answer()
 
 
@@ -123,7 +132,7 @@ async def _vanishes_while_paused(scene: Scene) -> None:
     conversation = await _first_turn(scene)
     await scene.system.e2b_admin.vanish((await _the_sandbox(scene, conversation)).id)
     assert "empty" in await scene.say(conversation, "Run: cat /mnt/session/file || echo empty")
-    await workspace_lost(scene.system, conversation.session_id)
+    await _workspace_lost(scene, conversation)
 
 
 async def _vanishes_while_it_is_resumed(scene: Scene) -> None:
@@ -140,7 +149,7 @@ async def _vanishes_while_it_is_resumed(scene: Scene) -> None:
     await eventually("the sandbox is resumed", resumed)
     await scene.system.e2b_admin.vanish(sandbox.id)
     assert "empty" in await conversation.answer()
-    await workspace_lost(scene.system, conversation.session_id)
+    await _workspace_lost(scene, conversation)
 
 
 async def _loses_its_files(scene: Scene) -> None:
@@ -220,7 +229,7 @@ async def _template_is_deleted(scene: Scene) -> None:
     try:
         let_go(sandbox)
         assert "finished" in await conversation.answer()
-        await workspace_lost(scene.system, conversation.session_id)
+        await _workspace_lost(scene, conversation)
         await scene.send(conversation, "Run: cat /mnt/session/file || echo empty")
         await becomes(scene.system, conversation.session_id, "TemplateNotFound")
     finally:
@@ -264,7 +273,7 @@ ROWS = [
     _row("connect is answered 504 and done", _connect_meets({"status": 504, **_AFTER, **_NOT_RETRIED})),
     _row("connect is answered 500", _connect_meets({"status": 500})),
     _row("connect is answered 503", _connect_meets({"status": 503, **_NOT_RETRIED})),
-    _row("connect is answered 429", _connect_meets({"status": 429, **_NOT_RETRIED})),
+    _row("connect is answered 429", _connect_meets({"status": 429}, warning="SandboxQuotaExceeded")),
     _row("connect meets a transition", _connect_meets(_TRANSITION, _TRANSITION)),
     _row("connect hangs past its limit", _connect_meets({"status": 504, "seconds": HELD_SECONDS})),
     _row("pause is lost on its way", _pause_meets("drop_before")),
