@@ -18,7 +18,7 @@ from .chaos import hand
 from .evidence import Finding, judge
 from .inquiry import inquire, resources
 from .plan import ends_itself, has_api_key, turns
-from .timeline import timeline
+from .timeline import render, timeline
 from .users import PATIENCE_SECONDS, User
 from .world import SOAK, World
 
@@ -205,7 +205,9 @@ async def _report(soak_: Soak, findings: list[Finding], before: dict[str, dict[s
             print(text)
     if findings:
         folder.mkdir(exist_ok=True)
+        lines = [(each.at, each.who, each.told) for each in soak_.world.trace.entries]
+        (folder / "faults.txt").write_text("\n".join(render(lines, since=0)))
         for name, path in soak_.world.system.logs.items():
             if name in soak_.world.pods:
                 (folder / f"{name}.log").write_bytes(path.read_bytes())
-        print(f"timelines and logs are in {folder}/")
+        print(f"timelines, faults and logs are in {folder}/")

@@ -36,7 +36,7 @@ async def timeline(world: World, session_id: str, resource: dict[str, Any] | Non
             (_seconds(call["at"]), "e2b", _fields(call, without=("at", "path", "method"))) for call in calls
         ]
     lines += [
-        (entry.at, entry.who, f"{entry.what} {entry.detail}".strip())
+        (entry.at, entry.who, entry.told)
         for entry in world.trace.entries
         if entry.session_id in ("", session_id)
     ]

@@ -25,6 +25,11 @@ class Entry:
     session_id: str
     detail: str
 
+    @property
+    def told(self) -> str:
+        """In one line."""
+        return " ".join(each for each in (self.what, self.session_id, self.detail) if each)
+
 
 @dataclass
 class Trace:
