@@ -47,12 +47,12 @@ async def _session(world: World, user: User) -> SessionEvidence:
         messages=report.counts["messages"],
         open=sum(turn.answered_at is None and turn.interrupted_at is None for turn in report.turns),
         overlapping=report.counts["worker_streams_overlapping"],
-        repeated=_repeated(report),
+        repeated=repeated_results(report),
         complaints=tuple(user.record.complaints),
     )
 
 
-def _repeated(report: SessionReport) -> int:
+def repeated_results(report: SessionReport) -> int:
     """Results of calls that had one already; a call that was broken off has none, whoever tries again."""
     accepted = {entry["tool_use_id"] for entry in report.timeline if entry["kind"] == "results"}
     return sum(

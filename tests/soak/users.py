@@ -149,7 +149,7 @@ class User:
         planned = None if interrupt_after is None else began + interrupt_after
         while True:
             report = await self._world.system.anthropic_admin.session(self.session_id)
-            if all(_closed(report, message) for message in messages):
+            if all(is_closed(report, message) for message in messages):
                 self.record.slowest_seconds = max(self.record.slowest_seconds, time.monotonic() - began)
                 return report
             now = time.monotonic()
@@ -192,11 +192,11 @@ class User:
 
     async def _check(self, report: SessionReport, message: Message) -> bool:
         """Whether a message was answered as it has to be; complains about what must not be."""
-        if not _answered(report, message):
+        if not is_answered(report, message):
             if not self._interrupted:
                 self.record.recovered += 1
             return False
-        answer = _answer(report, message)
+        answer = answer_to(report, message)
         if answer is None:
             self.record.spoiled.append(_said_instead(report, message))
             return False
@@ -231,7 +231,7 @@ class User:
         return False
 
     async def _give_up(self, report: SessionReport, messages: tuple[Message, ...]) -> None:
-        lost = [message.token for message in messages if not _closed(report, message)]
+        lost = [message.token for message in messages if not is_closed(report, message)]
         resource = await self._world.resource(self.session_id) or {}
         ready = condition(resource, "Ready")
         self.record.complaints.append(
@@ -266,17 +266,19 @@ def _turn_of(report: SessionReport, message: Message) -> Any:
     return next((turn for turn in report.turns if turn.message_id == sent), None)
 
 
-def _closed(report: SessionReport, message: Message) -> bool:
+def is_closed(report: SessionReport, message: Message) -> bool:
+    """Whether a message is answered or broken off."""
     turn = _turn_of(report, message)
     return turn is not None and (turn.answered_at is not None or turn.interrupted_at is not None)
 
 
-def _answered(report: SessionReport, message: Message) -> bool:
+def is_answered(report: SessionReport, message: Message) -> bool:
+    """Whether its turn has ended with an answer."""
     turn = _turn_of(report, message)
     return turn is not None and turn.answered_at is not None
 
 
-def _answer(report: SessionReport, message: Message) -> str | None:
+def answer_to(report: SessionReport, message: Message) -> str | None:
     """What the agent said in answer; None where the task's end is not in it."""
     wanted = f"done-{message.token}"
     said = (_text(event) for event in report.events if event["type"] == "agent.message")
