@@ -64,6 +64,10 @@ class Memory:
     """A sweep found the sandbox running although nothing needs it."""
     missing: bool = False
     """A sweep did not find the sandbox, and E2B does not know it."""
+    forgotten: bool = False
+    """A sweep found a sandbox of an attempt that the status knows nothing of."""
+    uid: str | None = None
+    """The resource's: another one of the same name shares nothing with it."""
     hint: tuple[str, datetime] | None = None
     """The announced run and when this process first saw it: (event ID, time)."""
     fresh_attempt: int | None = None

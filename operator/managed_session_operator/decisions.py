@@ -78,6 +78,8 @@ class Step(Enum):
     """A create was begun and nothing needs it any more: find out what became of it."""
     LOOK = auto()
     """The turn is not known to be over: read the session's newest events."""
+    RESTORE = auto()
+    """The status was wiped: write down again what is there."""
     RECOVER = auto()
     """The session is stuck: stop its item and, where an API key is configured, interrupt it."""
     WAIT = auto()
@@ -121,6 +123,7 @@ class Surroundings:
         end_check_due: the slow check asks whether the session has ended.
         running_unexpectedly: a sweep found the sandbox running although nothing needs it.
         missing: a sweep found that E2B does not know the recorded sandbox any more.
+        wiped: the status names no sandbox, and there is a worker or a sandbox that it must have named.
         sightings: what was seen of a session that nobody serves.
         queue_trouble: what the environment's queue says while it serves nobody.
     """
@@ -144,6 +147,7 @@ class Surroundings:
     end_check_due: bool = False
     running_unexpectedly: bool = False
     missing: bool = False
+    wiped: bool = False
     queue_trouble: str | None = None
     start_overdue_at: datetime | None = None
     sightings: Sightings = field(default_factory=Sightings)
@@ -198,6 +202,7 @@ def decide(resource: ManagedSession, around: Surroundings) -> Decision:
         return Decision(Step.FINALIZE) if held else Decision(Step.WAIT)
     return (
         _identity(resource, around)
+        or (Decision(Step.RESTORE) if around.wiped else None)
         or _end(resource, around)
         or _stopped(resource, around)
         or _offer(resource, around)

@@ -22,7 +22,16 @@ from managed_session_operator.failures import (
     retry_delay,
 )
 from managed_session_operator.status import Verdict, not_ready
-from managed_session_operator.steps import identity, running_period, sandbox, stuck, waiting, work, worker
+from managed_session_operator.steps import (
+    identity,
+    restoration,
+    running_period,
+    sandbox,
+    stuck,
+    waiting,
+    work,
+    worker,
+)
 from managed_session_operator.steps.standing import stand
 from managed_session_operator.stuck import Sightings
 
@@ -62,6 +71,7 @@ _STEPS: dict[Step, Callable[[Context, ManagedSession], Awaitable[float | None]]]
     Step.STOP_WORKER: worker.stop_overdue,
     Step.RECORD_HEARTBEAT: worker.record_heartbeat,
     Step.REATTACH: worker.reattach,
+    Step.RESTORE: restoration.restore,
     Step.FINISH: worker.finish,
     Step.LOOK: stuck.look,
     Step.RECOVER: stuck.recover,
@@ -88,12 +98,20 @@ class Reconciler:
             if resource is None:
                 self._drop(name)
                 return None
+            await self._know(resource)
             if (resting := self._resting(resource)) is not None:
                 return resting
             settled, delay = await self._try_step(resource)
             if settled or delay is not None:
                 return delay
         return 0.0
+
+    async def _know(self, resource: ManagedSession) -> None:
+        """Drop what is remembered of another resource that had this name."""
+        name, uid = resource.metadata.name, resource.metadata.uid
+        if self._context.memory(name).uid not in (None, uid):
+            await self._context.forget(name)
+        self._context.memory(name).uid = uid
 
     async def _try_step(self, resource: ManagedSession) -> tuple[bool, float | None]:
         """`_take_step`, with every way in which a step may fail."""
@@ -196,6 +214,7 @@ class Reconciler:
             end_check_due=memory.end_check_due,
             running_unexpectedly=memory.running_unexpectedly,
             missing=memory.missing,
+            wiped=self._wiped(resource),
             queue_trouble=context.queue_trouble,
             start_overdue_at=(
                 memory.started_at + timedelta(seconds=context.settings.worker_start_timeout_seconds)
@@ -204,6 +223,14 @@ class Reconciler:
             ),
             sightings=self._sightings(resource, announced=expired and has_hint(resource)),
         )
+
+    def _wiped(self, resource: ManagedSession) -> bool:
+        """Whether somebody removed the status of a resource that has a worker or a sandbox."""
+        name, status = resource.metadata.name, resource.status
+        if status.sandbox.id is not None or status.sandbox.state is SandboxState.CREATING:
+            return False
+        listened_to = status.work.claim is None and self._context.runs.any(name) is not None
+        return listened_to or self._context.memory(name).forgotten
 
     def _sightings(self, resource: ManagedSession, *, announced: bool) -> Sightings:
         context, memory, items = (

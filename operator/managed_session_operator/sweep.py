@@ -81,13 +81,14 @@ class Sweep:
         paused: set[str] = set()
         for view in self._understood(views):
             resource = by_uid.get(view.metadata.get(names.METADATA_RESOURCE_UID, ""))
-            if resource is None or self._is_stray(resource):
+            if resource is None or self._is_stray(resource, view):
                 suspects[view.sandbox_id] = view
                 continue
             if self._is_surplus(resource, view):
                 surplus.append((resource, view))
                 continue
             listed.setdefault(resource.metadata.uid, set()).add(view.sandbox_id)
+            context.memory(resource.metadata.name).forgotten = self._is_forgotten(resource, view)
             self._note_period(resource, view, began)
             if self._runs_unneeded(resource, view):
                 running.add(view.sandbox_id)
@@ -195,11 +196,19 @@ class Sweep:
         settled = sandbox.id is not None and sandbox.state is not SandboxState.CREATING
         return settled and sandbox.id != view.sandbox_id
 
-    @staticmethod
-    def _is_stray(resource: ManagedSession) -> bool:
+    @classmethod
+    def _is_stray(cls, resource: ManagedSession, view: SandboxView) -> bool:
         """Whether the resource has no sandbox; its next create adopts what is still there then."""
         sandbox = resource.status.sandbox
-        return sandbox.id is None and sandbox.state is not SandboxState.CREATING
+        settled = sandbox.id is None and sandbox.state is not SandboxState.CREATING
+        return settled and not cls._is_forgotten(resource, view)
+
+    @staticmethod
+    def _is_forgotten(resource: ManagedSession, view: SandboxView) -> bool:
+        """Whether the status was wiped: it knows nothing of the attempt that made the sandbox."""
+        sandbox = resource.status.sandbox
+        blank = sandbox.id is None and sandbox.state is not SandboxState.CREATING
+        return blank and view.attempt > sandbox.attempt
 
     def _note_period(self, resource: ManagedSession, view: SandboxView, listed_at: datetime) -> None:
         """Know from E2B when the running period began, where the list is newer than our connection."""
@@ -235,7 +244,7 @@ class Sweep:
         resources = {resource.metadata.uid: resource for resource in self._context.store.all()}
         for sandbox_id in doomed:
             owner = resources.get(suspects[sandbox_id].metadata.get(names.METADATA_RESOURCE_UID, ""))
-            unowned = owner is None or self._is_stray(owner)
+            unowned = owner is None or self._is_stray(owner, suspects[sandbox_id])
             if unowned and await self._kill(sandbox_id):
                 del suspects[sandbox_id]
         self._suspects = set(suspects)

@@ -66,3 +66,11 @@ SHORT_LIMITS = Arrangement(
 
 OWN_CONTROL_PLANE = Arrangement("own control plane", own_control_plane=True)
 """Its API server and etcd may be stopped."""
+
+SHORT_COUNTDOWN = Arrangement(
+    "short countdown",
+    webhook=False,
+    operator={"sandbox_timeout_seconds": "10"},
+    anthropic={"work": {"enqueue_at_creation": False}},
+)
+"""A running sandbox's countdown is restarted every few seconds."""

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 import e2b
+from managed_session_api import names
 from managed_session_api.conditions import Reason
 from pydantic import SecretStr
 
@@ -35,6 +36,12 @@ class SandboxView:
     metadata: Mapping[str, str]
     started_at: datetime
     end_at: datetime
+
+    @property
+    def attempt(self) -> int:
+        """The number of the resource's attempt that made it; 0 where the metadata has none."""
+        number = self.metadata.get(names.METADATA_ATTEMPT, "")
+        return int(number) if number.isdecimal() else 0
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,10 @@ class WorkerRuns:
         run = self._runs.get(name)
         return run if run is not None and run.claim == claim else None
 
+    def any(self, name: str) -> WorkerRun | None:
+        """The run of the resource called `name`, of whatever claim."""
+        return self._runs.get(name)
+
     async def start(self, name: str, sandbox: e2b.AsyncSandbox, request: StartRequest) -> WorkerRun:
         """Start the worker of `request.claim`, or find it started.
 

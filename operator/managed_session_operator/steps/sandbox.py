@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import e2b
-from managed_session_api import names
 from managed_session_api.conditions import Reason
 from managed_session_api.resource import ManagedSession, SandboxState
 
@@ -145,13 +144,8 @@ async def _found(context: Context, resource: ManagedSession) -> list[SandboxView
     One of an earlier attempt is never taken again, so that its kill, however late it arrives, hits nothing.
     """
     listed = await context.sandboxes.list(sandbox_marks(resource, context.installation_id))
-    views = [view for view in listed if _attempt(view) >= resource.status.sandbox.attempt]
-    return sorted(views, key=lambda view: (-_attempt(view), view.paused, -view.started_at.timestamp()))
-
-
-def _attempt(view: SandboxView) -> int:
-    number = view.metadata.get(names.METADATA_ATTEMPT, "")
-    return int(number) if number.isdecimal() else 0
+    views = [view for view in listed if view.attempt >= resource.status.sandbox.attempt]
+    return sorted(views, key=lambda view: (-view.attempt, view.paused, -view.started_at.timestamp()))
 
 
 async def _adopt(context: Context, resource: ManagedSession, memory: Memory) -> bool:
@@ -240,6 +234,7 @@ async def vanished(context: Context, resource: ManagedSession) -> None:
 async def resolve_create(context: Context, resource: ManagedSession) -> float | None:
     """A create was begun and nothing needs its sandbox any more: record what is there, or nothing."""
     views = await _found(context, resource)
+    context.memory(resource.metadata.name).forgotten = False
     if not views:
         await context.write_status(resource, sandbox={"state": None})
         context.capacity.release(resource.metadata.name)
@@ -251,6 +246,7 @@ async def resolve_create(context: Context, resource: ManagedSession) -> float | 
         sandbox={
             "id": chosen.sandbox_id,
             "state": str(state),
+            "attempt": chosen.attempt,
             "templateID": context.policy(resource).template,
             "startedAt": chosen.started_at,
             "savedPeriodStartedAt": chosen.started_at if chosen.paused else None,

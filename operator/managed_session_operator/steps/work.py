@@ -195,7 +195,15 @@ async def drop_offer(context: Context, resource: ManagedSession) -> float | None
 
 async def acknowledge(context: Context, resource: ManagedSession) -> float | None:
     """Take the item off the queue, now that the sandbox is ready: from here on it must be served."""
-    work = resource.status.work
+    work, name = resource.status.work, resource.metadata.name
+    memory = context.memory(name)
+    if work.claim is not None and (memory.token is None or memory.token[0] != work.claim):
+        there, token = await context.tokens.get(name, work.claim)
+        if not there:
+            # Not acknowledged yet, so the queue offers it again, with a token.
+            message = "the session token was removed before the work was acknowledged"
+            return await give_up(context, resource, "TokenMissing", Reason.AWAITING_CLAIM, message)
+        memory.token = (work.claim, token)
     if work.id is None or not await context.queue.acknowledge(work.id):
         message = "the work was stopped or taken by someone else before its worker had started"
         return await give_up(context, resource, "WorkLost", Reason.WORK_LOST, message)

@@ -130,6 +130,7 @@ surroundings = st.builds(
     end_check_due=st.booleans(),
     running_unexpectedly=st.booleans(),
     missing=st.booleans(),
+    wiped=st.booleans(),
     queue_trouble=st.none() | st.just("HTTP 404"),
     start_overdue_at=maybe_instants,
 )

@@ -222,6 +222,11 @@ def test_a_sandbox_that_a_sweep_missed_is_looked_into_even_during_a_turn() -> No
     assert _step(SERVING, known) is Step.NOTE_VANISHED
 
 
+@pytest.mark.parametrize("known", [{}, {"offer": offer()}])
+def test_a_wiped_status_is_restored_before_anything_is_decided_on_it(known: dict[str, object]) -> None:
+    assert _step(None, {"wiped": True, **known}) is Step.RESTORE
+
+
 def test_after_a_loss_the_policy_decides_between_a_new_sandbox_and_none() -> None:
     lost = {"lastEvent": hint(), "sandbox": LOST}
     assert _step(lost, {}) is Step.PROVISION

@@ -1,0 +1,199 @@
+"""Rights that are taken away and given back, clocks that disagree, a Lease that people touch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from managed_session_api.times import to_wire
+
+from ...cluster.waiting import eventually
+from ..api_server_proxy import ApiCall
+from ..arrangements import QUEUE_ONLY
+from ..by_hand import becomes_phase, patch
+from ..leaders import change_lease, delete_lease, leader, lease
+from ..row import Row
+from ..scene import Scene
+
+FAMILY = "kubernetes"
+
+Play = Callable[[Scene], Awaitable[None]]
+
+OPERATOR = "managed-session-operator"
+DAY = timedelta(days=1)
+
+
+@asynccontextmanager
+async def _without_right(scene: Scene, namespace: str, resource: str) -> AsyncIterator[None]:
+    """The operator's Role lacks the rules for this resource while the block lasts."""
+    kubectl = scene.system.control_plane.kubectl
+    role: dict[str, Any] = json.loads(
+        await kubectl(f"--namespace={namespace}", "get", "role", OPERATOR, "--output=json")
+    )
+
+    async def set_rules(rules: list[dict[str, Any]]) -> None:
+        operation = json.dumps([{"op": "replace", "path": "/rules", "value": rules}])
+        await kubectl(
+            f"--namespace={namespace}", "patch", "role", OPERATOR, "--type=json", f"--patch={operation}"
+        )
+
+    await set_rules([rule for rule in role["rules"] if resource not in rule["resources"]])
+    try:
+        yield
+    finally:
+        await set_rules(role["rules"])
+
+
+async def _refused(scene: Scene, attempt: Callable[[ApiCall], bool]) -> None:
+    """Wait until the operator has tried this in vain, more than once."""
+    before = sum(map(attempt, scene.proxy.calls))
+
+    async def tried() -> bool:
+        return sum(map(attempt, scene.proxy.calls)) >= before + 2
+
+    await eventually("it is tried in vain", tried)
+
+
+def _right_removed(resource: str, attempt: str) -> Play:
+    async def play(scene: Scene) -> None:
+        conversation = await scene.begin()
+        assert "kept" in await scene.say(conversation, "Run: echo kept | tee /mnt/session/file")
+        await scene.settled(conversation)
+        async with _without_right(scene, scene.system.namespace, resource):
+            await scene.send(conversation, "Run: cat /mnt/session/file")
+            await _refused(scene, lambda call: call.operation == attempt)
+        assert "kept" in await conversation.answer()
+
+    return play
+
+
+async def _lease_right_removed(scene: Scene) -> None:
+    """It ends leading, and takes the lead up again."""
+    conversation = await scene.begin()
+    await scene.send(conversation, "Run: echo kept > /mnt/session/file; sleep 3; echo answered")
+    await becomes_phase(scene, conversation, "Running")
+    log = scene.system.operator.log
+    lost = log.read_text().count('"lease lost"')
+    async with _without_right(scene, scene.system.system_namespace, "leases"):
+
+        async def ended() -> bool:
+            return log.read_text().count('"lease lost"') > lost
+
+        await eventually("it has noticed", ended)
+        assert "answered" in await conversation.answer()
+    await scene.settled(conversation)
+    assert "kept" in await scene.say(conversation, "Run: cat /mnt/session/file")
+
+
+async def _lease_deleted(scene: Scene) -> None:
+    """The epoch never falls, or sandboxes would refuse the next leader's starts."""
+    conversation = await scene.begin()
+    await scene.send(conversation, "Run: echo kept > /mnt/session/file; sleep 2; echo answered")
+    await becomes_phase(scene, conversation, "Running")
+    epoch = (await lease(scene.system))["leaseTransitions"]
+    await delete_lease(scene.system)
+    assert "answered" in await conversation.answer()
+    await leader(scene.system)
+    assert (await lease(scene.system))["leaseTransitions"] >= epoch
+    assert "kept" in await scene.say(conversation, "Run: cat /mnt/session/file")
+
+
+def _lease_of_another_clock(ahead: timedelta) -> Play:
+    """A holder whose clock is off takes the Lease and dies: how long it lasted is measured, not read."""
+
+    async def play(scene: Scene) -> None:
+        conversation = await scene.begin()
+        assert "kept" in await scene.say(conversation, "Run: echo kept | tee /mnt/session/file")
+        await scene.settled(conversation)
+        await leader(scene.system)
+        now = await lease(scene.system)
+        skewed = to_wire(datetime.now(UTC) + ahead)
+        await change_lease(
+            scene.system,
+            holderIdentity="elsewhere",
+            renewTime=skewed,
+            acquireTime=skewed,
+            leaseDurationSeconds=2,
+            leaseTransitions=now["leaseTransitions"] + 1,
+        )
+        await scene.send(conversation, "Run: cat /mnt/session/file")
+        assert "kept" in await conversation.answer()
+        assert (await lease(scene.system))["leaseTransitions"] > now["leaseTransitions"] + 1
+
+    return play
+
+
+def _written_by_another_clock(ahead: timedelta) -> Play:
+    """The last turn was written down by an operator whose clock was off."""
+
+    async def play(scene: Scene) -> None:
+        conversation = await scene.begin()
+        assert "kept" in await scene.say(conversation, "Run: echo kept | tee /mnt/session/file")
+        await scene.settled(conversation)
+        await becomes_phase(scene, conversation, "Idle")
+        at = to_wire(datetime.now(UTC) + ahead)
+        times = ("offeredAt", "acknowledgedAt", "firstHeartbeatAt", "finishedAt")
+        event = {"id": "whe_of_another_clock", "type": "session.status_run_started", "createdAt": at}
+        await patch(
+            scene,
+            conversation,
+            {
+                "status": {
+                    "work": dict.fromkeys(times, at),
+                    "lastActiveTime": at,
+                    "lastEvent": event,
+                    "sandbox": {"startedAt": at},
+                }
+            },
+            status=True,
+        )
+        assert "kept" in await scene.say(conversation, "Run: cat /mnt/session/file")
+
+    return play
+
+
+async def _acknowledged_in_the_future(scene: Scene) -> None:
+    """The operator's clock is set back a day in the middle of a turn, and the next one dies with it."""
+    conversation = await scene.begin()
+    await scene.send(conversation, "Run: echo kept > /mnt/session/file; sleep 2; echo answered")
+    await becomes_phase(scene, conversation, "Running")
+    at = to_wire(datetime.now(UTC) + DAY)
+    await patch(
+        scene,
+        conversation,
+        {"status": {"work": {"offeredAt": at, "acknowledgedAt": at, "firstHeartbeatAt": at}}},
+        status=True,
+    )
+    assert "answered" in await conversation.answer()
+    await scene.settled(conversation)
+    assert "kept" in await scene.say(conversation, "Run: cat /mnt/session/file")
+
+
+def _row(name: str, play: Play) -> Row:
+    return Row(FAMILY, name, play, arrangement=QUEUE_ONLY)
+
+
+ROWS = [
+    _row(
+        "the right to write the status is removed and given back",
+        _right_removed("managedsessions/status", "patch managedsessions/status"),
+    ),
+    _row(
+        "the right to keep tokens is removed and given back",
+        _right_removed("secrets", "create secrets"),
+    ),
+    _row(
+        "the right to list and change resources is removed and given back",
+        _right_removed("managedsessions", "list managedsessions"),
+    ),
+    _row("the right to the Lease is removed and given back", _lease_right_removed),
+    _row("the Lease is deleted in the middle of a turn", _lease_deleted),
+    _row("a holder whose clock is a day ahead takes the Lease", _lease_of_another_clock(DAY)),
+    _row("a holder whose clock is a day behind takes the Lease", _lease_of_another_clock(-DAY)),
+    _row("a clock that was a day ahead wrote the last turn", _written_by_another_clock(DAY)),
+    _row("a clock that was a day behind wrote the last turn", _written_by_another_clock(-DAY)),
+    _row("the clock is set back a day in the middle of a turn", _acknowledged_in_the_future),
+]
