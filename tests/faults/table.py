@@ -12,6 +12,7 @@ from .families import (
     kubernetes_rights,
     kubernetes_server,
     operator_killed,
+    two_operators,
     webhook,
 )
 from .row import Row
@@ -27,6 +28,7 @@ ROWS: list[Row] = sorted(
         *kubernetes_edits.ROWS,
         *kubernetes_rights.ROWS,
         *kubernetes_server.ROWS,
+        *two_operators.ROWS,
         *webhook.ROWS,
     ],
     key=lambda row: row.arrangement.name,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from managed_session_api import names
+from managed_session_local.conversation import Conversation
 
 from ...cluster.waiting import eventually
-from ..arrangements import QUEUE_ONLY
+from ..arrangements import QUEUE_ONLY, SHORT_COUNTDOWN, SHORT_HINTS, Arrangement
+from ..by_hand import becomes_phase, delete, patch, status
 from ..effects import Effect
 from ..row import Outcome, Row
 from ..scene import Held, Scene
@@ -59,11 +60,32 @@ SECOND_TURN = [
 ]
 """Of a turn in a paused sandbox."""
 
+LONG_TURN = [_e2b("set_timeout")]
+"""Of a worker that works for long."""
+
 REMOVAL = [_e2b("kill"), _kubernetes("delete secrets"), _kubernetes("finalizer removed")]
 """Of a resource's deletion between two turns."""
 
 REMOVAL_OF_A_LIVE_SESSION = [_e2b("kill"), _anthropic("work.stop"), _kubernetes("finalizer removed")]
 """Of a resource's deletion in the middle of a turn."""
+
+SUSPENSION = [_kubernetes("status: standing")]
+"""Of a suspension between two turns."""
+
+SUSPENSION_OF_A_LIVE_SESSION = [
+    _e2b("process_start"),
+    _kubernetes("status: finished"),
+    _e2b("pause"),
+    _kubernetes("status: sandbox paused"),
+    _kubernetes("status: standing"),
+]
+"""Of a suspension in the middle of a turn; the process is the command that stops the worker."""
+
+END = [_kubernetes("status: end")]
+"""Of a session's end that a webhook tells."""
+
+END_BY_DELETION = [_kubernetes("delete managedsessions")]
+"""Of the end of a session that was deleted."""
 
 
 async def _kill_and_restart(scene: Scene, held: Held) -> None:
@@ -100,35 +122,80 @@ def _in_second_turn(effect: Effect, *, after_commit: bool) -> Play:
     return play
 
 
-def _in_removal(effect: Effect, *, after_commit: bool) -> Play:
+def _in_long_turn(effect: Effect, *, after_commit: bool) -> Play:
     async def play(scene: Scene) -> None:
         conversation = await scene.begin()
-        assert "done" in await scene.say(conversation, "Run: echo done")
-        await scene.settled(conversation)
         held = await scene.hold(effect, after_commit=after_commit)
-        name = names.resource_name(conversation.session_id)
-        await scene.system.kubectl("delete", names.PLURAL, name, "--wait=false")
+        await scene.send(conversation, "Run: sleep 9; echo answered")
         await _kill_and_restart(scene, held)
+        assert "answered" in await conversation.answer()
 
     return play
 
 
-def _in_removal_of_a_live_session(effect: Effect, *, after_commit: bool) -> Play:
-    async def play(scene: Scene) -> None:
-        conversation = await scene.begin()
-        await scene.send(conversation, "Run: sleep 60; echo never")
-        name = names.resource_name(conversation.session_id)
-        await eventually("the worker runs", lambda: _phase(scene, name, "Running"))
-        held = await scene.hold(effect, after_commit=after_commit)
-        await scene.system.kubectl("delete", names.PLURAL, name, "--wait=false")
-        await _kill_and_restart(scene, held)
+def _when(
+    prepare: Callable[[Scene], Awaitable[Conversation]],
+    act: Callable[[Scene, Conversation], Awaitable[None]],
+    then: Callable[[Scene, Conversation], Awaitable[None]] | None = None,
+) -> Callable[..., Play]:
+    """Plays that prepare a session, do something to it that has the effect, and see how it ends."""
 
-    return play
+    def of_effect(effect: Effect, *, after_commit: bool) -> Play:
+        async def play(scene: Scene) -> None:
+            conversation = await prepare(scene)
+            held = await scene.hold(effect, after_commit=after_commit)
+            await act(scene, conversation)
+            await _kill_and_restart(scene, held)
+            if then is not None:
+                await then(scene, conversation)
+
+        return play
+
+    return of_effect
 
 
-async def _phase(scene: Scene, name: str, phase: str) -> bool:
-    found = await scene.system.kubectl("get", names.PLURAL, name, "--output=jsonpath={.status.phase}")
-    return found == phase
+async def _idle(scene: Scene) -> Conversation:
+    conversation = await scene.begin()
+    assert "done" in await scene.say(conversation, "Run: echo done")
+    await scene.settled(conversation)
+    await becomes_phase(scene, conversation, "Idle")
+    return conversation
+
+
+async def _live(scene: Scene) -> Conversation:
+    conversation = await scene.begin()
+    await scene.send(conversation, "Run: sleep 60; echo never")
+    await becomes_phase(scene, conversation, "Running")
+    return conversation
+
+
+async def _suspend(scene: Scene, conversation: Conversation) -> None:
+    await patch(scene, conversation, {"spec": {"lifecycle": {"suspend": True}}})
+
+
+async def _is_suspended(scene: Scene, conversation: Conversation) -> None:
+    await becomes_phase(scene, conversation, "Suspended")
+
+
+async def _resumes(scene: Scene, conversation: Conversation) -> None:
+    await becomes_phase(scene, conversation, "Suspended")
+    await patch(scene, conversation, {"spec": {"lifecycle": {"suspend": False}}})
+    assert "again" in await scene.say(conversation, "Run: echo again")
+
+
+async def _terminate(scene: Scene, conversation: Conversation) -> None:
+    await scene.system.anthropic_admin.terminate_session(conversation.session_id)
+
+
+async def _has_ended(scene: Scene, conversation: Conversation) -> None:
+    async def ended() -> bool:
+        return "endedAt" in await status(scene, conversation)
+
+    await eventually("the end is written down", ended)
+
+
+async def _delete_session(scene: Scene, conversation: Conversation) -> None:
+    await scene.system.user.beta.sessions.delete(conversation.session_id)
 
 
 def _rows(
@@ -136,13 +203,14 @@ def _rows(
     when: str,
     play: Callable[..., Play],
     outcome: Outcome = Outcome(),  # noqa: B008 - immutable
+    arrangement: Arrangement = QUEUE_ONLY,
 ) -> list[Row]:
     return [
         Row(
             FAMILY,
             f"killed in {when} {'after' if after_commit else 'before'} {effect} took effect",
             play(effect, after_commit=after_commit),
-            arrangement=QUEUE_ONLY,
+            arrangement=arrangement,
             outcome=outcome,
             cuts=(effect, after_commit),
         )
@@ -172,12 +240,28 @@ async def _offer_on_its_way(scene: Scene) -> None:
 ROWS = [
     *_rows(FIRST_TURN, "the first turn", _in_first_turn),
     *_rows(SECOND_TURN, "the second turn", _in_second_turn),
-    *_rows(REMOVAL, "the removal", _in_removal, Outcome(gone=True)),
+    *_rows(LONG_TURN, "a long turn", _in_long_turn, arrangement=SHORT_COUNTDOWN),
+    *_rows(REMOVAL, "the removal", _when(_idle, delete), Outcome(gone=True)),
     *_rows(
         REMOVAL_OF_A_LIVE_SESSION,
         "the removal of a live session",
-        _in_removal_of_a_live_session,
+        _when(_live, delete),
         Outcome(gone=True, unanswered=1),
+    ),
+    *_rows(SUSPENSION, "the suspension", _when(_idle, _suspend, _resumes)),
+    *_rows(
+        SUSPENSION_OF_A_LIVE_SESSION,
+        "the suspension of a live session",
+        _when(_live, _suspend, _is_suspended),
+        Outcome(unanswered=1),
+    ),
+    *_rows(END, "the end", _when(_idle, _terminate, _has_ended), arrangement=SHORT_HINTS),
+    *_rows(
+        END_BY_DELETION,
+        "the end by deletion",
+        _when(_idle, _delete_session),
+        Outcome(gone=True),
+        arrangement=SHORT_HINTS,
     ),
     Row(
         FAMILY,
