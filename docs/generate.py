@@ -74,6 +74,7 @@ OPERATOR_EXITS: dict[str, str] = {
     "SandboxVanished": "E2B does not know the sandbox any more; the worker went with it.",
     "StartFailed": "No start of the worker reached a first heartbeat; the work was stopped.",
     "Suspended": "`spec.lifecycle.suspend` was set; the worker was killed.",
+    "TokenMissing": "The session token's Secret was gone before the acknowledgement; offered again.",
     "TokenLost": "The session token's Secret was gone before the worker had started; the work was stopped.",
     "WorkLost": "The work was stopped or taken by someone else before it could be acknowledged.",
     "WorkerVanished": "The sandbox's supervisor does not know the claim.",
