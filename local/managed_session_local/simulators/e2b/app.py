@@ -14,7 +14,8 @@ from managed_session_local.simulators.e2b.envd_process import ProcessRoutes
 from managed_session_local.simulators.e2b.faults import Faults
 from managed_session_local.simulators.e2b.gateway import Gateway
 from managed_session_local.simulators.e2b.ledger import Ledger
-from managed_session_local.simulators.e2b.lifecycle import ENVD_PORT, Lifecycle
+from managed_session_local.simulators.e2b.lifecycle import Lifecycle
+from managed_session_local.simulators.e2b.network import ENVD_PORT
 from managed_session_local.simulators.e2b.settings import Settings
 from managed_session_local.simulators.e2b.simulator_routes import SimulatorRoutes
 from managed_session_local.simulators.e2b.slots import Slots

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from managed_session_local.simulators.e2b.errors import ConnectError, ProxyError
 from managed_session_local.simulators.e2b.gateway import Call
 from managed_session_local.simulators.e2b.host import SandboxHostError
-from managed_session_local.simulators.e2b.lifecycle import ENVD_PORT, Lifecycle
+from managed_session_local.simulators.e2b.lifecycle import Lifecycle
+from managed_session_local.simulators.e2b.network import ENVD_PORT
 from managed_session_local.simulators.e2b.sandbox import Sandbox, access_token
 from managed_session_local.simulators.e2b.slots import Slot, base_environment, home_directory, user_id
 

@@ -9,6 +9,7 @@ from managed_session_local.simulators.e2b.admission import Admission
 from managed_session_local.simulators.e2b.errors import ApiError, ProxyError
 from managed_session_local.simulators.e2b.host import SandboxHostError
 from managed_session_local.simulators.e2b.ledger import Ledger, now
+from managed_session_local.simulators.e2b.network import ENVD_PORT, check_network
 from managed_session_local.simulators.e2b.sandbox import Sandbox, access_token
 from managed_session_local.simulators.e2b.settings import Settings
 from managed_session_local.simulators.e2b.slots import Slots
@@ -386,19 +387,3 @@ class Lifecycle:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-ENVD_PORT = 49983
-
-
-def check_network(network: dict[str, Any]) -> None:
-    """Rules that E2B checks. Raises ApiError 400."""
-    allowed = network.get("allowOut") or []
-    domains = [
-        host for host in allowed if any(character.isalpha() for character in host) and "::" not in host
-    ]
-    if domains and "0.0.0.0/0" not in (network.get("denyOut") or []):
-        raise ApiError(
-            400,
-            "When specifying allowed domains in allowOut, you must include '0.0.0.0/0' in denyOut",
-        )
