@@ -90,7 +90,7 @@ class User:
         try:
             await self._play(turns, deletes=deletes)
         except (anthropic.APIError, ControlError, httpx.HTTPError) as error:
-            self.record.complaints.append(f"the user's own call failed: {type(error).__name__}: {error}")
+            self._complain(f"the user's own call failed: {type(error).__name__}: {error}")
 
     async def _play(self, turns: Iterable[Turn], *, deletes: bool) -> None:
         session = await self._client.beta.sessions.create(
@@ -125,7 +125,7 @@ class User:
             if not again or on_purpose is not None:
                 return True
             pending = tuple(again)
-        self.record.complaints.append(f"{pending[0].token}: not served in {_REPEATS} attempts")
+        self._complain(f"{pending[0].token}: not served in {_REPEATS} attempts")
         return False
 
     async def _send(self, messages: tuple[Message, ...]) -> None:
@@ -207,18 +207,21 @@ class User:
         self._kept.append(message.token)
         return True
 
+    def _complain(self, text: str) -> None:
+        self.record.complaints.append(text)
+        self._world.trace.add("user", "complaint", self.session_id, text)
+        print(f"complaint of {self.session_id}: {text}", flush=True)
+
     async def _files_are_missing(self, message: Message, missing: list[str]) -> None:
         unexplained = [
             token for token in missing if not self._world.losses.after(self.session_id, self._sent_at[token])
         ]
         if unexplained:
-            self.record.complaints.append(f"{message.token}: files are gone for no reason: {unexplained}")
+            self._complain(f"{message.token}: files are gone for no reason: {unexplained}")
         else:
             self.record.files_lost += 1
             if self.session_id not in self._world.losses.resources and not await self._told_of_the_loss():
-                self.record.complaints.append(
-                    f"{message.token}: files are gone and WorkspaceLost is not True"
-                )
+                self._complain(f"{message.token}: files are gone and WorkspaceLost is not True")
         self._kept = [token for token in self._kept if token not in missing]
 
     async def _told_of_the_loss(self) -> bool:
@@ -234,7 +237,7 @@ class User:
         lost = [message.token for message in messages if not is_closed(report, message)]
         resource = await self._world.resource(self.session_id) or {}
         ready = condition(resource, "Ready")
-        self.record.complaints.append(
+        self._complain(
             f"lost: {', '.join(lost)} not answered in {PATIENCE_SECONDS:g} s; Ready is "
             f"{ready.get('status')} because of {ready.get('reason')}: {ready.get('message')}"
         )
