@@ -122,7 +122,6 @@ async def _sandbox_vanishes(world: World, blow: Blow) -> None:
     if sandboxes:
         sandbox = blow.random.choice(sandboxes)
         await world.system.e2b_admin.vanish(sandbox.id)
-        world.losses.destroyed(session_of(sandbox), sandbox.id)
         world.trace.add("chaos", blow.kind, session_of(sandbox), f"{states[0]} {sandbox.id}")
 
 

@@ -13,7 +13,7 @@ from managed_session_local.simulators.anthropic.credentials import TOKEN_PREFIX
 
 from .evidence import Evidence, SandboxEvidence, SessionEvidence
 from .users import User
-from .world import World, session_of
+from .world import World, lost_by_e2b, session_of
 
 _DELETE_SECONDS = 90.0
 
@@ -70,7 +70,7 @@ async def _sandboxes(world: World) -> tuple[SandboxEvidence, ...]:
             resource_uid=sandbox.metadata.get(names.METADATA_RESOURCE_UID, ""),
             state=sandbox.state,
             worked=sandbox.id in worked,
-            destroyed=sandbox.id in world.losses.sandboxes,
+            destroyed=lost_by_e2b(sandbox),
         )
         for sandbox in await world.system.e2b_admin.sandboxes()
     )

@@ -131,21 +131,21 @@ async def _resource_deleted(world: World, blow: Blow) -> None:
     uid = ((await world.resource(session_id)) or {}).get("metadata", {}).get("uid")
     if uid is None:
         return
-    world.losses.resources.add(session_id)
+    world.deletions.note(session_id)
     world.trace.add("chaos", blow.kind, session_id, uid)
     await world.kubectl("delete", names.PLURAL, names.resource_name(session_id), "--wait=false")
     try:
         async with asyncio.timeout(_GONE_SECONDS):
             while True:
                 # Whatever is served until it has gone is lost too.
-                world.losses.destroyed(session_id)
+                world.deletions.note(session_id)
                 left = await world.resource(session_id)
                 if left is not None and left.get("metadata", {}).get("uid") != uid:
                     break
                 await asyncio.sleep(0.5)
     except TimeoutError:
         world.trace.add("chaos", "deletion takes long", session_id, uid)
-    world.losses.destroyed(session_id)
+    world.deletions.note(session_id)
 
 
 async def _suspended(world: World, blow: Blow) -> None:

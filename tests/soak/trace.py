@@ -47,20 +47,15 @@ class Trace:
 
 
 @dataclass
-class Losses:
-    """What chaos destroyed: sandboxes with the files in them."""
+class Deletions:
+    """Resources that chaos deleted, and their sandboxes with them."""
 
-    sandboxes: set[str] = field(default_factory=set)
-    resources: set[str] = field(default_factory=set)
-    """Sessions whose resource was deleted."""
     _times: dict[str, list[float]] = field(default_factory=dict)
 
-    def destroyed(self, session_id: str, sandbox_id: str = "") -> None:
-        """A session has just lost its sandbox, by its ID where it is known."""
-        if sandbox_id:
-            self.sandboxes.add(sandbox_id)
+    def note(self, session_id: str) -> None:
+        """A session's sandbox is being deleted at this moment."""
         self._times.setdefault(session_id, []).append(time.time())
 
-    def after(self, session_id: str, moment: float) -> bool:
-        """Whether the session's files were destroyed after a moment (seconds since the epoch)."""
-        return any(at >= moment for at in self._times.get(session_id, []))
+    def of(self, session_id: str, since: float = 0.0) -> bool:
+        """Whether the session's sandbox was deleted after a moment (seconds since the epoch)."""
+        return any(at >= since for at in self._times.get(session_id, []))

@@ -172,7 +172,7 @@ class User:
             return
         ready = condition(resource, "Ready")
         reason = ready.get("reason", "")
-        if not resource and self.session_id in self._world.losses.resources:
+        if not resource and self._world.deletions.of(self.session_id):
             reason = RESOURCE_DELETED
         elif ready.get("status") == "True" or not _asks_for_interrupt(reason):
             reason = ""
@@ -214,13 +214,15 @@ class User:
 
     async def _files_are_missing(self, message: Message, missing: list[str]) -> None:
         unexplained = [
-            token for token in missing if not self._world.losses.after(self.session_id, self._sent_at[token])
+            token
+            for token in missing
+            if not await self._world.files_destroyed(self.session_id, self._sent_at[token])
         ]
         if unexplained:
             self._complain(f"{message.token}: files are gone for no reason: {unexplained}")
         else:
             self.record.files_lost += 1
-            if self.session_id not in self._world.losses.resources and not await self._told_of_the_loss():
+            if not self._world.deletions.of(self.session_id) and not await self._told_of_the_loss():
                 self._complain(f"{message.token}: files are gone and WorkspaceLost is not True")
         self._kept = [token for token in self._kept if token not in missing]
 

@@ -15,12 +15,14 @@ from managed_session_local.pod import Pod
 from managed_session_local.simulators.e2b.client import SimulatedSandbox
 from managed_session_local.system import LocalSystem
 
-from ..cluster.sessions import QUICK
+from ..cluster.sessions import QUICK, sandboxes_of
 from ..faults.api_server_proxy import ApiServerProxy
 from ..faults.arrangements import Arrangement
-from .trace import Losses, Trace
+from .trace import Deletions, Trace
 
 CONCURRENT_SANDBOXES = 100
+LOSSES = ("vanished", "lost while pausing", "its processes ended")
+"""Reasons for which a sandbox of the simulator ends without being killed."""
 KUBECTL_SECONDS = 10.0
 LEASE_SECONDS = 15
 _ATTEMPTS = 5
@@ -65,7 +67,7 @@ class World:
     system: LocalSystem
     proxies: dict[str, ApiServerProxy]
     trace: Trace = field(default_factory=Trace)
-    losses: Losses = field(default_factory=Losses)
+    deletions: Deletions = field(default_factory=Deletions)
     sessions: set[str] = field(default_factory=set)
     suspended: set[str] = field(default_factory=set)
     ended_by_themselves: list[str] = field(default_factory=list)
@@ -148,6 +150,13 @@ class World:
             self.suspended.discard(name)
         return done is not None
 
+    async def files_destroyed(self, session_id: str, moment: float) -> bool:
+        """Whether chaos has destroyed the session's files after a moment (seconds since the epoch)."""
+        return self.deletions.of(session_id, since=moment) or any(
+            lost_by_e2b(each) and each.killed_at is not None and each.killed_at.timestamp() >= moment
+            for each in await sandboxes_of(self.system, session_id, "killed")
+        )
+
     async def sandboxes(self, *states: str) -> list[SimulatedSandbox]:
         """Sandboxes of sessions whose users are at it, in these states, in a lasting order."""
         found = await self.system.e2b_admin.sandboxes(*states)
@@ -158,6 +167,11 @@ class World:
 def session_of(sandbox: SimulatedSandbox) -> str:
     """The session that a sandbox belongs to."""
     return sandbox.metadata.get(names.METADATA_SESSION, "")
+
+
+def lost_by_e2b(sandbox: SimulatedSandbox) -> bool:
+    """Whether it ended by a fault of E2B: vanished, or lost in a pause that failed."""
+    return sandbox.kill_reason in LOSSES
 
 
 def condition(resource: dict[str, Any], type_: str) -> dict[str, Any]:
