@@ -158,7 +158,7 @@ ROWS = [
     _row("the team's concurrency limit is reached", _quota_is_reached),
     _row(
         "a create with the same key is in progress",
-        _create_meets({"action": "drop_while_in_progress", "seconds": 3}),
+        _create_meets({"action": "drop_while_in_progress", "seconds": 3}, **_LAG),
     ),
     _row("a create's key was used with another body", _body_changes_between_two_sends),
     _row(
@@ -177,9 +177,7 @@ ROWS = [
     ),
     _row(
         "keys are ignored and a create is done long after its client left",
-        _create_meets(
-            {"action": "drop_while_in_progress", "seconds": 3}, sandboxes=2, idempotency_enabled=False
-        ),
+        _create_meets({"action": "hang", "seconds": HELD_SECONDS}, sandboxes=2, idempotency_enabled=False),
     ),
     _row("the template does not exist", _create_is_refused_for_good),
 ]
