@@ -74,3 +74,13 @@ SHORT_COUNTDOWN = Arrangement(
     anthropic={"work": {"enqueue_at_creation": False}},
 )
 """A running sandbox's countdown is restarted every few seconds."""
+
+IMPATIENT = Arrangement(
+    "impatient",
+    operator={
+        "attach_timeout_seconds": "3",
+        "end_check_seconds": "1",
+        "end_checks_per_minute": "600",
+    },
+)
+"""Announced work is not awaited for long, and whether a session has ended is asked all the time."""

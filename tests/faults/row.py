@@ -21,11 +21,13 @@ class Outcome:
             loses one on purpose.
         unanswered: messages of all sessions together that nobody can serve any more; the row itself checks
             that the resource says why.
+        results_posted_again: posts of results whose first answer the row loses.
         gone: the sessions' resources are removed by the end of the row.
     """
 
     sandboxes: int = 1
     unanswered: int = 0
+    results_posted_again: int = 0
     gone: bool = False
 
 

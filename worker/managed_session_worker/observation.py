@@ -40,7 +40,7 @@ class Observer:
         *,
         on_heartbeat: Callable[[ClockReading, float], None],
         on_counts: Callable[[dict[str, int]], None],
-        on_lease_lost: Callable[[str], None],
+        on_lease_lost: Callable[[ExitReason, str], None],
         on_result_refused: Callable[[str, str], None],
     ) -> None:
         """Take the callbacks.
@@ -48,7 +48,7 @@ class Observer:
         Args:
             on_heartbeat: A heartbeat extended the lease: when it was sent, and the lease's length in seconds.
             on_counts: The counters of the exit record changed.
-            on_lease_lost: The lease is someone else's now; with the reason for a person.
+            on_lease_lost: The lease can't be kept; why, and the same for a person.
             on_result_refused: The result of a tool call will not be delivered: tool use ID and reason.
         """
         self._on_heartbeat = on_heartbeat
@@ -76,7 +76,7 @@ class Observer:
     def heartbeat_answered(self, sent: ClockReading, status: int, body: object) -> None:
         """One answer to a heartbeat."""
         if status in (401, 403):
-            self.conclude("CredentialRejected", f"the heartbeat was answered {status}")
+            self.lease_lost(f"the heartbeat was answered {status}", "CredentialRejected")
         elif status == 412:
             self.lease_lost("the heartbeat was answered 412: another worker holds the lease, or it lapsed")
         elif 400 <= status < 500 and status not in _RETRIED:
@@ -87,10 +87,10 @@ class Observer:
             if body.get("state") in ("stopping", "stopped") or body.get("lease_extended") is False:
                 self.conclude("Stopped", f"the work item is {body.get('state')}")
 
-    def lease_lost(self, message: str) -> None:
-        """The lease is gone."""
-        self.conclude("LeaseLost", message)
-        self._on_lease_lost(message)
+    def lease_lost(self, message: str, reason: ExitReason = "LeaseLost") -> None:
+        """The lease is gone, or will be: no heartbeat extends it any more."""
+        self.conclude(reason, message)
+        self._on_lease_lost(reason, message)
 
     def session_answered(self, status: int, body: object) -> None:
         """One answer to the GET of the session."""

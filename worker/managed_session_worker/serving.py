@@ -124,15 +124,17 @@ class _Run:
     def _thawed(self, seconds: float) -> None:
         self._reporter.end("Thawed", f"frozen for {seconds:.0f} s, past the end of the lease")
 
-    def _lease_lost(self, message: str) -> None:
-        # The SDK would finish a running tool and post its result, although another worker may be at it.
-        if self.observer.tool_running:
-            self._reporter.end("LeaseLost", message)
-        self._start(self._leave_after_lease_lost(message))
+    def _lease_lost(self, reason: ExitReason, message: str) -> None:
+        # The SDK would finish a running tool and post its result, although another worker may be at it; or,
+        # when its token is refused, stop the item, which nobody would get again in the middle of a turn.
+        refused_at_once = reason == "CredentialRejected" and not self._first_heartbeat_seen
+        if self.observer.tool_running or refused_at_once:
+            self._reporter.end(reason, message)
+        self._start(self._leave_after_lease_lost(reason, message))
 
-    async def _leave_after_lease_lost(self, message: str) -> None:
+    async def _leave_after_lease_lost(self, reason: ExitReason, message: str) -> None:
         await asyncio.sleep(LEASE_LOST_GRACE_SECONDS)
-        self._reporter.end("LeaseLost", message)
+        self._reporter.end(reason, message)
 
     async def _attach_deadline(self) -> None:
         """Stop the item of a session in which nothing was said: the SDK's idle clock never starts for it."""

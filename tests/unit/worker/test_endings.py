@@ -58,6 +58,22 @@ def test_a_refused_credential_is_named_as_such(sandbox: Sandbox, wire: Wire) -> 
 def test_a_refused_heartbeat_credential_is_named_as_such(sandbox: Sandbox, wire: Wire) -> None:
     wire.heartbeat_status = 401
     assert sandbox.start().record()["reason"] == "CredentialRejected"
+    assert wire.count("POST", "/stop") == 0, "another worker can be started for the item"
+
+
+def test_a_credential_refused_in_the_middle_of_a_tool_call_leaves_the_work_to_the_next_worker(
+    sandbox: Sandbox, wire: Wire
+) -> None:
+    wire.lease_seconds = 4
+    attach = sandbox.start()
+    attach.event("heartbeat")
+    wire.say()
+    call = wire.call("touch running; sleep 1000")
+    eventually(Path(sandbox.paths.workdir, "running").exists)
+    wire.heartbeat_status = 401
+    assert attach.record()["reason"] == "CredentialRejected"
+    assert wire.result(call) is None
+    assert wire.count("POST", "/stop") == 0
 
 
 def test_a_work_item_that_is_being_stopped_ends_the_worker(sandbox: Sandbox, wire: Wire) -> None:

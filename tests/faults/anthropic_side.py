@@ -1,0 +1,250 @@
+"""What Anthropic's side does wrong in a row: faults on its calls, and what a row sees of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from anthropic import AsyncAnthropic
+from managed_session_local.conversation import Conversation
+from managed_session_local.system import LocalSystem
+
+from ..cluster.sessions import resource, sandboxes_of
+from ..cluster.waiting import eventually
+from .scene import Scene
+
+Play = Callable[[Scene], Awaitable[None]]
+Action = dict[str, Any]
+
+OPERATOR = {"credential": "environment_key"}
+WORKER = {"credential": "sessions_token"}
+"""Who makes the call that a fault is for."""
+
+LOST: Action = {"action": "drop_before"}
+ANSWER_LOST: Action = {"action": "drop_after_commit"}
+"""The connection ends before or after the call took effect."""
+
+PROXY_PAGE: Action = {"status": 404, "body": "<html>no such page</html>"}
+"""Not Anthropic's own answer."""
+
+
+def answered(status: int, *, after_commit: bool = False, **fields: Any) -> Action:
+    """The call is answered so, before or after it took effect."""
+    return {"status": status, "after_commit": after_commit, **fields}
+
+
+def hanging(seconds: float, *, after_commit: bool = False) -> Action:
+    """The call takes so long, and is answered as usual then."""
+    return {"action": "hang", "seconds": seconds, "after_commit": after_commit}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault on an operation of Anthropic's API (the fields are `AnthropicSimulator.add_fault`'s)."""
+
+    operation: str
+    action: Action
+    times: int | None = 1
+    skip: int = 0
+    match: dict[str, str] = field(default_factory=dict)
+
+    async def inject(self, scene: Scene) -> Struck:
+        """Put it in force."""
+        identity = await scene.system.anthropic_admin.add_fault(
+            self.operation, self.action, match=self.match, times=self.times, skip=self.skip
+        )
+        return Struck(scene, self, identity)
+
+
+@dataclass(frozen=True)
+class Struck:
+    """A fault in force."""
+
+    scene: Scene
+    fault: Fault
+    identity: str
+
+    async def count(self) -> int:
+        """How many calls it has hit."""
+        faults = await self.scene.system.anthropic_admin.faults()
+        return sum(each["applied"] for each in faults if each["id"] == self.identity)
+
+    async def wait(self, times: int = 1) -> None:
+        """Wait until it has hit so many calls."""
+
+        async def enough() -> bool:
+            return await self.count() >= times
+
+        await eventually(f"{self.fault.operation} meets its fault", enough)
+
+
+def in_first_turn(*faults: Fault) -> Play:
+    """The faults are in force when a session gets its first message, which is answered all the same."""
+
+    async def play(scene: Scene) -> None:
+        conversation = await scene.begin()
+        struck = [await fault.inject(scene) for fault in faults]
+        assert "served" in await scene.say(conversation, "Run: echo served")
+        for each in struck:
+            await each.wait(each.fault.times or 1)
+
+    return play
+
+
+def in_second_turn(*faults: Fault, command: str = "cat file") -> Play:
+    """The faults are in force when a session with a paused sandbox gets a message; its files are there."""
+
+    async def play(scene: Scene) -> None:
+        conversation = await scene.begin()
+        assert "kept" in await scene.say(conversation, "Run: echo kept | tee file")
+        await scene.settled(conversation)
+        struck = [await fault.inject(scene) for fault in faults]
+        assert "kept" in await scene.say(conversation, f"Run: {command}")
+        for each in struck:
+            await each.wait(each.fault.times or 1)
+
+    return play
+
+
+def environment_client(system: LocalSystem) -> AsyncAnthropic:
+    """A client with the environment key: somebody else who polls the same queue."""
+    environment = system.clouds.environment
+    key = (system.operator.credentials / "anthropic-environment-key").read_text().strip()
+    return AsyncAnthropic(base_url=environment["ANTHROPIC_BASE_URL"], auth_token=key, max_retries=0)
+
+
+async def _offer(scene: Scene, conversation: Conversation) -> dict[str, Any]:
+    """Take the session's offer off the queue as another poller would, and leave it un-acknowledged."""
+    async with environment_client(scene.system) as other:
+
+        async def look() -> dict[str, Any] | None:
+            item: Any = await other.beta.environments.work.poll(
+                scene.system.clouds.environment_id, block_ms=500, reclaim_older_than_ms=0
+            )
+            mine = item and item.data.id == conversation.session_id
+            return dict(json.loads(item.to_json())) if mine else None
+
+        return await eventually("another poller gets the work", look)
+
+
+async def stale_offers(scene: Scene, item: dict[str, Any], times: int) -> None:
+    """The operator's next polls are all answered with this item."""
+    await (await Fault("work.poll", answered(200, body=item), times=times).inject(scene)).wait(times)
+
+
+async def offer_without_operator(
+    scene: Scene, conversation: Conversation, text: str, *, acknowledge: bool = False
+) -> dict[str, Any]:
+    """Send a message while the operator's polls fail, and return the offer that somebody else got of it.
+
+    With `acknowledge` they take the work off the queue, and do nothing for it. The work must not have been
+    queued before (`enqueue_at_creation` false): the operator would have it already.
+    """
+    await Fault("work.poll", LOST, times=None, match={"worker_id": await _worker_id(scene)}).inject(scene)
+    await scene.send(conversation, text)
+    item = await _offer(scene, conversation)
+    if acknowledge:
+        async with environment_client(scene.system) as other:
+            await other.beta.environments.work.ack(item["id"], environment_id=item["environment_id"])
+    await scene.system.anthropic_admin.clear_faults()
+    return item
+
+
+async def _worker_id(scene: Scene) -> str:
+    calls = (await scene.system.anthropic_admin.ledger()).calls
+    return str([call["worker_id"] for call in calls if call.get("worker_id")][-1])
+
+
+async def work_of(scene: Scene, conversation: Conversation) -> dict[str, Any]:
+    """The session's work item as Anthropic has it; empty where there is none."""
+    return (await scene.system.anthropic_admin.session(conversation.session_id)).work or {}
+
+
+async def work_is(scene: Scene, conversation: Conversation, *states: str) -> dict[str, Any]:
+    """Wait until the session's work item is in one of these states."""
+
+    async def look() -> dict[str, Any] | None:
+        item = await work_of(scene, conversation)
+        return item if item.get("state") in states else None
+
+    return await eventually(f"the work is {' or '.join(states)}", look)
+
+
+async def count_is(scene: Scene, conversation: Conversation, counter: str, at_least: int) -> None:
+    """Wait until a counter of the session's ledger is high enough."""
+
+    async def look() -> bool:
+        report = await scene.system.anthropic_admin.session(conversation.session_id)
+        return report.counts[counter] >= at_least
+
+    await eventually(f"{counter} is {at_least}", look)
+
+
+async def waits_for_tool(scene: Scene, conversation: Conversation) -> None:
+    """Wait until the session waits for the result of a tool call."""
+
+    async def look() -> bool:
+        return bool((await scene.system.anthropic_admin.session(conversation.session_id)).waiting_for)
+
+    await eventually("the session waits for a tool's result", look)
+
+
+async def tool_runs(scene: Scene, conversation: Conversation, command: str) -> None:
+    """Wait until a tool call's command runs in the session's sandbox."""
+
+    async def look() -> bool:
+        running = await sandboxes_of(scene.system, conversation.session_id, "running")
+        return any(command in process.command for each in running for process in each.processes)
+
+    await eventually(f"{command} runs", look)
+
+
+async def worker_dies(scene: Scene, conversation: Conversation) -> None:
+    """Kill all processes of the session's sandbox that are the worker's or its supervisor's."""
+    for sandbox in await sandboxes_of(scene.system, conversation.session_id, "running"):
+        await scene.system.e2b_admin.kill_processes(sandbox.id, contains="managed_session_worker")
+
+
+async def phase_is(scene: Scene, conversation: Conversation, phase: str) -> None:
+    """Wait until the resource is in this phase."""
+
+    async def look() -> bool:
+        status = (await resource(scene.system, conversation.session_id)).get("status", {})
+        return bool(status.get("phase") == phase)
+
+    await eventually(f"the phase is {phase}", look)
+
+
+async def is_gone(scene: Scene, conversation: Conversation) -> None:
+    """Wait until the resource is gone."""
+
+    async def look() -> bool:
+        return not await resource(scene.system, conversation.session_id)
+
+    await eventually("the resource is gone", look)
+
+
+async def user_sends(scene: Scene, conversation: Conversation, **event: Any) -> None:
+    """Send an event that is no message as the session's user."""
+    await scene.system.user.beta.sessions.events.send(conversation.session_id, events=[event])  # type: ignore[list-item]
+
+
+async def set_work(scene: Scene, **settings: Any) -> None:
+    """Change settings of the work queue."""
+    await scene.system.anthropic_admin.change_settings(work=settings)
+
+
+def with_work_settings(play: Play, **settings: Any) -> Play:
+    """Play with changed settings of the work queue, which are restored."""
+
+    async def changed(scene: Scene) -> None:
+        before = (await scene.system.anthropic_admin.settings())["work"]
+        await set_work(scene, **settings)
+        try:
+            await play(scene)
+        finally:
+            await set_work(scene, **{name: before[name] for name in settings})
+
+    return changed

@@ -1,0 +1,258 @@
+"""Anthropic's work queue: polls that fail, offers that come twice, late or unusable, lost answers."""
+
+from __future__ import annotations
+
+from ...cluster.sessions import becomes, sandboxes_of
+from ...cluster.waiting import eventually
+from ..anthropic_side import (
+    ANSWER_LOST,
+    LOST,
+    OPERATOR,
+    Action,
+    Fault,
+    Play,
+    answered,
+    count_is,
+    hanging,
+    in_first_turn,
+    in_second_turn,
+    offer_without_operator,
+    stale_offers,
+    tool_runs,
+    user_sends,
+    with_work_settings,
+    work_is,
+)
+from ..arrangements import IMPATIENT
+from ..row import Row
+from ..scene import Scene
+
+FAMILY = "anthropic queue"
+
+GONE = answered(
+    404, body={"type": "error", "error": {"type": "not_found_error", "message": "no such session"}}
+)
+
+POLLS: list[tuple[str, Action, int]] = [
+    ("a poll is answered 404 for a session that is gone", GONE, 1),
+    ("many polls in a row are answered 404", GONE, 30),
+    ("polls are answered 403", answered(403), 2),
+    ("polls are answered 500", answered(500), 2),
+    ("polls are answered 502 with a page of a proxy", answered(502, body="<html>bad gateway</html>"), 2),
+    ("polls are answered 503", answered(503), 2),
+    ("polls are answered 504", answered(504), 2),
+    ("polls are answered 404 with a page of a proxy", answered(404, body="<html>no such page</html>"), 2),
+    ("a poll's connection is cut", LOST, 2),
+    ("a poll is answered with half a JSON document", answered(200, body='{"type":"work","id":'), 2),
+    ("a poll is answered with JSON that is no work", answered(200, body={"type": "surprise"}), 2),
+    ("a poll is answered 204", answered(204), 2),
+]
+
+ACKS: list[tuple[str, Action, int]] = [
+    ("is answered 404", answered(404), 1),
+    ("is answered 409", answered(409), 1),
+    ("is answered 429", answered(429, headers={"retry-after": "1"}), 1),
+    ("is answered 500 before it took effect", answered(500), 2),
+    ("is answered 503 after it took effect", answered(503, after_commit=True), 1),
+    ("is lost before it took effect", LOST, 1),
+    ("is lost after it took effect", ANSWER_LOST, 1),
+]
+
+
+async def _limited(scene: Scene) -> None:
+    """The queue is left alone for as long as it says."""
+    conversation = await scene.begin()
+    struck = await Fault("work.poll", answered(429, headers={"retry-after": "2"})).inject(scene)
+    await struck.wait()
+    assert "served" in await scene.say(conversation, "Run: echo served")
+    calls = (await scene.system.anthropic_admin.ledger()).calls
+    polls = [call for call in calls if call["operation"] == "work.poll"]
+    limited = max(index for index, call in enumerate(polls) if call["status"] == 429)
+    assert polls[limited + 1]["at"] - polls[limited]["at"] >= 2
+
+
+async def _revoked(scene: Scene) -> None:
+    """The key is revoked; a new one is put in its file, without a restart."""
+    system = scene.system
+    before = (system.operator.credentials / "anthropic-environment-key").read_text().strip()
+    conversation = await scene.begin()
+    assert "kept" in await scene.say(conversation, "Run: echo kept | tee file")
+    await scene.settled(conversation)
+    await system.anthropic_admin.revoke(before)
+    try:
+        await scene.send(conversation, "Run: cat file")
+        newcomer = await scene.begin()
+        await scene.send(newcomer, "Run: echo served")
+        await becomes(system, newcomer.session_id, "EnvironmentCredentialRejected")
+    finally:
+        _, key = await system.anthropic_admin.add_environment(system.clouds.environment_id)
+        system.operator.set_credential("anthropic-environment-key", key)
+    assert "kept" in await conversation.answer()
+    assert "served" in await newcomer.answer()
+
+
+async def _offers_lost(scene: Scene) -> None:
+    """Every answer that carries the work is lost, several times."""
+    conversation = await scene.begin()
+    await Fault("work.poll", ANSWER_LOST, times=None).inject(scene)
+    await scene.send(conversation, "Run: echo served")
+    await count_is(scene, conversation, "work_offered", 2)
+    await scene.calm()
+    assert "served" in await conversation.answer()
+
+
+async def _offered_twice(scene: Scene) -> None:
+    """Two polls are answered with the same item."""
+    conversation = await scene.begin()
+    item = await offer_without_operator(scene, conversation, "Run: echo served")
+    await stale_offers(scene, item, 2)
+    assert "served" in await conversation.answer()
+
+
+async def _offered_again_while_served(scene: Scene) -> None:
+    """An item comes again after its worker has begun."""
+    conversation = await scene.begin()
+    item = await offer_without_operator(scene, conversation, "Run: sleep 3.21; echo served")
+    await stale_offers(scene, item, 1)
+    await tool_runs(scene, conversation, "sleep 3.21")
+    await stale_offers(scene, item, 2)
+    assert "served" in await conversation.answer()
+
+
+async def _offered_again_after_the_turn(scene: Scene) -> None:
+    """An item comes again when its turn is over: there is nothing to do for it."""
+    conversation = await scene.begin()
+    item = await offer_without_operator(scene, conversation, "Run: echo served")
+    await stale_offers(scene, item, 1)
+    assert "served" in await conversation.answer()
+    await scene.settled(conversation)
+    await work_is(scene, conversation, "stopped")
+    await stale_offers(scene, item, 1)
+    assert "again" in await scene.say(conversation, "Run: echo again")
+
+
+async def _offered_again_during_acknowledgement(scene: Scene) -> None:
+    """The acknowledgement takes longer than the reclaim window, so the item is offered once more."""
+    conversation = await scene.begin()
+    await scene.send(conversation, "Run: echo served")
+    ack = Fault("work.ack", hanging(5), match={"work_id": conversation.session_id})
+    struck = await ack.inject(scene)
+    await struck.wait()
+    await count_is(scene, conversation, "work_offered", 2)
+    assert "served" in await conversation.answer()
+
+
+async def _offered_again_between_acknowledgement_and_start(scene: Scene) -> None:
+    """An item comes again when it was acknowledged and its worker not started yet."""
+    conversation = await scene.begin()
+    item = await offer_without_operator(scene, conversation, "Run: echo served")
+    start = {"action": "hang", "seconds": 2}
+    await scene.system.e2b_admin.add_fault("files_write", start)
+    await stale_offers(scene, item, 1)
+    await work_is(scene, conversation, "starting", "active")
+    await stale_offers(scene, item, 1)
+    assert "served" in await conversation.answer()
+
+
+async def _no_token(scene: Scene) -> None:
+    """The offer carries no secret: nothing is started, and the resource says so."""
+    conversation = await scene.begin()
+    await scene.send(conversation, "Run: echo never")
+    condition = await becomes(scene.system, conversation.session_id, "NoSessionToken")
+    assert "environment key" in condition["message"]
+    assert not await sandboxes_of(scene.system, conversation.session_id, "running")
+    await work_is(scene, conversation, "stopped")
+    await scene.system.anthropic_admin.change_settings(work={"issue_secrets": True})
+    await user_sends(scene, conversation, type="user.interrupt")
+    assert "served" in await scene.say(conversation, "Run: echo served")
+
+
+async def _work_ids(scene: Scene) -> None:
+    """Work has IDs of its own; a restart in the middle finds the item again."""
+    conversation = await scene.begin()
+    assert "kept" in await scene.say(conversation, "Run: echo kept | tee file")
+    await scene.settled(conversation)
+    await scene.send(conversation, "Run: sleep 2.17; cat file")
+    await tool_runs(scene, conversation, "sleep 2.17")
+    await scene.system.operator.kill()
+    await scene.system.operator.restart()
+    assert "kept" in await conversation.answer()
+
+
+async def _health_checks(scene: Scene) -> None:
+    """Health checks stand in the queue before, between and behind the session's work."""
+    admin = scene.system.anthropic_admin
+    conversation = await scene.begin()
+    checks = [await admin.add_healthcheck() for _ in range(3)]
+    await scene.send(conversation, "Run: echo served")
+    checks.append(await admin.add_healthcheck())
+    assert "served" in await conversation.answer()
+
+    async def stopped() -> bool:
+        items, _ = await admin.work()
+        return all(item["state"] == "stopped" for item in items if item["id"] in checks)
+
+    await eventually("the health checks are acknowledged and stopped", stopped)
+
+
+async def _health_check_fails(scene: Scene) -> None:
+    """The acknowledgement of a health check fails; sessions are served."""
+    work_id = await scene.system.anthropic_admin.add_healthcheck()
+    struck = await Fault("work.ack", answered(500), match={"work_id": work_id}, times=2).inject(scene)
+    await struck.wait(2)
+    conversation = await scene.begin()
+    assert "served" in await scene.say(conversation, "Run: echo served")
+
+
+async def _hanging_stop(scene: Scene) -> None:
+    """The stop of a session's unused work hangs past the operator's limit; a later message is served."""
+    conversation = await scene.begin()
+    struck = await Fault("work.stop", hanging(8), match=OPERATOR).inject(scene)
+    await struck.wait()
+    assert "served" in await scene.say(conversation, "Run: echo served")
+
+
+def _by_message(play: Play) -> Play:
+    """Play where a session's work is queued by its message and not before."""
+    return with_work_settings(play, enqueue_at_creation=False)
+
+
+ROWS = [
+    *(
+        Row(FAMILY, name, in_first_turn(Fault("work.poll", action, times=times)))
+        for name, action, times in POLLS
+    ),
+    Row(FAMILY, "a poll is answered 429 with Retry-After", _limited),
+    Row(FAMILY, "a poll hangs", in_first_turn(Fault("work.poll", hanging(8)))),
+    Row(FAMILY, "answers with work are lost", _offers_lost),
+    Row(FAMILY, "the environment key is revoked and replaced", _revoked),
+    *(
+        Row(
+            FAMILY,
+            f"the acknowledgement of a {turn} turn {name}",
+            play(Fault("work.ack", action, times=times)),
+        )
+        for name, action, times in ACKS
+        for turn, play in (("first", in_first_turn), ("second", in_second_turn))
+    ),
+    Row(FAMILY, "an acknowledgement hangs", in_second_turn(Fault("work.ack", hanging(8)))),
+    Row(
+        FAMILY,
+        "an acknowledgement's answer hangs",
+        in_second_turn(Fault("work.ack", hanging(8, after_commit=True))),
+    ),
+    Row(FAMILY, "the stop of unused work hangs", _hanging_stop, IMPATIENT),
+    Row(FAMILY, "two polls are answered with the same work", _by_message(_offered_twice)),
+    Row(FAMILY, "work is offered again while its worker runs", _by_message(_offered_again_while_served)),
+    Row(FAMILY, "work is offered again after its turn", _by_message(_offered_again_after_the_turn)),
+    Row(FAMILY, "work is offered again while it is acknowledged", _offered_again_during_acknowledgement),
+    Row(
+        FAMILY,
+        "work is offered again between acknowledgement and start",
+        _by_message(_offered_again_between_acknowledgement_and_start),
+    ),
+    Row(FAMILY, "an offer comes without a token", with_work_settings(_no_token, issue_secrets=False)),
+    Row(FAMILY, "work has IDs of its own", with_work_settings(_work_ids, item_ids="work")),
+    Row(FAMILY, "health checks stand between the work", _health_checks),
+    Row(FAMILY, "a health check can't be acknowledged", _health_check_fails),
+]
