@@ -64,6 +64,7 @@ class ClaimLoop:
         self._gone = 0
         self._polling = 0
         self._window_ms = 0
+        self._rests_until = 0.0
 
     def _room(self) -> int:
         """How many more items could be served."""
@@ -102,8 +103,12 @@ class ClaimLoop:
                 tasks.create_task(self._poll_until_empty())
 
     async def _poll_until_empty(self) -> None:
-        while self._room() > 0 and await self._poll(1):
+        while self._room() > 0 and not self._resting() and await self._poll(1):
             pass
+
+    def _resting(self) -> bool:
+        """Whether one of the polls was refused and the queue is to be left alone, by all of them."""
+        return asyncio.get_running_loop().time() < self._rests_until
 
     async def _poll(self, block_ms: int) -> bool:
         """One poll; whether the queue may have more. A failing queue is asked again after a growing delay."""
@@ -160,16 +165,18 @@ class ClaimLoop:
         self._on_trouble(failure.message if failure is not None else None)
 
     async def _back_off(self, failure: Failure) -> None:
-        self._failures += 1
+        if not self._resting():
+            self._failures += 1
         if failure.kind is Kind.PERSON and failure.status == 400 and self._failures >= _MOST_REFUSED:
             self._note_trouble(failure)
-        delay = retry_delay(failure, self._failures, self._settings.retry_scale)
+        delay = retry_delay(failure, max(1, self._failures), self._settings.retry_scale)
         self._metrics.failures.labels(str(failure.reason)).inc()
         await self._back_off_for(str(failure), delay)
 
     async def _back_off_for(self, cause: str, delay: float) -> None:
         self._metrics.polls.labels("failed").inc()
         logger.warning("poll failed", extra={"cause": cause, "again": round(delay, 1)})
+        self._rests_until = max(self._rests_until, asyncio.get_running_loop().time() + delay)
         await asyncio.sleep(delay)
 
     async def _answer_health_check(self, item: HealthCheck) -> None:

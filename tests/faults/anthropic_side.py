@@ -142,7 +142,10 @@ async def offer_without_operator(
     With `acknowledge` they take the work off the queue, and do nothing for it. The work must not have been
     queued before (`enqueue_at_creation` false): the operator would have it already.
     """
-    await Fault("work.poll", LOST, times=None, match={"worker_id": await _worker_id(scene)}).inject(scene)
+    match = {"worker_id": await eventually("the operator polls", lambda: _worker_id(scene))}
+    struck = await Fault("work.poll", LOST, times=None, match=match).inject(scene)
+    # Then the one that was on its way is answered.
+    await struck.wait()
     await scene.send(conversation, text)
     item = await _offer(scene, conversation)
     if acknowledge:
@@ -152,9 +155,9 @@ async def offer_without_operator(
     return item
 
 
-async def _worker_id(scene: Scene) -> str:
+async def _worker_id(scene: Scene) -> str | None:
     calls = (await scene.system.anthropic_admin.ledger()).calls
-    return str([call["worker_id"] for call in calls if call.get("worker_id")][-1])
+    return next((str(call["worker_id"]) for call in reversed(calls) if call.get("worker_id")), None)
 
 
 async def work_of(scene: Scene, conversation: Conversation) -> dict[str, Any]:
@@ -199,6 +202,19 @@ async def tool_runs(scene: Scene, conversation: Conversation, command: str) -> N
         return any(command in process.command for each in running for process in each.processes)
 
     await eventually(f"{command} runs", look)
+
+
+async def polls_fail(scene: Scene) -> None:
+    """From now on no poll brings work, until the faults are cleared."""
+    # The first to fail was sent when the one before it, which may have brought some, was answered.
+    await (await Fault("work.poll", LOST, times=None).inject(scene)).wait()
+
+
+async def somebody_stops(scene: Scene, work_id: str, *, force: bool) -> None:
+    """Stop a work item with the environment key."""
+    async with environment_client(scene.system) as other:
+        environment_id = scene.system.clouds.environment_id
+        await other.beta.environments.work.stop(work_id, environment_id=environment_id, force=force)
 
 
 async def worker_dies(scene: Scene, conversation: Conversation) -> None:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from .families import (
+    anthropic_queue,
+    anthropic_sessions,
+    anthropic_stuck,
+    anthropic_webhooks,
+    anthropic_worker,
     e2b_create,
     e2b_listing,
     e2b_sandboxes,
@@ -19,6 +24,11 @@ from .row import Row
 
 ROWS: list[Row] = sorted(
     [
+        *anthropic_queue.ROWS,
+        *anthropic_sessions.ROWS,
+        *anthropic_stuck.ROWS,
+        *anthropic_webhooks.ROWS,
+        *anthropic_worker.ROWS,
         *e2b_create.ROWS,
         *e2b_listing.ROWS,
         *e2b_sandboxes.ROWS,

@@ -11,7 +11,7 @@ from managed_session_api.resource import ManagedSession, SandboxState
 from managed_session_api.times import claim_name
 
 from managed_session_operator.context import Context
-from managed_session_operator.decisions import Decision, Step
+from managed_session_operator.decisions import Decision, Step, claim_active
 from managed_session_operator.offers import Offer
 from managed_session_operator.steps.standing import phase_of, stand, verdicts_of
 from managed_session_operator.steps.waiting import wait_for_place
@@ -112,14 +112,9 @@ async def claim(context: Context, resource: ManagedSession) -> float | None:
     if offer is None:
         return None
     name, memory, status = resource.metadata.name, context.memory(resource.metadata.name), resource.status
-    run = context.runs.get(name, status.work.claim)
-    if (
-        run is not None
-        and run.live
-        and run.heartbeat
-        and await context.queue.state(offer.work_id) != "queued"
-    ):
-        # The offer was overtaken by the acknowledgement of the work that this worker serves.
+    served = claim_active(resource) and status.work.acknowledged_at is not None
+    if served and await context.queue.state(offer.work_id) != "queued":
+        # Overtaken by the acknowledgement, or repeated: the work is that of the present claim.
         context.inbox.remove(offer)
         return None
     if offer.secret is None and not context.settings.allow_environment_key_in_sandbox:

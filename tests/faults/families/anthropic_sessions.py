@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from itertools import cycle
 
 from managed_session_api import names
 from managed_session_local.conversation import Conversation
@@ -21,6 +22,7 @@ from ..anthropic_side import (
     in_first_turn,
     in_second_turn,
     is_gone,
+    polls_fail,
     tool_runs,
     waits_for_tool,
     with_work_settings,
@@ -38,7 +40,7 @@ Moment = Callable[[Scene, Conversation, End], Awaitable[None]]
 
 
 async def _before_the_claim(scene: Scene, conversation: Conversation, end: End) -> None:
-    await Fault("work.poll", LOST, times=None).inject(scene)
+    await polls_fail(scene)
     await scene.send(conversation, "Run: echo never")
     await waits_for_tool(scene, conversation)
     await end()
@@ -131,18 +133,19 @@ def _end_rows() -> list[Row]:
         Row(
             FAMILY,
             f"a session is {how} {when}" + ("" if told else ", and no webhook tells"),
-            _ends(moment, how, told=told),
+            with_work_settings(_ends(moment, how, told=told), enqueue_at_creation=False),
             arrangement=IMPATIENT,
             outcome=Outcome(unanswered=int(unanswered), gone=how == "deleted"),
         )
         for when, moment, unanswered in MOMENTS
         for how in ("archived", "terminated", "deleted")
         for told in (True, False)
-        if told or moment in (_in_a_tool_call, _while_idle)
+        if told or moment is _while_idle or (moment is _in_a_tool_call and how == "deleted")
     ]
 
 
 QUESTIONS: list[tuple[str, Action]] = [
+    ("is answered 403", answered(403)),
     ("is answered 500", answered(500)),
     ("is answered 404 with a page of a proxy", PROXY_PAGE),
     ("is answered with a document that is none", answered(200, body="{")),
@@ -172,16 +175,19 @@ async def _false_end(scene: Scene) -> None:
     assert "kept" in await scene.say(conversation, "Run: cat file")
 
 
-async def _refused_once(scene: Scene, status: int) -> None:
-    """The question whose session it is, is refused once: its work is offered, which is proof enough."""
-    conversation = await scene.begin()
-    match = {**OPERATOR, "session_id": conversation.session_id}
-    await Fault("sessions.get", answered(status), match=match).inject(scene)
-    assert "served" in await scene.say(conversation, "Run: echo served")
+def _not_ours(status: int) -> Play:
+    """The question whose session it is, is answered so once: its work is offered, which is proof enough."""
 
+    async def play(scene: Scene) -> None:
+        await polls_fail(scene)
+        struck = await Fault("sessions.get", answered(status), match=OPERATOR).inject(scene)
+        conversation = await scene.begin()
+        await scene.send(conversation, "Run: echo served")
+        await struck.wait()
+        await scene.calm()
+        assert "served" in await conversation.answer()
 
-async def _forbidden(scene: Scene) -> None:
-    await _refused_once(scene, 403)
+    return play
 
 
 async def _kept_after_the_end(scene: Scene) -> None:
@@ -201,7 +207,7 @@ async def _kept_after_the_end(scene: Scene) -> None:
 
 async def _many_deleted(scene: Scene) -> None:
     """Sessions are deleted with their work queued: their entries are answered 404, the others are served."""
-    await Fault("work.poll", LOST, times=None).inject(scene)
+    await polls_fail(scene)
     gone = [await scene.begin() for _ in range(4)]
     served = await scene.begin()
     for each in (*gone, served):
@@ -231,23 +237,21 @@ ROWS = [
     *(
         Row(
             FAMILY,
-            f"a question of the operator about a session of a {turn} turn {name}",
+            f"a question of the operator about a session {name}",
             play(Fault("sessions.get", action, match=OPERATOR)),
         )
-        for name, action in QUESTIONS
-        for turn, play in (("first", in_first_turn), ("second", in_second_turn))
+        for play, (name, action) in zip(cycle((in_first_turn, in_second_turn)), QUESTIONS, strict=False)
     ),
     *(
         Row(
             FAMILY,
             f"a question of the operator about a session's events {name}",
-            with_work_settings(
-                in_first_turn(Fault("events.list", action, match=OPERATOR)), enqueue_at_creation=True
-            ),
+            in_first_turn(Fault("events.list", action, match=OPERATOR)),
         )
-        for name, action in QUESTIONS
+        for name, action in QUESTIONS[-2:]
     ),
-    Row(FAMILY, "the operator may not see a new session", _forbidden),
+    Row(FAMILY, "the operator may not see a new session", _not_ours(403)),
+    Row(FAMILY, "the operator is told that there is no such new session", _not_ours(404)),
     Row(FAMILY, "an end is asked about and a proxy answers 404", _asked_at_the_end),
     Row(FAMILY, "a webhook tells an end that did not happen", _false_end),
     Row(FAMILY, "an archived session's time is over", _kept_after_the_end, outcome=Outcome(gone=True)),

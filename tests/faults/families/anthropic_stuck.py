@@ -13,14 +13,14 @@ from ..anthropic_side import (
     Fault,
     Play,
     answered,
-    environment_client,
     offer_without_operator,
+    somebody_stops,
     stale_offers,
-    tool_runs,
     user_sends,
     with_work_settings,
     work_is,
 )
+from ..arrangements import IMPATIENT
 from ..row import Row
 from ..scene import Scene
 
@@ -41,7 +41,7 @@ async def _stranded(scene: Scene, conversation: Conversation) -> None:
 
 async def _stopped_before_acknowledgement(scene: Scene, conversation: Conversation) -> None:
     item = await offer_without_operator(scene, conversation, "Run: echo never")
-    await _stop(scene, item["id"], force=True)
+    await somebody_stops(scene, item["id"], force=True)
     await stale_offers(scene, item, 1)
 
 
@@ -49,20 +49,8 @@ async def _stopped_before_start(scene: Scene, conversation: Conversation) -> Non
     await scene.system.e2b_admin.add_fault("files_write", {"action": "hang", "seconds": 60})
     await scene.send(conversation, "Run: echo never")
     item = await work_is(scene, conversation, "starting")
-    await _stop(scene, item["id"], force=True)
+    await somebody_stops(scene, item["id"], force=True)
     await scene.calm()
-
-
-async def _stopped_while_it_runs(scene: Scene, conversation: Conversation) -> None:
-    await scene.send(conversation, "Run: sleep 6.11; echo never")
-    await tool_runs(scene, conversation, "sleep 6.11")
-    await _stop(scene, conversation.session_id, force=True)
-
-
-async def _asked_to_stop_while_it_runs(scene: Scene, conversation: Conversation) -> None:
-    await scene.send(conversation, "Run: sleep 6.13; echo never")
-    await tool_runs(scene, conversation, "sleep 6.13")
-    await _stop(scene, conversation.session_id, force=False)
 
 
 async def _message_during_the_stop(scene: Scene, conversation: Conversation) -> None:
@@ -81,12 +69,6 @@ async def _results_refused(scene: Scene, conversation: Conversation) -> None:
     struck = await Fault("events.send", answered(400), times=None, match=match).inject(scene)
     await scene.send(conversation, "Run: echo never")
     await struck.wait()
-
-
-async def _stop(scene: Scene, work_id: str, *, force: bool) -> None:
-    async with environment_client(scene.system) as other:
-        environment_id = scene.system.clouds.environment_id
-        await other.beta.environments.work.stop(work_id, environment_id=environment_id, force=force)
 
 
 def _recovered(wedge: Wedge) -> Play:
@@ -167,22 +149,36 @@ WEDGES: list[tuple[str, Wedge]] = [
     ("acknowledged work is stranded by somebody's crash", _stranded),
     ("work is stopped by somebody before it is acknowledged", _stopped_before_acknowledgement),
     ("work is stopped by somebody before its worker starts", _stopped_before_start),
-    ("work is stopped by somebody while its worker runs", _stopped_while_it_runs),
-    ("a worker is asked to stop in a tool call", _asked_to_stop_while_it_runs),
     ("a message comes while the worker stops", _message_during_the_stop),
     ("results are refused again and again", _results_refused),
 ]
 
 ROWS = [
     *(
-        Row(FAMILY, f"{name}, and there is an API key", with_work_settings(_recovered(wedge), **SETTINGS))
+        Row(
+            FAMILY,
+            f"{name}, and there is an API key",
+            with_work_settings(_recovered(wedge), **SETTINGS),
+            IMPATIENT,
+        )
         for name, wedge in WEDGES
     ),
     *(
-        Row(FAMILY, f"{name}, and there is no API key", with_work_settings(_said(wedge), **SETTINGS))
+        Row(
+            FAMILY,
+            f"{name}, and there is no API key",
+            with_work_settings(_said(wedge), **SETTINGS),
+            IMPATIENT,
+        )
         for name, wedge in WEDGES
+        if wedge is not _stopped_before_start
     ),
-    Row(FAMILY, "the API key for an interrupt is refused", with_work_settings(_refused_key, **SETTINGS)),
+    Row(
+        FAMILY,
+        "the API key for an interrupt is refused",
+        with_work_settings(_refused_key, **SETTINGS),
+        IMPATIENT,
+    ),
     Row(
         FAMILY,
         "a message comes while the worker stops, and its work is queued again",

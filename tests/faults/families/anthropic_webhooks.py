@@ -9,11 +9,11 @@ from managed_session_local.conversation import Conversation
 from ...cluster.sessions import becomes, resource, sandboxes_of
 from ...cluster.waiting import eventually
 from ..anthropic_side import (
-    LOST,
     Action,
     Fault,
     Play,
     is_gone,
+    polls_fail,
     tool_runs,
     waits_for_tool,
     work_is,
@@ -172,7 +172,7 @@ async def _run_told_after_deletion(scene: Scene) -> None:
 
 async def _told_before_the_queue(scene: Scene) -> None:
     """The webhook tells of a run long before its work can be had: the sandbox is ready, and paused again."""
-    await Fault("work.poll", LOST, times=None).inject(scene)
+    await polls_fail(scene)
     conversation = await scene.begin()
     await scene.send(conversation, "Run: echo served")
     await waits_for_tool(scene, conversation)

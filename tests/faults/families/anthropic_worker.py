@@ -22,6 +22,8 @@ from ..anthropic_side import (
     hanging,
     in_first_turn,
     offer_without_operator,
+    polls_fail,
+    somebody_stops,
     stale_offers,
     tool_runs,
     user_sends,
@@ -50,6 +52,8 @@ HEARTBEATS: list[tuple[str, Action]] = [
     ("is lost after it took effect", ANSWER_LOST),
 ]
 
+SAME_IN_A_TOOL_CALL = {"is answered 503 after it took effect", "is lost before it took effect"}
+
 RESULTS: list[tuple[str, Action, Outcome]] = [
     ("is answered 429", answered(429, headers={"retry-after": "1"}), Outcome()),
     ("is answered 500 before it took effect", answered(500), Outcome()),
@@ -63,8 +67,8 @@ OTHERS: list[tuple[str, Fault]] = [
     ("the worker's GET of the session is lost", Fault("sessions.get", LOST, match=WORKER)),
     ("the opening of the event stream is answered 500", Fault("events.stream", answered(500), match=WORKER)),
     (
-        "the event stream is cut after each event",
-        Fault("events.stream", {"action": "sever", "after_events": 1}, times=3, match=WORKER),
+        "the event stream is cut after its first event",
+        Fault("events.stream", {"action": "sever", "after_events": 1}, match=WORKER),
     ),
     ("the list of events is answered 502", Fault("events.list", answered(502), match=WORKER)),
     ("the worker's stop is answered 500", Fault("work.stop", answered(500), match=WORKER)),
@@ -159,6 +163,25 @@ async def _offered_under_a_live_lease(scene: Scene) -> None:
     assert "served" in await conversation.answer()
 
 
+async def _stopped(scene: Scene) -> None:
+    """Somebody force-stops the work while the tool call runs: the worker gives its result all the same."""
+    await _stopped_by_somebody(scene, force=True)
+
+
+async def _asked_to_stop(scene: Scene) -> None:
+    """Somebody asks the worker to stop while the tool call runs."""
+    await _stopped_by_somebody(scene, force=False)
+
+
+async def _stopped_by_somebody(scene: Scene, *, force: bool) -> None:
+    conversation = await scene.begin()
+    await scene.send(conversation, "Run: sleep 3.53; echo served")
+    await tool_runs(scene, conversation, "sleep 3.53")
+    await somebody_stops(scene, conversation.session_id, force=force)
+    assert "served" in await conversation.answer()
+    assert "next" in await scene.say(conversation, "Run: echo next")
+
+
 async def _token_revoked(scene: Scene) -> None:
     """The session token is refused everywhere; the next offer brings another one."""
     conversation = await scene.begin()
@@ -186,20 +209,16 @@ async def _streams_severed(scene: Scene) -> None:
     await scene.send(conversation, "Run: sleep 1.37; echo one")
     await tool_runs(scene, conversation, "sleep 1.37")
     await Fault("events.stream", LOST, times=2, match=WORKER).inject(scene)
-    await _sever(scene, conversation)
+    await scene.system.anthropic_admin.sever_streams(conversation.session_id)
 
     async def done() -> bool:
         report = await scene.system.anthropic_admin.session(conversation.session_id)
         return all(turn.answered_at is not None for turn in report.turns)
 
     await eventually("the turn is answered", done)
-    await _sever(scene, conversation)
+    await scene.system.anthropic_admin.sever_streams(conversation.session_id)
     await scene.send(conversation, "Run: echo two")
     await eventually("the second turn is answered", done)
-
-
-async def _sever(scene: Scene, conversation: Conversation) -> None:
-    assert await scene.system.anthropic_admin.sever_streams(conversation.session_id)
 
 
 async def _two_messages(scene: Scene) -> None:
@@ -233,7 +252,7 @@ async def _interrupted(scene: Scene) -> None:
 
 async def _interrupted_before_claim(scene: Scene) -> None:
     """The user interrupts before anybody has claimed the work."""
-    await Fault("work.poll", LOST, times=None).inject(scene)
+    await polls_fail(scene)
     conversation = await scene.begin()
     await scene.send(conversation, "Run: echo never")
     await waits_for_tool(scene, conversation)
@@ -322,6 +341,7 @@ ROWS = [
     *(
         _row(f"a heartbeat in a tool call {name}", _in_tool_call(Fault("work.heartbeat", action)))
         for name, action in HEARTBEATS
+        if name not in SAME_IN_A_TOOL_CALL
     ),
     *(
         _row(f"a result {name}", in_first_turn(Fault("events.send", action, match=WORKER)), outcome)
@@ -342,6 +362,8 @@ ROWS = [
         "the session token is revoked in a tool call",
         with_work_settings(_token_revoked, enqueue_at_creation=False, **SHORT_LEASE),
     ),
+    _row("work is stopped by somebody in a tool call", _stopped),
+    _row("a worker is asked to stop in a tool call", _asked_to_stop),
     _row("a result is refused for good", _result_refused),
     Row(FAMILY, "event streams are severed", _streams_severed),
     Row(FAMILY, "a second message comes while the first is at work", _two_messages),
