@@ -27,8 +27,6 @@ _STUCK = frozenset(
         Reason.WORK_LOST,
     }
 )
-_FINAL = frozenset({Reason.SESSION_STUCK, Reason.WORK_STRANDED})
-"""What is said once it is certain, with what a person has to do."""
 _SLOW = 10
 """Sweeps between two looks at a session for which the operator can do nothing more."""
 _THINKS = 10
@@ -136,7 +134,7 @@ def _helpless(resource: ManagedSession, seen: Sightings, look: Look) -> bool:
     """Whether only somebody else can do something about the session."""
     if look.turn.awaited is Awaited.USER:
         return True
-    return _said(resource) in _FINAL and not _can_recover(resource, seen)
+    return _said(resource) not in (None, Reason.RECOVERING) and not _can_recover(resource, seen)
 
 
 def _can_recover(resource: ManagedSession, seen: Sightings) -> bool:

@@ -20,6 +20,10 @@ logger = logging.getLogger(__name__)
 
 NO_CREDENTIAL = "the work came without a session token, and the environment key is not given to sandboxes"
 _MESSAGE_TOO_LATE = "the first message came while the unused work was being stopped; send user.interrupt"
+_TAKEN = (
+    "the work was stopped or taken by someone else before its worker had started; send another message, or "
+    "user.interrupt if the session takes none"
+)
 _MESSAGE_SECONDS = (0.1, 0.2, 0.4, 1.0)
 
 
@@ -200,8 +204,7 @@ async def acknowledge(context: Context, resource: ManagedSession) -> float | Non
             return await give_up(context, resource, "TokenMissing", Reason.AWAITING_CLAIM, message)
         memory.token = (work.claim, token)
     if work.id is None or not await context.queue.acknowledge(work.id):
-        message = "the work was stopped or taken by someone else before its worker had started"
-        return await give_up(context, resource, "WorkLost", Reason.WORK_LOST, message)
+        return await give_up(context, resource, "WorkLost", Reason.WORK_LOST, _TAKEN)
     await context.write_status(
         resource,
         phase=phase_of(Reason.STARTING_WORKER),

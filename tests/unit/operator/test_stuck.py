@@ -122,11 +122,10 @@ def test_what_is_said_of_a_stuck_session_stays_and_it_is_seldom_looked_at() -> N
     assert step(said, seen(look=look(Awaited.RESULTS, at=20, since=70), can_interrupt=True)) == LOOKS
 
 
-@pytest.mark.parametrize("ready", [Reason.WORK_LOST, Reason.WORKER_START_FAILED, Reason.RECOVERING])
-def test_what_was_said_before_it_was_certain_is_looked_at_by_the_next_sweep(ready: Reason) -> None:
-    said = status(ready=ready)
-    assert step(said, seen(look=look(Awaited.RESULTS, at=20, since=70))) == LOOKS
-    assert step(said, seen(look=look(Awaited.RESULTS, since=30))) == STUCK
+def test_last_attempt_without_effect_is_seen_by_the_next_sweeps() -> None:
+    said = status(ready=Reason.RECOVERING, attempts=3)
+    assert step(said, seen(look=look(Awaited.RESULTS, at=20, since=70), can_interrupt=True)) == LOOKS
+    assert step(said, seen(look=look(Awaited.RESULTS, since=30), can_interrupt=True)) == STUCK
 
 
 def stranded(since: datetime, **known: Any) -> Sightings:
