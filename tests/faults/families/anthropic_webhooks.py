@@ -16,6 +16,7 @@ from ..anthropic_side import (
     polls_fail,
     tool_runs,
     waits_for_tool,
+    with_work_settings,
     work_is,
 )
 from ..arrangements import IMPATIENT
@@ -92,17 +93,13 @@ async def _late(scene: Scene) -> None:
 
 
 async def _run_without_work(scene: Scene) -> None:
-    """A run is told that brings no work: its sandbox is waited with for attachTimeout, then paused."""
+    """A run is told that brings no work: nothing runs for it for long."""
     conversation = await scene.begin()
     assert "kept" in await scene.say(conversation, "Run: echo kept | tee file")
     await scene.settled(conversation)
     event = await scene.system.anthropic_admin.deliver(type=RUN, object_id=conversation.session_id)
     await _delivered_at(scene, conversation, event)
 
-    async def resumed() -> bool:
-        return any(each.resumes for each in await sandboxes_of(scene.system, conversation.session_id))
-
-    await eventually("the sandbox is resumed", resumed)
     await scene.settled(conversation)
     assert "kept" in await scene.say(conversation, "Run: cat file")
 
@@ -209,7 +206,11 @@ ROWS = [
     Row(FAMILY, "runs are told while the worker runs", _during_a_turn, IMPATIENT),
     Row(FAMILY, "a run is told long before its work comes", _told_before_the_queue, IMPATIENT),
     Row(FAMILY, "a run of another environment is told", _of_another_environment),
-    Row(FAMILY, "a run of a deleted session is told", _of_a_deleted_session),
+    Row(
+        FAMILY,
+        "a run of a deleted session is told",
+        with_work_settings(_of_a_deleted_session, enqueue_at_creation=False),
+    ),
     Row(
         FAMILY,
         "a run is told after its session's deletion",
