@@ -72,6 +72,7 @@ OPERATOR_EXITS: dict[str, str] = {
     "Released": "The worker had ended and given its work back before the operator could read how.",
     "SandboxPaused": "The sandbox was found paused after its lease had lapsed; the worker ends at the thaw.",
     "SandboxVanished": "E2B does not know the sandbox any more; the worker went with it.",
+    "SessionEnded": "The session ended before its worker had started; the work was stopped.",
     "StartFailed": "No start of the worker reached a first heartbeat; the work was stopped.",
     "Suspended": "`spec.lifecycle.suspend` was set; the worker was killed.",
     "TokenMissing": "The session token's Secret was gone before the acknowledgement; offered again.",
