@@ -81,8 +81,8 @@ class Memory:
     """The step that was taken last."""
     failing: str | None = None
     """The step that failed last and has not succeeded since."""
-    backoff: tuple[datetime, tuple[object, ...]] | None = None
-    """Until when a failed step rests, and what it was tried on: (time, what was there)."""
+    backoff: tuple[float, tuple[object, ...]] | None = None
+    """Until when a failed step rests, by a clock that nobody sets, and what it was tried on."""
     look: Look | None = None
     """How the session stood when it was last looked at, while its turn is not known to be over."""
     unstarted_since: datetime | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
@@ -288,7 +289,7 @@ class Reconciler:
         backoff = self._context.memory(resource.metadata.name).backoff
         if backoff is None or backoff[1] != self._ground(resource):
             return None
-        left = (backoff[0] - self._context.now()).total_seconds()
+        left = backoff[0] - time.monotonic()
         return left if left > 0 else None
 
     async def _failed(self, resource: ManagedSession, failure: Failure) -> float:
@@ -319,7 +320,7 @@ class Reconciler:
             await self._tell(resource, failure)
         newest = context.store.get(name) or resource
         if not refused:
-            memory.backoff = (context.now() + timedelta(seconds=delay), self._ground(newest))
+            memory.backoff = (time.monotonic() + delay, self._ground(newest))
         return delay
 
     async def _tell(self, resource: ManagedSession, failure: Failure) -> None:
