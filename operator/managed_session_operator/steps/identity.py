@@ -92,6 +92,10 @@ async def confirm_end(context: Context, resource: ManagedSession) -> float | Non
         memory.end_check_due = False
         logger.info("end not checked", extra={"resource": resource.metadata.name, "cause": str(failure)})
         return None
+    if session is None and not told and context.queue_trouble is not None:
+        # An environment that knows nothing at all, as with another workspace's key, is no word on a session.
+        memory.end_check_due = False
+        return None
     await note_end(context, resource, ended=session is None or session.ended, deleted=session is None)
     memory.end_check_due, memory.end_asked_at = False, context.now()
     if resource.status.last_event is not None:
