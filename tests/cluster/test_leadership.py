@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from managed_session_local.control_plane import ControlPlane
@@ -15,6 +13,7 @@ from managed_session_local.system import LocalSystem
 from managed_session_operator.leadership import Leadership
 from managed_session_runtime.kubernetes_client import connect
 
+from .leaders import lease
 from .sessions import QUICK, begin, paused, sandboxes_of
 from .systems import local_system, unique_name
 from .waiting import eventually
@@ -24,19 +23,6 @@ from .waiting import eventually
 async def system(control_plane: ControlPlane) -> AsyncIterator[LocalSystem]:
     async with local_system(control_plane, operators=2, operator_settings=QUICK) as running:
         yield running
-
-
-async def lease(system: LocalSystem) -> dict[str, Any]:
-    found = await system.control_plane.kubectl(
-        f"--namespace={system.system_namespace}",
-        "get",
-        "lease",
-        "managed-session-operator",
-        "--ignore-not-found",
-        "--output=json",
-    )
-    spec: dict[str, Any] = json.loads(found)["spec"] if found else {}
-    return spec
 
 
 async def leader_index(system: LocalSystem) -> int:

@@ -10,11 +10,11 @@ from typing import Any
 
 from managed_session_api.times import to_wire
 
+from ...cluster.leaders import change_lease, delete_lease, leader, lease
 from ...cluster.waiting import eventually
 from ..api_server_proxy import ApiCall
 from ..arrangements import QUEUE_ONLY
 from ..by_hand import becomes_phase, patch
-from ..leaders import change_lease, delete_lease, leader, lease
 from ..row import Row
 from ..scene import Scene
 
@@ -68,6 +68,32 @@ def _right_removed(resource: str, attempt: str) -> Play:
         assert "kept" in await conversation.answer()
 
     return play
+
+
+async def _all_rights_removed(scene: Scene) -> None:
+    """The watch, too, is opened again in vain, and works when the rights are back."""
+    conversation = await scene.begin()
+    assert "kept" in await scene.say(conversation, "Run: echo kept | tee /mnt/session/file")
+    await scene.settled(conversation)
+    kubectl, space = scene.system.control_plane.kubectl, f"--namespace={scene.system.namespace}"
+    binding = json.loads(await kubectl(space, "get", "rolebinding", OPERATOR, "--output=json"))
+    for field in ("uid", "resourceVersion", "creationTimestamp", "managedFields"):
+        binding["metadata"].pop(field, None)
+    await kubectl(space, "delete", "rolebinding", OPERATOR)
+    try:
+        await scene.proxy.expire_watches()
+        await scene.send(conversation, "Run: cat /mnt/session/file")
+        await _refused(scene, lambda call: call.operation == "list managedsessions")
+    finally:
+        given_back = len(scene.proxy.calls)
+        await kubectl(space, "create", "--filename=-", input=json.dumps(binding))
+    assert "kept" in await conversation.answer()
+    await scene.settled(conversation)
+
+    async def watches() -> bool:
+        return any(call.operation == "watch managedsessions" for call in scene.proxy.calls[given_back:])
+
+    await eventually("it watches again", watches, seconds=60)
 
 
 async def _lease_right_removed(scene: Scene) -> None:
@@ -189,6 +215,7 @@ ROWS = [
         "the right to list and change resources is removed and given back",
         _right_removed("managedsessions", "list managedsessions"),
     ),
+    _row("all rights to the resources are removed, the watch's too, and given back", _all_rights_removed),
     _row("the right to the Lease is removed and given back", _lease_right_removed),
     _row("the Lease is deleted in the middle of a turn", _lease_deleted),
     _row("a holder whose clock is a day ahead takes the Lease", _lease_of_another_clock(DAY)),

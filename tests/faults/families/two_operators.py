@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable
 from managed_session_local.conversation import Conversation
 from managed_session_local.pod import Pod
 
+from ...cluster.leaders import leader
 from ...cluster.sessions import resource
 from ...cluster.waiting import eventually
 from ..arrangements import TWO_OPERATORS
 from ..by_hand import becomes_phase, delete, status
 from ..effects import Effect
-from ..leaders import leader
 from ..row import Outcome, Row
 from ..scene import Late, Scene
 

@@ -8,7 +8,7 @@ from typing import Any
 from managed_session_local.pod import Pod
 from managed_session_local.system import LocalSystem
 
-from ..cluster.waiting import eventually
+from .waiting import eventually
 
 LEASE = "managed-session-operator"
 
