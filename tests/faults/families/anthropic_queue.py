@@ -215,6 +215,7 @@ async def _hanging_stop(scene: Scene) -> None:
     conversation = await scene.begin()
     struck = await Fault("work.stop", hanging(8), match=OPERATOR).inject(scene)
     await struck.wait()
+    await work_is(scene, conversation, "stopped")
     assert "served" in await scene.say(conversation, "Run: echo served")
 
 
