@@ -50,8 +50,8 @@ test-faults: setup binaries ## The fault matrix: every fault by name, and whethe
 soak: setup binaries ## Many sessions under faults of all kinds until the verdict; SOAK_ARGS="--seed 1 --sessions 50"
 	$(BIN)/python -m tests.soak --sessions 300 --turns 10 $(SOAK_ARGS)
 
-soak-quick: setup binaries ## The same for five minutes, with as many sessions as fit
-	$(BIN)/python -m tests.soak --sessions 300 --turns 10 --minutes 5 $(SOAK_ARGS)
+soak-quick: setup binaries ## The same for five minutes and with one seed, with as many sessions as fit
+	$(BIN)/python -m tests.soak --sessions 300 --turns 10 --minutes 5 --seed 1 $(SOAK_ARGS)
 
 check: setup ## Lint, format, types, direction of imports
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ from .families import (
     kubernetes_rights,
     kubernetes_server,
     operator_killed,
+    soak_found,
     two_operators,
     webhook,
 )
@@ -38,6 +39,7 @@ ROWS: list[Row] = sorted(
         *kubernetes_edits.ROWS,
         *kubernetes_rights.ROWS,
         *kubernetes_server.ROWS,
+        *soak_found.ROWS,
         *two_operators.ROWS,
         *webhook.ROWS,
     ],

@@ -204,6 +204,12 @@ async def note_vanished(context: Context, resource: ManagedSession) -> float | N
     return None
 
 
+def _may_hold_files(resource: ManagedSession) -> bool:
+    """A worker was or may have been at work, also one whose heartbeat nobody lived to write down."""
+    status = resource.status
+    return status.turns > 0 or status.last_active_time is not None or status.work.attempts > 0
+
+
 async def vanished(context: Context, resource: ManagedSession) -> None:
     """E2B does not know the recorded sandbox any more: say what that means for the session's files."""
     name, sandbox_id = resource.metadata.name, resource.status.sandbox.id
@@ -213,7 +219,7 @@ async def vanished(context: Context, resource: ManagedSession) -> None:
     if not active:
         context.capacity.release(name)
     verdicts = verdicts_of(Reason.SANDBOX_VANISHED, f"sandbox {sandbox_id} is gone", SandboxState.LOST)
-    if resource.status.turns > 0 or worked:
+    if _may_hold_files(resource):
         verdicts.append(workspace_lost(f"sandbox {sandbox_id} vanished with the files of earlier turns"))
     finished = {"finishedAt": context.now(), "exitReason": "SandboxVanished"}
     await context.write_status(

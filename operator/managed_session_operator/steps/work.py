@@ -110,6 +110,12 @@ def _since(resource: ManagedSession, offer: Offer) -> datetime:
     return max(offer.offered_at, event.created_at) if event is not None else offer.offered_at
 
 
+def _active_before(resource: ManagedSession, now: datetime) -> dict[str, Any]:
+    """A claim that is superseded had a worker perhaps, of which nothing else will tell."""
+    work = resource.status.work
+    return {"lastActiveTime": now} if work.attempts > 0 and work.finished_at is None else {}
+
+
 async def claim(context: Context, resource: ManagedSession) -> float | None:
     """Keep the offer's token and write the claim down; announce a create where there is no sandbox."""
     offer = context.inbox.get(resource.spec.session_id)
@@ -147,6 +153,7 @@ async def claim(context: Context, resource: ManagedSession) -> float | None:
         effective=context.policy(resource).to_json(),
         work=_work(offer, claim_id),
         sandbox=sandbox,
+        **_active_before(resource, context.now()),
     )
     context.inbox.remove(offer)
     logger.info(

@@ -1,0 +1,81 @@
+"""What the soak has found: faults that meet, each with what must hold all the same."""
+
+from __future__ import annotations
+
+from managed_session_local.conversation import Conversation
+
+from ...cluster.sessions import condition, sandboxes_of
+from ...cluster.waiting import eventually
+from ..arrangements import QUEUE_ONLY
+from ..effects import Effect
+from ..row import Outcome, Row
+from ..scene import Scene
+
+FAMILY = "found by the soak"
+
+
+async def _served_and_not_written_down(scene: Scene) -> Conversation:
+    """A turn is served whole, and the operator is killed before it has written the heartbeat down."""
+    conversation = await scene.begin()
+    held = await scene.hold(Effect("kubernetes", "status: heartbeat"), after_commit=False)
+    await scene.send(conversation, "Run: echo kept | tee /mnt/session/file")
+    assert "kept" in await conversation.answer()
+    await held.reached()
+    await scene.system.operator.kill()
+    held.lose()
+    await scene.calm()
+
+    async def stopped() -> bool:
+        report = await scene.system.anthropic_admin.session(conversation.session_id)
+        return report.work is not None and report.work["state"] == "stopped"
+
+    await eventually("the worker has ended", stopped)
+    return conversation
+
+
+async def _vanish(scene: Scene, conversation: Conversation) -> None:
+    (sandbox,) = await sandboxes_of(scene.system, conversation.session_id)
+    await scene.system.e2b_admin.vanish(sandbox.id)
+
+
+async def _workspace_lost(scene: Scene, conversation: Conversation) -> None:
+    async def look() -> bool:
+        lost = await condition(scene.system, conversation.session_id, "WorkspaceLost")
+        return lost.get("status") == "True"
+
+    await eventually("WorkspaceLost is True", look)
+
+
+async def _vanishes_before_the_turn_is_written_down(scene: Scene) -> None:
+    conversation = await _served_and_not_written_down(scene)
+    await _vanish(scene, conversation)
+    await scene.system.operator.restart()
+    await _workspace_lost(scene, conversation)
+    assert "No such file" in await scene.say(conversation, "Run: cat /mnt/session/file 2>&1")
+
+
+async def _vanishes_before_the_next_claim(scene: Scene) -> None:
+    conversation = await _served_and_not_written_down(scene)
+    await scene.send(conversation, "Run: cat /mnt/session/file 2>&1")
+    await _vanish(scene, conversation)
+    await scene.system.operator.restart()
+    assert "No such file" in await conversation.answer()
+    await _workspace_lost(scene, conversation)
+
+
+ROWS = [
+    Row(
+        FAMILY,
+        "the sandbox vanishes with a turn that the operator did not live to write down",
+        _vanishes_before_the_turn_is_written_down,
+        arrangement=QUEUE_ONLY,
+        outcome=Outcome(sandboxes=2),
+    ),
+    Row(
+        FAMILY,
+        "the sandbox vanishes with a turn that was not written down, and the next message is claimed",
+        _vanishes_before_the_next_claim,
+        arrangement=QUEUE_ONLY,
+        outcome=Outcome(sandboxes=2),
+    ),
+]
