@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 IMAGE ?= managed-sessions
 # Rows of the fault matrix mostly wait, so more of them run side by side than there are cores.
-FAULT_WORKERS ?= 3
+FAULT_WORKERS ?= 4
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 BIN := $(VENV)/bin

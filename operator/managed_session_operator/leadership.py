@@ -79,7 +79,7 @@ class Leadership:
     def fence(self) -> None:
         """Raise NotLeadingError unless this process leads."""
         if not self.leading:
-            raise NotLeadingError
+            raise NotLeadingError("this process does not lead")
 
     async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
         """Lead whenever the Lease can be had: `lead` runs while it is held and is cancelled when it is lost.

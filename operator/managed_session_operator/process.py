@@ -36,6 +36,7 @@ from managed_session_operator.reconcile_queue import ReconcileQueue
 from managed_session_operator.reconciler import Reconciler
 from managed_session_operator.rivals import Rivals
 from managed_session_operator.settings import OperatorSettings
+from managed_session_operator.side_by_side import side_by_side
 from managed_session_operator.store import ResourceStore
 from managed_session_operator.sweep import EndChecks, Sweep
 from managed_session_operator.watch import Watch
@@ -221,12 +222,13 @@ class OperatorProcess:
                 if resource.status.sandbox.state in ("Running", "Creating"):
                     context.capacity.hold(resource.metadata.name)
                 queue.add(resource.metadata.name)
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(queue.run(Reconciler(context).reconcile), name="reconcile")
-                tasks.create_task(claims.run(), name="claims")
-                tasks.create_task(sweep.run(), name="sweep")
-                tasks.create_task(checks.run(), name="end-checks")
-                tasks.create_task(self._report(), name="report")
+            await side_by_side(
+                reconcile=queue.run(Reconciler(context).reconcile),
+                claims=claims.run(),
+                sweep=sweep.run(),
+                end_checks=checks.run(),
+                report=self._report(),
+            )
         finally:
             self.metrics.leading.set(0)
             self.metrics.queue_unavailable.set(0)

@@ -256,16 +256,26 @@ class WorkQueue:
                 raise
             return None
 
-    async def has_message(self, session_id: str) -> bool:
-        """Whether anybody has said anything in the session (True when that cannot be found out)."""
+    async def has_message(self, session_id: str) -> bool | None:
+        """Whether anybody has said anything in the session (True when that cannot be found out).
+
+        None when there is no such session (any more).
+        """
         try:
             async with self._call("events") as (client, _):
                 page = await client.beta.sessions.events.list(session_id, types=_USER_EVENTS, limit=100)
                 # The filter is looked over: saying "nothing" wrongly would stop a message's work.
                 said = any(event.type.startswith("user.") for event in page.data)
                 return said or page.has_next_page()
+        except Failure as failure:
+            gone = failure.kind is Kind.GONE and await self._is_gone(session_id)
+            return None if gone else True
+
+    async def _is_gone(self, session_id: str) -> bool:
+        try:
+            return await self.session(session_id) is None
         except Failure:
-            return True
+            return False
 
     async def turn(self, session_id: str) -> Turn | None:
         """How the session's newest turn stands, by its newest events; None when there is no session."""

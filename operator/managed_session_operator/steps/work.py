@@ -51,7 +51,12 @@ def _unserved(resource: ManagedSession, offer: Offer, exit_reason: str, now: dat
 async def await_message(context: Context, resource: ManagedSession) -> float | None:
     """Look whether a session that was offered has had a message yet; nothing is paid for until then."""
     memory = context.memory(resource.metadata.name)
-    if await context.queue.has_message(resource.spec.session_id):
+    said = await context.queue.has_message(resource.spec.session_id)
+    if said is None:
+        # Deleted since it was offered: its work goes, and the resource once that is confirmed.
+        memory.end_check_due = True
+        return await reject_offer(context, resource)
+    if said:
         memory.message_known = True
         return None
     offer = context.inbox.get(resource.spec.session_id)
@@ -76,7 +81,7 @@ async def release_unused(context: Context, resource: ManagedSession) -> float | 
     if stopped:
         await context.queue.stop(offer.work_id)
     # A message may come in the moment between the question and the stop, which nothing makes atomic.
-    too_late = stopped and await context.queue.has_message(resource.spec.session_id)
+    too_late = stopped and bool(await context.queue.has_message(resource.spec.session_id))
     reason, message = (Reason.WORK_LOST, _MESSAGE_TOO_LATE) if too_late else (Reason.IDLE, "")
     if too_late:
         context.event(resource, reason, message, warning=True)

@@ -179,6 +179,7 @@ async def _stopped_by_somebody(scene: Scene, *, force: bool) -> None:
     await tool_runs(scene, conversation, "sleep 3.53")
     await somebody_stops(scene, conversation.session_id, force=force)
     assert "served" in await conversation.answer()
+    await scene.settled(conversation)
     assert "next" in await scene.say(conversation, "Run: echo next")
 
 

@@ -63,7 +63,7 @@ SECOND_TURN = [
 LONG_TURN = [_e2b("set_timeout")]
 """Of a worker that works for long."""
 
-REMOVAL = [_e2b("kill"), _kubernetes("delete secrets"), _kubernetes("finalizer removed")]
+REMOVAL = [_e2b("kill"), _kubernetes("finalizer removed")]
 """Of a resource's deletion between two turns."""
 
 REMOVAL_OF_A_LIVE_SESSION = [_e2b("kill"), _anthropic("work.stop"), _kubernetes("finalizer removed")]
