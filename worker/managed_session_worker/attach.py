@@ -1,7 +1,7 @@
 """The operator's end inside the sandbox: hands a request to the supervisor and copies its events to stdout.
 
     python3 -I -S attach.py start CLAIM        (the request itself waits in the inbox)
-    python3 -I -S attach.py watch CLAIM [EPOCH]
+    python3 -I -S attach.py watch CLAIM        (MANAGED_SESSION_EPOCH: the least epoch to be heard)
     python3 -I -S attach.py stop CLAIM EPOCH
     python3 -I -S attach.py status
 
@@ -247,17 +247,16 @@ def main(arguments: list[str]) -> int:
                 request = take_request(paths, claim)
             case ["watch", _]:
                 request = {"command": "watch", "claim": claim}
-            case ["watch", _, number] if number.isdecimal():
-                request = {"command": "watch", "claim": claim, "epoch": int(number)}
+                least = os.environ.get("MANAGED_SESSION_EPOCH", "")
+                if least.isdecimal():
+                    request["epoch"] = int(least)
             case ["stop", _, number] if number.isdecimal():
                 epoch = int(number)
                 request = {"command": "stop", "claim": claim, "epoch": epoch}
             case ["status"]:
                 request = {"command": "status"}
             case _:
-                sys.stderr.write(
-                    "usage: attach.py start CLAIM | watch CLAIM [EPOCH] | stop CLAIM EPOCH | status\n"
-                )
+                sys.stderr.write("usage: attach.py start CLAIM | watch CLAIM | stop CLAIM EPOCH | status\n")
                 return 2
         return converse(paths, request)
     except RefusalError as refusal:

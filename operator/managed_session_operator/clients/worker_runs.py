@@ -166,16 +166,23 @@ class WorkerRuns:
             await sandbox.commands.run(f"rm -f {ROOT}/reserve", user=_USER)
 
     async def watch(self, name: str, sandbox: e2b.AsyncSandbox, claim: str, epoch: int) -> WorkerRun:
-        """Take up the events of a worker that was started earlier; from now on `epoch` is the least heard."""
-        return await self._attach(name, sandbox, f"watch {shlex.quote(claim)} {epoch}", claim)
+        """Take up the events of a worker that was started earlier; from now on `epoch` is the least heard.
 
-    async def _attach(self, name: str, sandbox: e2b.AsyncSandbox, arguments: str, claim: str) -> WorkerRun:
+        The epoch is a variable and no argument, so that a sandbox of an earlier template takes it too:
+        an upgrade of the operator meets workers that it did not start.
+        """
+        variables = f"MANAGED_SESSION_EPOCH={epoch}"
+        return await self._attach(name, sandbox, f"watch {shlex.quote(claim)}", claim, variables)
+
+    async def _attach(
+        self, name: str, sandbox: e2b.AsyncSandbox, arguments: str, claim: str, variables: str = ""
+    ) -> WorkerRun:
         await self.forget(name)
         run = WorkerRun(claim, sandbox.sandbox_id)
         lines = _Lines(lambda event: self._note(name, run, event))
         async with self._sandboxes.data_plane(f"worker {arguments.split(maxsplit=1)[0]}"):
             handle = await sandbox.commands.run(
-                f"{_ATTACH} {arguments}",
+                f"{variables} {_ATTACH} {arguments}".lstrip(),
                 background=True,
                 timeout=0,
                 user=_USER,

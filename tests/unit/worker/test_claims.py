@@ -109,7 +109,7 @@ def test_a_killed_supervisor_takes_its_worker_along_and_its_successor_says_so(
 def test_who_watches_for_a_new_leader_protects_the_worker_from_the_old_ones_stop(sandbox: Sandbox) -> None:
     worker = sandbox.start(FIRST, epoch=6)
     worker.event("heartbeat")
-    sandbox.attach("watch", FIRST, "7").event("accepted")
+    sandbox.attach("watch", FIRST, MANAGED_SESSION_EPOCH="7").event("accepted")
     assert sandbox.attach("stop", FIRST, "6").event("refused")["reason"] == "StaleEpoch"
     assert alive(worker.event("accepted")["pid"])
 

@@ -41,13 +41,13 @@ def eventually(what: Callable[[], T], message: str = "") -> T:
 class Attach:
     """One attach process, its events collected as they come."""
 
-    def __init__(self, root: Path, program: Path, *arguments: str) -> None:
+    def __init__(self, root: Path, program: Path, *arguments: str, **variables: str) -> None:
         self.events: list[Event] = []
         self._changed = threading.Condition()
         self._over = False
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(program), *arguments],
-            env={**os.environ, ROOT_VARIABLE: str(root), "FROM_THE_SANDBOX": "yes"},
+            env={**os.environ, ROOT_VARIABLE: str(root), "FROM_THE_SANDBOX": "yes", **variables},
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -173,8 +173,8 @@ class Sandbox:
         path.write_text(json.dumps(self.request(claim, **changes)))
         return self.attach("start", claim)
 
-    def attach(self, *arguments: str) -> Attach:
-        attach = Attach(self.root, self.library / "attach.py", *arguments)
+    def attach(self, *arguments: str, **variables: str) -> Attach:
+        attach = Attach(self.root, self.library / "attach.py", *arguments, **variables)
         self._attached.append(attach)
         return attach
 
