@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 IMAGE ?= managed-sessions
-# Rows of the fault matrix mostly wait, so more of them run side by side than there are cores.
+# Tests mostly wait, so there are as many or more of them at once than cores.
+TEST_WORKERS ?= 2
 FAULT_WORKERS ?= 4
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
@@ -36,7 +37,7 @@ demo: setup ## Show the whole system at work: a session's turn from the webhook 
 	@$(BIN)/managed-sessions demo
 
 test: setup binaries ## All tests: unit and cluster
-	$(BIN)/python -m pytest tests/unit tests/cluster $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/unit tests/cluster --numprocesses=$(TEST_WORKERS) --dist=loadfile $(PYTEST_ARGS)
 
 test-unit: setup ## The tests that need no control plane
 	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)

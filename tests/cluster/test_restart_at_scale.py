@@ -26,5 +26,6 @@ async def test_operator_that_starts_with_many_settled_sessions_writes_none_of_th
         restart = await restart_operator(system, timeout_seconds=200)
         assert restart.written == []
         assert set(restart.e2b_calls) == {"list"}
-        assert set(restart.anthropic_calls) == {"work.poll", "work.list"}
+        # The first long poll may not be over yet.
+        assert {"work.list"} <= set(restart.anthropic_calls) <= {"work.poll", "work.list"}
         assert len(await system.e2b_admin.sandboxes("paused")) == SESSIONS
