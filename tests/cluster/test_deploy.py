@@ -38,6 +38,7 @@ RIGHTS: dict[tuple[str, str], set[Right]] = {
         ("coordination.k8s.io", "leases", "", "create"),
         ("coordination.k8s.io", "leases", OPERATOR, "get"),
         ("coordination.k8s.io", "leases", OPERATOR, "update"),
+        ("", "events", "", "create"),
         ("", "namespaces", SYSTEM_NAMESPACE, "get"),
     },
     (OPERATOR, "default"): set(),
@@ -195,6 +196,7 @@ async def allowed(
         (OPERATOR, "create", "events", "events.k8s.io", RESOURCE_NAMESPACE, ""),
         (OPERATOR, "update", "leases", "coordination.k8s.io", SYSTEM_NAMESPACE, OPERATOR),
         (OPERATOR, "get", "namespaces", "", SYSTEM_NAMESPACE, SYSTEM_NAMESPACE),
+        (OPERATOR, "create", "events", "", SYSTEM_NAMESPACE, ""),
     ],
 )
 async def test_account_may(
