@@ -11,6 +11,7 @@ from managed_session_api.times import to_wire
 
 from ...cluster.sessions import resource, sandboxes_of
 from ...cluster.waiting import eventually
+from ..anthropic_side import with_work_settings
 from ..arrangements import SHORT_HINTS
 from ..by_hand import delete, status
 from ..effects import Effect
@@ -256,7 +257,11 @@ ROWS = [
     _row("events come newest first, after the turns", _reordered("lifo")),
     _row("events come in any order, after the turns", _reordered("shuffle")),
     _row("an event is about a session of another environment", _of_another_environment),
-    _row("an event is about a deleted session", _of_a_deleted_session),
+    _row(
+        "an event is about a deleted session",
+        # An offer made before the deletion would be proof enough for a sandbox.
+        with_work_settings(_of_a_deleted_session, enqueue_at_creation=False),
+    ),
     _row(
         "an event is about a resource that is being deleted", _of_a_terminating_resource, Outcome(sandboxes=2)
     ),
