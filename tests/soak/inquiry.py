@@ -53,11 +53,22 @@ async def _session(world: World, user: User) -> SessionEvidence:
 
 
 def repeated_results(report: SessionReport) -> int:
-    """Results of calls that had one already; a call that was broken off has none, whoever tries again."""
-    accepted = {entry["tool_use_id"] for entry in report.timeline if entry["kind"] == "results"}
-    return sum(
-        entry["kind"] == "results_repeated" and entry["tool_use_id"] in accepted for entry in report.timeline
-    )
+    """Results of calls that another worker had given one already.
+
+    A call that was broken off has none, whoever tries again. Within one lease it is the same worker, whose SDK
+    posts a result again when a pause of the sandbox took away the answer; Anthropic refuses it then.
+    """
+    leases, repeated = 0, 0
+    given: dict[str, int] = {}
+    for entry in report.timeline:
+        match entry["kind"]:
+            case "leases":
+                leases += 1
+            case "results":
+                given[entry["tool_use_id"]] = leases
+            case "results_repeated":
+                repeated += given.get(entry["tool_use_id"], leases) != leases
+    return repeated
 
 
 async def _sandboxes(world: World) -> tuple[SandboxEvidence, ...]:

@@ -59,4 +59,6 @@ def test_result_is_doubled_only_if_its_call_had_one_already() -> None:
     again = {"kind": "results_repeated", "tool_use_id": "tool_1"}
     of_a_broken_off_call = {"kind": "results_repeated", "tool_use_id": "tool_2"}
     assert repeated_results(report(timeline=[given, of_a_broken_off_call])) == 0
-    assert repeated_results(report(timeline=[given, again])) == 1
+    other_worker = {"kind": "leases"}
+    assert repeated_results(report(timeline=[given, again])) == 0, "the same worker lost the answer"
+    assert repeated_results(report(timeline=[given, other_worker, again])) == 1
