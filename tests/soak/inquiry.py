@@ -55,7 +55,7 @@ async def _session(world: World, user: User) -> SessionEvidence:
 def repeated_results(report: SessionReport) -> int:
     """Results of calls that another worker had given one already.
 
-    A call that was broken off has none, whoever tries again. Within one lease it is the same worker, whose SDK
+    A call that was broken off has none, whoever tries again. Within one lease it is the same worker: its SDK
     posts a result again when a pause of the sandbox took away the answer; Anthropic refuses it then.
     """
     leases, repeated = 0, 0
