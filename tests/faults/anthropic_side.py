@@ -223,16 +223,6 @@ async def worker_dies(scene: Scene, conversation: Conversation) -> None:
         await scene.system.e2b_admin.kill_processes(sandbox.id, contains="managed_session_worker")
 
 
-async def phase_is(scene: Scene, conversation: Conversation, phase: str) -> None:
-    """Wait until the resource is in this phase."""
-
-    async def look() -> bool:
-        status = (await resource(scene.system, conversation.session_id)).get("status", {})
-        return bool(status.get("phase") == phase)
-
-    await eventually(f"the phase is {phase}", look)
-
-
 async def is_gone(scene: Scene, conversation: Conversation) -> None:
     """Wait until the resource is gone."""
 
