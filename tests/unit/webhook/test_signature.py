@@ -96,7 +96,7 @@ def test_a_malformed_signature_is_refused(tmp_path: Path, signature: str) -> Non
         verifier(tmp_path, KEY).verify(BODY, signed() | {"webhook-signature": signature})
 
 
-@pytest.mark.parametrize("timestamp", ["now", "nan", "inf", "-1", "1e400", str(int(time.time())) + "\x00"])
+@pytest.mark.parametrize("timestamp", ["now", "nan", "inf", "-1", "1e400", "1795643926\x00"])
 def test_a_malformed_timestamp_is_refused(tmp_path: Path, timestamp: str) -> None:
     with pytest.raises(BadSignatureError):
         verifier(tmp_path, KEY).verify(BODY, signed() | {"webhook-timestamp": timestamp})
