@@ -13,7 +13,7 @@ PACKAGES := $(wildcard api/managed_session_api runtime/managed_session_runtime w
 	operator/managed_session_operator worker/managed_session_worker local/managed_session_local)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup binaries demo test test-unit test-cluster test-faults soak soak-quick check format bench docs image clean
+.PHONY: help setup binaries demo test test-unit test-cluster test-faults soak soak-quick check format bench docs manifests image clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -71,6 +71,9 @@ bench: setup binaries ## Measure webhook throughput, time to first heartbeat, re
 docs: setup ## Write the generated pages of docs/ anew
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m tests.faults.document
+
+manifests: setup binaries ## Write deploy/*.yaml anew from deploy/kustomize/base
+	$(BIN)/python deploy/kustomize/render.py
 
 image: ## Build the image of webhook and operator
 	docker build --build-arg VERSION=$(VERSION) --tag $(IMAGE):$(VERSION) .
