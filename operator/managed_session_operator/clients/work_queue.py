@@ -238,6 +238,14 @@ class WorkQueue:
             if failure.status not in (404, 409):
                 raise
 
+    async def stop_held(self, work_id: str) -> None:
+        """Force-stop the item of a claim that was acknowledged, unless it is over.
+
+        A session's items have one ID: what is queued under it is the next message's, and stays.
+        """
+        if await self.state(work_id) not in ("queued", "stopped", None):
+            await self.stop(work_id)
+
     async def session(self, session_id: str) -> SessionView | None:
         """The session; None when there is none (any more)."""
         try:

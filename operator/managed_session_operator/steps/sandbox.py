@@ -291,7 +291,7 @@ async def suspend(context: Context, resource: ManagedSession) -> float | None:
         unstarted = work.acknowledged_at is not None and work.first_heartbeat_at is None
         if work.id is not None and unstarted and resource.status.ended_at is not None:
             # No worker is started for it any more, and the queue offers it to nobody.
-            await context.queue.stop(work.id)
+            await context.queue.stop_held(work.id)
             ended = {"finishedAt": context.now(), "exitReason": "SessionEnded"}
             resource = await context.write_status(resource, work=ended)
         elif work.first_heartbeat_at is not None:

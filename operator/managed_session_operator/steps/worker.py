@@ -56,7 +56,7 @@ async def start(context: Context, resource: ManagedSession) -> float | None:
         memory.token = (work.claim, token)
     token = memory.token[1]
     if token is None and not context.settings.allow_environment_key_in_sandbox:
-        await context.queue.stop(work.id)
+        await context.queue.stop_held(work.id)
         return await give_up(context, resource, "NoSessionToken", Reason.NO_SESSION_TOKEN, NO_CREDENTIAL)
     policy = context.policy(resource)
     request = StartRequest(
@@ -99,7 +99,7 @@ async def _start_without_token(context: Context, resource: ManagedSession) -> fl
     if sandbox is not None and work.claim is not None and await _watch(context, name, sandbox, work.claim):
         return None
     if work.id is not None:
-        await context.queue.stop(work.id)
+        await context.queue.stop_held(work.id)
     return await give_up(
         context,
         resource,
@@ -287,7 +287,7 @@ async def _give_up_retries(context: Context, resource: ManagedSession) -> None:
     work, attempts = resource.status.work, resource.status.recovery.attempts
     exhausted = attempts + 1 >= context.settings.recovery_attempts
     if work.id is not None and (context.api_key.possible or exhausted):
-        await context.queue.stop(work.id)
+        await context.queue.stop_held(work.id)
 
 
 async def _is_ours_to_start(context: Context, work_id: str | None) -> bool:
@@ -314,7 +314,7 @@ async def _start_again(context: Context, resource: ManagedSession, record: ExitR
         context.event(resource, Reason.WORKER_START_FAILED, message, warning=True)
         return _RESTART_SECONDS * context.settings.retry_scale
     if work.id is not None:
-        await context.queue.stop(work.id)
+        await context.queue.stop_held(work.id)
     return await give_up(context, resource, "StartFailed", Reason.WORKER_START_FAILED, message)
 
 

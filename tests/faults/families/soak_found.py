@@ -63,6 +63,24 @@ async def _vanishes_before_the_next_claim(scene: Scene) -> None:
     await _workspace_lost(scene, conversation)
 
 
+async def _message_while_the_lost_claim_is_given_up(scene: Scene) -> None:
+    conversation = await _served_and_not_written_down(scene)
+    await _vanish(scene, conversation)
+    held = await scene.hold_for_later(Effect("e2b", "process_start"), "operator-1")
+    await scene.system.operator.restart()
+    await held.reached()
+    await scene.send(conversation, "Run: cat /mnt/session/file 2>&1")
+
+    async def queued() -> bool:
+        report = await scene.system.anthropic_admin.session(conversation.session_id)
+        return report.work is not None and report.work["state"] == "queued"
+
+    await eventually("the message's work is queued", queued)
+    await held.arrive()
+    assert "No such file" in await conversation.answer()
+    await _workspace_lost(scene, conversation)
+
+
 ROWS = [
     Row(
         FAMILY,
@@ -75,6 +93,13 @@ ROWS = [
         FAMILY,
         "the sandbox vanishes with a turn that was not written down, and the next message is claimed",
         _vanishes_before_the_next_claim,
+        arrangement=QUEUE_ONLY,
+        outcome=Outcome(sandboxes=2),
+    ),
+    Row(
+        FAMILY,
+        "a message is queued while a claim whose token is gone is given up: its work is not stopped",
+        _message_while_the_lost_claim_is_given_up,
         arrangement=QUEUE_ONLY,
         outcome=Outcome(sandboxes=2),
     ),
