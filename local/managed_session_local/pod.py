@@ -11,6 +11,7 @@ import httpx
 
 from managed_session_local.child_process import ChildProcess
 from managed_session_local.control_plane import ProcessFailedError
+from managed_session_local.secret_volume import SecretVolume
 
 READY_SECONDS = 60.0
 _POLL_SECONDS = 0.03
@@ -60,17 +61,21 @@ class Pod:
         probe_port: int,
     ) -> None:
         self.name = name
-        self.credentials = folder / f"{name}-credentials"
-        self.credentials.mkdir(mode=0o700)
+        self._secret = SecretVolume(folder / f"{name}-credentials")
         self.probe_url = f"http://127.0.0.1:{probe_port}"
         self._settings = {
             **settings,
-            "MANAGED_SESSIONS_CREDENTIALS_DIR": str(self.credentials),
+            "MANAGED_SESSIONS_CREDENTIALS_DIR": str(self._secret.path),
             "MANAGED_SESSIONS_PROBE_HOST": "127.0.0.1",
             "MANAGED_SESSIONS_PROBE_PORT": str(probe_port),
         }
         self._environment = dict(environment)
         self.process = ChildProcess(name, _executable(command, module), folder, {})
+
+    @property
+    def credentials(self) -> Path:
+        """Its credentials: a mounted Secret, in the kubelet's form."""
+        return self._secret.path
 
     @property
     def log(self) -> Path:
@@ -83,12 +88,12 @@ class Pod:
         return self.process.pid is not None
 
     def set_credential(self, name: str, value: str | None) -> None:
-        """Add, replace or (None) remove a credential; the process reads it afresh."""
-        path = self.credentials / name
-        if value is None:
-            path.unlink(missing_ok=True)
-        else:
-            write_private(path, value + "\n")
+        """Add, replace or (None) remove a credential as kubelet does; the process reads it afresh."""
+        content = self._secret.read()
+        content.pop(name, None)
+        if value is not None:
+            content[name] = f"{value}\n".encode()
+        self._secret.write(content)
 
     async def start(self) -> None:
         """Start it without waiting for readiness."""

@@ -22,6 +22,12 @@ class Metrics:
             "1 while the environment's queue refuses every poll or answers 404.",
             registry=self.registry,
         )
+        self.credential_line = Gauge(
+            f"{prefix}credential_line",
+            "Which line of a credential its cloud accepts, from 1 on; 0 while it refuses all of them.",
+            ["credential"],
+            registry=self.registry,
+        )
         self.steps = Counter(f"{prefix}steps", "Steps taken.", ["step"], registry=self.registry)
         self.failures = Counter(
             f"{prefix}step_failures", "Steps that failed, by reason.", ["reason"], registry=self.registry

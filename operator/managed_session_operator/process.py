@@ -14,7 +14,6 @@ from kubernetes.aio import client
 from managed_session_api.conditions import Reason
 from managed_session_api.names import resource_name
 from managed_session_runtime.credentials import Credential, CredentialDirectory
-from pydantic import SecretStr
 
 from managed_session_operator.capacity import Capacity
 from managed_session_operator.claim_loop import ClaimLoop
@@ -22,6 +21,7 @@ from managed_session_operator.clients.api_key_sessions import ApiKeySessions
 from managed_session_operator.clients.events import EventRecorder
 from managed_session_operator.clients.kubernetes_calls import kubernetes_call
 from managed_session_operator.clients.resources import Resources
+from managed_session_operator.clients.rotating_key import RotatingKey
 from managed_session_operator.clients.sandboxes import Sandboxes
 from managed_session_operator.clients.session_tokens import SessionTokens
 from managed_session_operator.clients.work_queue import WorkQueue
@@ -76,13 +76,14 @@ class OperatorProcess:
         self._queue = ReconcileQueue(concurrency=settings.reconcile_concurrency)
         self.metrics = Metrics()
         work_queue = WorkQueue(
-            self._environment,
+            lambda: self._credentials.require(Credential.ANTHROPIC_ENVIRONMENT_ID).get_secret_value(),
+            self._key(Credential.ANTHROPIC_ENVIRONMENT_KEY),
             worker_id=f"managed-sessions-{installation_id}",
             fence=fence,
             timeout=settings.request_timeout_seconds,
         )
         sandboxes = Sandboxes(
-            self._e2b_key,
+            self._key(Credential.E2B_API_KEY),
             fence=fence,
             request_timeout=settings.request_timeout_seconds,
             create_timeout=settings.create_timeout_seconds,
@@ -99,7 +100,7 @@ class OperatorProcess:
             installation_id=installation_id,
             queue=work_queue,
             api_key=ApiKeySessions(
-                lambda: self._credentials.get(Credential.ANTHROPIC_API_KEY),
+                self._key(Credential.ANTHROPIC_API_KEY, required=False),
                 fence=fence,
                 timeout=settings.request_timeout_seconds,
             ),
@@ -129,13 +130,14 @@ class OperatorProcess:
         )
         self._watching = False
 
-    def _environment(self) -> tuple[str, SecretStr]:
-        environment_id = self._credentials.require(Credential.ANTHROPIC_ENVIRONMENT_ID)
-        key = self._credentials.require(Credential.ANTHROPIC_ENVIRONMENT_KEY)
-        return environment_id.get_secret_value(), key
-
-    def _e2b_key(self) -> SecretStr:
-        return self._credentials.require(Credential.E2B_API_KEY)
+    def _key(self, credential: Credential, *, required: bool = True) -> RotatingKey:
+        read = self._credentials.require_all if required else self._credentials.get_all
+        line = self.metrics.credential_line
+        return RotatingKey(
+            credential.value,
+            lambda: read(credential),
+            lambda number: line.labels(credential.value).set(number),
+        )
 
     def _wants_sandbox(self, name: str) -> bool:
         """Whether the resource has a place and no sandbox yet."""

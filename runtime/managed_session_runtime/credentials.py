@@ -53,6 +53,9 @@ class CredentialUnreadableError(CredentialError):
     """The file exists and cannot be read as text."""
 
 
+_LOOKS = 3
+"""At a file that is absent, before it counts as such."""
+
 _Identity = tuple[int, int, int, int, int]
 
 
@@ -84,22 +87,25 @@ class CredentialDirectory:
         Raises:
             CredentialUnreadableError: the file exists and cannot be read.
         """
+        # The kubelet removes the folder of the former version right after it has switched to the next one:
+        # who was on the way through the symlink then finds nothing there, and has to look again.
+        for _ in range(_LOOKS):
+            try:
+                return self._read_file(credential)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except (OSError, UnicodeDecodeError) as error:
+                raise self._unreadable(credential, error) from None
+        return self._remember(credential, None, self._environ.get(credential.variable, ""))
+
+    def _read_file(self, credential: Credential) -> list[SecretStr]:
         path = self.file(credential)
-        try:
-            stat = path.stat()
-            identity = (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size)
-        except (FileNotFoundError, NotADirectoryError):
-            return self._remember(credential, None, self._environ.get(credential.variable, ""))
-        except OSError as error:
-            raise self._unreadable(credential, error) from None
+        stat = path.stat()
+        identity = (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size)
         known = self._read.get(credential)
         if known is not None and known[0] == identity:
             return list(known[2])
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise self._unreadable(credential, error) from None
-        return self._remember(credential, identity, text)
+        return self._remember(credential, identity, path.read_text(encoding="utf-8"))
 
     def get(self, credential: Credential) -> SecretStr | None:
         """The first value of `credential`, or None where there is none.
@@ -108,6 +114,11 @@ class CredentialDirectory:
             CredentialUnreadableError: the file exists and cannot be read.
         """
         return next(iter(self.get_all(credential)), None)
+
+    def require_all(self, credential: Credential) -> list[SecretStr]:
+        """Every value of `credential`, at least one (raises as `require`)."""
+        self.require(credential)
+        return self.get_all(credential)
 
     def require(self, credential: Credential) -> SecretStr:
         """The first value of `credential`.

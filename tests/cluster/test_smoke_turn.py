@@ -143,7 +143,7 @@ async def test_signing_key_that_is_added_later_counts_without_a_restart(start_sy
 
 def test_each_pod_holds_its_own_credentials_and_nothing_else(system: LocalSystem) -> None:
     held = {
-        pod.name: {path.name for path in pod.credentials.iterdir()}
+        pod.name: {path.name for path in pod.credentials.glob("[!.]*")}
         for pod in (system.webhook, system.operator)
     }
     assert held == {
@@ -151,7 +151,7 @@ def test_each_pod_holds_its_own_credentials_and_nothing_else(system: LocalSystem
         "operator-1": {"anthropic-environment-id", "anthropic-environment-key", "e2b-api-key"},
     }
     for pod in (system.webhook, system.operator):
-        assert {stat.S_IMODE(path.stat().st_mode) for path in pod.credentials.iterdir()} == {0o600}
+        assert {stat.S_IMODE(path.stat().st_mode) for path in pod.credentials.glob("[!.]*")} == {0o600}
         assert stat.S_IMODE(pod.credentials.stat().st_mode) == 0o700
 
 

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from managed_session_api import names
 from managed_session_local.control_plane import ControlPlane
+from managed_session_local.secret_volume import SecretVolume
 
 from .webhook_process import (
     DEADLINE_SECONDS,
@@ -237,21 +238,29 @@ async def test_what_a_person_has_to_fix_is_put_off_and_named_in_the_log(
 async def test_keys_are_added_and_rotated_without_a_restart(
     kubeconfig: Path, namespace: str, tmp_path: Path, cluster: Cluster
 ) -> None:
-    key_file = tmp_path / "anthropic-webhook-signing-key"
-    async with running_webhook(kubeconfig, namespace, tmp_path) as webhook:
+    secret = SecretVolume(tmp_path / "mounted")
+
+    def mount(*keys: str) -> None:
+        secret.write({"anthropic-webhook-signing-key": "".join(f"{key}\n" for key in keys).encode()})
+
+    async with running_webhook(kubeconfig, namespace, secret.path) as webhook:
         answer = await webhook.send(event(1))
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
         assert (await webhook.request("GET", "/health")).json()["signingKey"] is False
         await until(lambda: has_status(webhook, "/readyz", 200))
-        key_file.write_text(SIGNING_KEY)
+        mount(SIGNING_KEY)
         assert (await webhook.request("GET", "/health")).json()["signingKey"] is True
         assert (await webhook.send(event(1))).status_code == 204
-        key_file.write_text(f"{OTHER_KEY}\n{SIGNING_KEY}\n")
+        mount(OTHER_KEY, SIGNING_KEY)
         assert (await webhook.send(event(2), OTHER_KEY)).status_code == 204
         assert (await webhook.send(event(3), SIGNING_KEY)).status_code == 204
-        key_file.write_text(OTHER_KEY)
+        mount(OTHER_KEY)
         assert (await webhook.send(event(4), SIGNING_KEY)).status_code == 401
-    assert (await cluster.resource())["status"]["lastEvent"]["id"] == "whe_3"
+        secret.write({})
+        assert (await webhook.send(event(4), OTHER_KEY)).status_code == 503
+        mount(OTHER_KEY)
+        assert (await webhook.send(event(5), OTHER_KEY)).status_code == 204
+    assert (await cluster.resource())["status"]["lastEvent"]["id"] == "whe_5"
     assert not [key for key in (SIGNING_KEY, OTHER_KEY) if key.removeprefix("whsec_") in webhook.text]
 
 

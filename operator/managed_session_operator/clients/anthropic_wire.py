@@ -10,11 +10,12 @@ import httpx2
 from anthropic import DefaultAsyncHttpxClient
 from managed_session_api.conditions import Reason
 
+from managed_session_operator.clients.rotating_key import KeyAuth, RotatingKey
 from managed_session_operator.failures import Failure, Kind, NotLeadingError
 
 
-def fenced_http_client(fence: Callable[[], None]) -> DefaultAsyncHttpxClient:
-    """A client that asks again whether we lead when a request is about to be written to its connection.
+def fenced_http_client(fence: Callable[[], None], key: RotatingKey) -> DefaultAsyncHttpxClient:
+    """A client that puts `key` in, and asks again whether we lead when a request is about to be written.
 
     What Anthropic does for a late leader has no fence of its own at the other end, so this one is as late as
     can be (the `trace` extension of httpx tells when). `anthropic_failure` hands its NotLeadingError on.
@@ -27,7 +28,7 @@ def fenced_http_client(fence: Callable[[], None]) -> DefaultAsyncHttpxClient:
     async def ask(request: httpx2.Request) -> None:
         request.extensions["trace"] = trace
 
-    return DefaultAsyncHttpxClient(event_hooks={"request": [ask]})
+    return DefaultAsyncHttpxClient(event_hooks={"request": [ask]}, auth=KeyAuth(key))
 
 
 def _retry_after(error: anthropic.APIStatusError) -> float | None:

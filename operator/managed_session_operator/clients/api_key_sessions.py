@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from anthropic import AsyncAnthropic
 from managed_session_api.conditions import Reason
 from managed_session_runtime.credentials import CredentialError
-from pydantic import SecretStr
 
 from managed_session_operator.clients.anthropic_wire import anthropic_failure, fenced_http_client
+from managed_session_operator.clients.rotating_key import PLACEHOLDER, RotatingKey
 from managed_session_operator.failures import Failure, Kind
 
 _PAGE = 100
@@ -23,14 +23,12 @@ class ApiKeySessions:
     """The sessions of the API key's workspace. Never sends a message.
 
     Args:
-        api_key: returns the optional API key, read afresh; None where none is configured.
+        api_key: the optional API key; it has no lines where none is configured.
         fence: raises NotLeadingError when effects must not be sent.
         timeout: seconds for one call.
     """
 
-    def __init__(
-        self, api_key: Callable[[], SecretStr | None], *, fence: Callable[[], None], timeout: float
-    ) -> None:
+    def __init__(self, api_key: RotatingKey, *, fence: Callable[[], None], timeout: float) -> None:
         self._api_key = api_key
         self._fence = fence
         self._timeout = timeout
@@ -39,7 +37,7 @@ class ApiKeySessions:
     def possible(self) -> bool:
         """Whether an API key is configured. One that can't be read must stop nothing that needs none."""
         try:
-            return self._api_key() is not None
+            return bool(self._api_key.candidates())
         except CredentialError:
             return False
 
@@ -63,18 +61,17 @@ class ApiKeySessions:
 
     @asynccontextmanager
     async def _call(self, operation: str, seconds: float) -> AsyncIterator[AsyncAnthropic]:
-        key = self._api_key()
-        if key is None:
+        if not self._api_key.candidates():
             raise Failure(Kind.PERSON, Reason.API_KEY_REJECTED, "there is no API key any more")
         self._fence()
         try:
             async with (
                 asyncio.timeout(seconds),
                 AsyncAnthropic(
-                    api_key=key.get_secret_value(),
+                    api_key=PLACEHOLDER,
                     timeout=self._timeout,
                     max_retries=0,
-                    http_client=fenced_http_client(self._fence),
+                    http_client=fenced_http_client(self._fence, self._api_key),
                 ) as client,
             ):
                 yield client

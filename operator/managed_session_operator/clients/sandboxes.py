@@ -15,6 +15,7 @@ from managed_session_api import names
 from managed_session_api.conditions import Reason
 from pydantic import SecretStr
 
+from managed_session_operator.clients.rotating_key import RotatingKey
 from managed_session_operator.failures import Failure, Kind
 
 logger = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ class Sandboxes:
     connection for its cancellation, and may lose the sandbox with all that it was about to save.
 
     Args:
-        api_key: reads the E2B key afresh; raises when it is missing.
+        api_key: the E2B key, read afresh by each call.
         fence: raises NotLeadingError when effects must not be sent.
         request_timeout: seconds for a quick call.
         create_timeout: seconds for create, resume and pause.
@@ -128,7 +129,7 @@ class Sandboxes:
 
     def __init__(
         self,
-        api_key: Callable[[], SecretStr],
+        api_key: RotatingKey,
         *,
         fence: Callable[[], None],
         request_timeout: float,
@@ -144,14 +145,25 @@ class Sandboxes:
     @asynccontextmanager
     async def _call(self, operation: str, timeout: float) -> AsyncIterator[Any]:
         self._fence()
-        key = self._api_key()
+        key = self._api_key.current()
         if self._bound is None or self._bound[0] != key:
             self._bound = (key, e2b.E2B(api_key=key.get_secret_value()))
         try:
             async with asyncio.timeout(timeout):
                 yield self._bound[1].AsyncSandbox
         except Exception as error:  # noqa: BLE001 - raw transport and decoding errors come through the SDK
-            raise translate(operation, error, key) from None
+            raise self._refusal(operation, error, key) from None
+        self._api_key.accepted(key)
+
+    def _refusal(self, operation: str, error: Exception, key: SecretStr) -> Failure:
+        """The failure; one for the key alone is worth another try where it has another line."""
+        failure = translate(operation, error, key)
+        if isinstance(error, e2b.AuthenticationException):
+            if self._api_key.refused(key):
+                failure.kind = Kind.RETRY
+        elif failure.status is not None and failure.status < 500:
+            self._api_key.accepted(key)
+        return failure
 
     async def create(self, wishes: SandboxWishes, idempotency_key: str) -> e2b.AsyncSandbox:
         """Create a sandbox, or get the one that this key has made already.
@@ -277,7 +289,7 @@ class Sandboxes:
     async def data_plane(self, operation: str) -> AsyncIterator[None]:
         """One call to a connected sandbox's commands or files: fence, deadline, translation."""
         self._fence()
-        key = self._api_key()
+        key = self._api_key.current()
         try:
             async with asyncio.timeout(self._request_timeout):
                 yield

@@ -19,6 +19,7 @@ from managed_session_api.times import as_utc
 from pydantic import SecretStr
 
 from managed_session_operator.clients.anthropic_wire import anthropic_failure, fenced_http_client
+from managed_session_operator.clients.rotating_key import PLACEHOLDER, RotatingKey
 from managed_session_operator.failures import Failure, Kind, NotLeadingError
 from managed_session_operator.offers import Offer, rewrap_session_token
 from managed_session_operator.turns import NEWEST_EVENTS, Turn, TurnReader, is_oldest_first, read_turn
@@ -88,10 +89,9 @@ def _work_item(item: Any) -> WorkItem:
 class WorkQueue:
     """The environment's work queue and sessions.
 
-    One SDK client per environment key; a changed key is noticed at the next call.
-
     Args:
-        environment: returns (environment ID, environment key), read afresh.
+        environment_id: returns the environment's ID, read afresh.
+        key: the environment key, read afresh by each call.
         worker_id: names this installation in the queue's statistics.
         fence: raises NotLeadingError when effects must not be sent.
         timeout: seconds for one call.
@@ -99,40 +99,42 @@ class WorkQueue:
 
     def __init__(
         self,
-        environment: Callable[[], tuple[str, SecretStr]],
+        environment_id: Callable[[], str],
+        key: RotatingKey,
         *,
         worker_id: str,
         fence: Callable[[], None],
         timeout: float,
     ) -> None:
-        self._environment = environment
+        self._environment_id = environment_id
+        self._key = key
         self._worker_id = worker_id
         self._fence = fence
         self._timeout = timeout
         self._client: AsyncAnthropic | None = None
-        self._key: SecretStr | None = None
 
     def _connected(self) -> tuple[AsyncAnthropic, str]:
-        environment_id, key = self._environment()
-        if self._client is None or self._key != key:
+        # Here a missing key is said as what it is; within a request the SDK calls it a broken connection.
+        self._key.candidates()
+        if self._client is None:
             self._client = AsyncAnthropic(
-                auth_token=key.get_secret_value(),
+                auth_token=PLACEHOLDER,
                 timeout=self._timeout,
                 max_retries=0,
-                http_client=fenced_http_client(self._fence),
+                http_client=fenced_http_client(self._fence, self._key),
             )
-            self._key = key
-        return self._client, environment_id
+        return self._client, self._environment_id()
 
     @property
     def environment_id(self) -> str:
-        """The environment that this installation serves."""
-        return self._environment()[0]
+        """The environment that this installation serves; raises CredentialError without its ID or its key."""
+        self._key.candidates()
+        return self._environment_id()
 
     @property
     def environment_key(self) -> SecretStr:
         """The environment key (needed by nobody but the explicit opt-in of sandboxes without a token)."""
-        return self._environment()[1]
+        return self._key.current()
 
     @property
     def base_url(self) -> str:

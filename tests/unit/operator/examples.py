@@ -9,6 +9,7 @@ from managed_session_api import names
 from managed_session_api.events import RUN_STARTED
 from managed_session_api.resource import EffectiveStatus, ManagedSession, OnSandboxLost
 from managed_session_api.times import to_wire
+from managed_session_operator.clients.rotating_key import RotatingKey
 from managed_session_operator.clients.worker_runs import ExitRecord, WorkerRun
 from managed_session_operator.decisions import Surroundings
 from managed_session_operator.offers import Offer
@@ -134,3 +135,9 @@ LOST = {"state": "Lost", "attempt": 1}
 def settings(**changed: Any) -> OperatorSettings:
     """The settings of an installation that changed nothing else."""
     return OperatorSettings.model_validate(changed)
+
+
+def key(*lines: str) -> RotatingKey:
+    """A key with these lines."""
+    values = [SecretStr(line) for line in lines or ("sk-key",)]
+    return RotatingKey("a-key", lambda: values)

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 from managed_session_operator.clients.work_queue import WorkQueue
 from managed_session_operator.failures import NotLeadingError
-from pydantic import SecretStr
+
+from .examples import key
 
 
 class Listener:
@@ -43,7 +44,7 @@ async def test_no_stop_is_written_when_the_lease_ran_out_while_the_connection_wa
         if listener.connections:
             raise NotLeadingError
 
-    queue = WorkQueue(lambda: ("env_1", SecretStr("sk-key")), worker_id="test", fence=fence, timeout=5)
+    queue = WorkQueue(lambda: "env_1", key(), worker_id="test", fence=fence, timeout=5)
     with pytest.raises(NotLeadingError):
         await queue.stop("sesn_01")
     assert listener.connections == 1
@@ -51,7 +52,7 @@ async def test_no_stop_is_written_when_the_lease_ran_out_while_the_connection_wa
 
 
 async def test_a_leader_stops_work(listener: Listener) -> None:
-    queue = WorkQueue(lambda: ("env_1", SecretStr("sk-key")), worker_id="test", fence=lambda: None, timeout=5)
+    queue = WorkQueue(lambda: "env_1", key(), worker_id="test", fence=lambda: None, timeout=5)
     await queue.stop("sesn_01")
     assert b"/work/sesn_01/stop" in listener.received
 
@@ -69,9 +70,7 @@ async def test_a_call_ends_by_its_deadline_however_the_answer_trickles(
     server = await asyncio.start_server(trickle, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     monkeypatch.setenv("ANTHROPIC_BASE_URL", f"http://{host}:{port}")
-    queue = WorkQueue(
-        lambda: ("env_1", SecretStr("sk-key")), worker_id="test", fence=lambda: None, timeout=0.5
-    )
+    queue = WorkQueue(lambda: "env_1", key(), worker_id="test", fence=lambda: None, timeout=0.5)
     with pytest.raises(Exception, match="could not be reached for stop"):
         await asyncio.wait_for(queue.stop("sesn_01"), 10)
     server.close()

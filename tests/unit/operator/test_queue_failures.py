@@ -10,11 +10,12 @@ import pytest
 from managed_session_api.conditions import Reason
 from managed_session_operator.clients.work_queue import SessionView, WorkQueue
 from managed_session_operator.failures import Failure, Kind, NotLeadingError
-from pydantic import SecretStr
+
+from .examples import key
 
 
 def _queue(fence: Any = lambda: None) -> WorkQueue:
-    return WorkQueue(lambda: ("env_1", SecretStr("sk-key")), worker_id="test", fence=fence, timeout=1)
+    return WorkQueue(lambda: "env_1", key(), worker_id="test", fence=fence, timeout=1)
 
 
 async def _translated(error: Exception) -> Failure:

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 import pytest
 from managed_session_operator.clients.sandboxes import Sandboxes
 from managed_session_operator.failures import Failure
-from pydantic import SecretStr
+
+from .examples import key
 
 Answer = Callable[[str, asyncio.StreamReader], Awaitable[tuple[int, object]]]
 
@@ -54,8 +55,9 @@ async def _e2b(monkeypatch: pytest.MonkeyPatch, answer: Answer) -> AsyncIterator
 
 
 def _sandboxes(create_timeout: float = 5) -> Sandboxes:
-    key = SecretStr("e2b_" + "0" * 40)
-    return Sandboxes(lambda: key, fence=lambda: None, request_timeout=5, create_timeout=create_timeout)
+    return Sandboxes(
+        key("e2b_" + "0" * 40), fence=lambda: None, request_timeout=5, create_timeout=create_timeout
+    )
 
 
 async def test_only_sandboxes_that_carry_the_marks_are_listed_whatever_the_server_filters(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import itertools
+import threading
 from pathlib import Path
 
 import pytest
+from managed_session_local.secret_volume import SecretVolume
 from managed_session_runtime.credentials import (
     Credential,
     CredentialDirectory,
@@ -52,17 +54,16 @@ def test_a_file_added_later_is_found(tmp_path: Path) -> None:
 
 
 def test_the_kubelets_symlink_swap_is_noticed(tmp_path: Path) -> None:
-    for generation in ("..1", "..2"):
-        (tmp_path / generation).mkdir()
-        (tmp_path / generation / KEY).write_text(f"value-of-{generation}")
-        os.utime(tmp_path / generation / KEY, (1_700_000_000, 1_700_000_000))
-    (tmp_path / "..data").symlink_to("..1")
-    (tmp_path / KEY).symlink_to(Path("..data") / KEY)
-    directory = CredentialDirectory(tmp_path, {})
-    assert read(directory) == ["value-of-..1"]
-    (tmp_path / "..data_tmp").symlink_to("..2")
-    (tmp_path / "..data_tmp").rename(tmp_path / "..data")
-    assert read(directory) == ["value-of-..2"]
+    volume = SecretVolume(tmp_path / "mounted")
+    directory = CredentialDirectory(volume.path, {})
+    for value in (b"first\n", b"other\n"):
+        volume.write({KEY: value, "another": b"there"})
+        assert read(directory) == [value.decode().strip()]
+    volume.write({"another": b"there"})
+    assert read(directory) == []
+    assert {path.name for path in volume.path.glob("[!.]*")} == {"another"}
+    volume.write({KEY: b"again"})
+    assert read(directory) == ["again"]
 
 
 def test_a_missing_credential_names_the_file_and_the_variable(tmp_path: Path) -> None:
@@ -87,3 +88,26 @@ def test_an_unreadable_file_is_named_and_its_content_is_not(tmp_path: Path, kind
 def test_values_do_not_show_in_representations(tmp_path: Path) -> None:
     (tmp_path / KEY).write_text("not-to-be-seen")
     assert "not-to-be-seen" not in repr(CredentialDirectory(tmp_path, {}).get_all(KEY))
+
+
+def test_no_read_ever_meets_a_gap_while_the_kubelet_changes_the_secret(tmp_path: Path) -> None:
+    volume = SecretVolume(tmp_path / "mounted")
+    volume.write({KEY: b"value-0\n"})
+    stop = threading.Event()
+
+    def change() -> None:
+        for number in itertools.count(1):
+            if stop.is_set():
+                return
+            volume.write({KEY: f"value-{number}\n".encode()})
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    directory, seen = CredentialDirectory(volume.path, {}), set()
+    try:
+        for _ in range(20_000):
+            seen.add(directory.require(KEY).get_secret_value())
+    finally:
+        stop.set()
+        changing.join()
+    assert len(seen) > 1
