@@ -12,7 +12,8 @@ from managed_session_local.pod import write_private
 from managed_session_local.side_by_side import side_by_side
 
 _FIRST = ("Namespace", "CustomResourceDefinition")
-_ABOUT_PODS = ("Deployment", "PodDisruptionBudget")
+_ABOUT_PODS = ("Deployment", "PodDisruptionBudget", "NetworkPolicy")
+_GUARD = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
 
 
 def deploy_folder() -> Path:
@@ -33,17 +34,21 @@ def load_manifests(
 ) -> list[dict[str, Any]]:
     """Every object of `deploy/`, moved to these two namespaces.
 
+    The guard against deletion in the wrong order is about the usual namespaces, and stays out of others.
+
     Args:
         namespace: the resources' namespace.
         system_namespace: the pods' namespace.
-        pods: with the Deployments and PodDisruptionBudgets, which do nothing on a control plane without
-            controllers.
+        pods: with what is about pods (Deployments, PodDisruptionBudgets, NetworkPolicies), which does nothing
+            on a control plane without controllers.
     """
     moved = {RESOURCE_NAMESPACE: namespace, SYSTEM_NAMESPACE: system_namespace}
     objects: list[dict[str, Any]] = []
     for path in sorted(deploy_folder().glob("*.yaml")):
         objects += filter(None, yaml.load_all(path.read_bytes(), Loader=_LOADER))
-    objects = [each for each in objects if pods or each["kind"] not in _ABOUT_PODS]
+    usual = all(name == usual_name for usual_name, name in moved.items())
+    left_out = (() if pods else _ABOUT_PODS) + (() if usual else _GUARD)
+    objects = [each for each in objects if each["kind"] not in left_out]
     return [_moved(each, moved) for each in objects]
 
 

@@ -20,7 +20,10 @@ def kustomized(folder: Path, binaries: ControlPlaneBinaries) -> list[dict[str, A
 
 
 def in_order(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(objects, key=lambda each: (each["kind"], *map(str, each["metadata"].values())))
+    return sorted(
+        objects,
+        key=lambda each: (each["kind"], each["metadata"].get("namespace", ""), each["metadata"]["name"]),
+    )
 
 
 def test_flat_files_and_the_base_give_the_same_objects() -> None:

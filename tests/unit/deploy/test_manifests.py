@@ -1,5 +1,6 @@
 """deploy/ as text: what it holds, how its pods are confined, which rights it gives."""
 
+import ipaddress
 import itertools
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ OBJECTS: list[dict[str, Any]] = list(
 )
 PROCESSES = ["managed-session-webhook", "managed-session-operator"]
 UNPRIVILEGED_USER = 65532
+API_SERVER_PORTS = {443, 6443, 8443, 16443}
 
 
 def objects(kind: str) -> list[dict[str, Any]]:
@@ -49,12 +51,17 @@ def test_what_others_refer_to_comes_first() -> None:
 
 
 def test_everything_is_in_one_of_the_two_namespaces() -> None:
-    cluster_wide = {"Namespace", "CustomResourceDefinition"}
+    cluster_wide = {
+        "Namespace",
+        "CustomResourceDefinition",
+        "ClusterRole",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+    }
     namespaces = {item["metadata"]["name"] for item in objects("Namespace")}
     assert namespaces == {names.SYSTEM_NAMESPACE, names.RESOURCE_NAMESPACE}
     for item in OBJECTS:
-        if item["kind"] not in cluster_wide:
-            assert item["metadata"]["namespace"] in namespaces
+        assert (item["metadata"].get("namespace") in namespaces) != (item["kind"] in cluster_wide)
 
 
 def test_namespaces_enforce_the_restricted_pod_security_standard() -> None:
@@ -66,9 +73,12 @@ def test_no_secret_is_in_the_manifests() -> None:
     assert objects("Secret") == []
 
 
-def test_rights_are_namespaced_and_spelled_out() -> None:
-    assert objects("ClusterRole") == objects("ClusterRoleBinding") == []
-    for role in objects("Role"):
+def test_processes_have_rights_in_namespaces_alone() -> None:
+    assert objects("ClusterRoleBinding") == []
+
+
+def test_rights_are_spelled_out() -> None:
+    for role in objects("Role") + objects("ClusterRole"):
         for rule in role["rules"]:
             assert "*" not in rule["apiGroups"] + rule["resources"] + rule["verbs"]
 
@@ -196,3 +206,41 @@ def test_service_leads_to_the_webhook_and_not_to_its_metrics() -> None:
     labels = deployment("managed-session-webhook")["spec"]["template"]["metadata"]["labels"]
     assert service["spec"]["selector"].items() <= labels.items()
     assert [(port["port"], port["targetPort"]) for port in service["spec"]["ports"]] == [(8000, "http")]
+
+
+def policy(name: str) -> dict[str, Any]:
+    (found,) = (item for item in objects("NetworkPolicy") if item["metadata"]["name"] == name)
+    spec: dict[str, Any] = found["spec"]
+    return spec
+
+
+def test_nothing_may_come_or_go_by_default() -> None:
+    assert policy("default-deny") == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_network_policy_is_about_the_pods_of_its_name(name: str) -> None:
+    labels = deployment(name)["spec"]["template"]["metadata"]["labels"]
+    assert policy(name)["podSelector"]["matchLabels"].items() <= labels.items()
+    assert policy(name)["policyTypes"] == ["Ingress", "Egress"]
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_every_port_of_a_pod_can_be_reached_and_no_other(name: str) -> None:
+    allowed = {port["port"] for rule in policy(name)["ingress"] for port in rule["ports"]}
+    assert allowed == {port["containerPort"] for port in container(name)["ports"]}
+
+
+def test_webhook_reaches_no_public_address_and_no_dns() -> None:
+    for rule in policy("managed-session-webhook")["egress"]:
+        assert rule["to"], "no address would be every address"
+        assert all(not ipaddress.ip_network(peer["ipBlock"]["cidr"]).is_global for peer in rule["to"])
+        assert {port["port"] for port in rule["ports"]} == API_SERVER_PORTS
+
+
+def test_operator_reaches_the_clouds_the_api_server_and_dns() -> None:
+    dns, anywhere = policy("managed-session-operator")["egress"]
+    assert {(port["port"], port["protocol"]) for port in dns["ports"]} >= {(53, "UDP"), (53, "TCP")}
+    assert "to" not in anywhere
+    assert {port["port"] for port in anywhere["ports"]} == API_SERVER_PORTS
+    assert 443 in API_SERVER_PORTS

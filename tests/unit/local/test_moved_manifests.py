@@ -4,6 +4,8 @@ import json
 
 from managed_session_local.manifests import load_manifests
 
+GUARD = {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
+
 
 def test_usual_namespaces_change_nothing() -> None:
     text = json.dumps(load_manifests())
@@ -24,8 +26,13 @@ def test_nothing_is_left_in_the_usual_namespaces() -> None:
     ]
 
 
+def test_guard_of_the_usual_namespaces_stays_out_of_others() -> None:
+    assert {each["kind"] for each in load_manifests()} >= GUARD
+    assert not {each["kind"] for each in load_manifests("here", "here-system")} & GUARD
+
+
 def test_deployments_can_be_left_out() -> None:
     assert {"Deployment", "Service"} <= {each["kind"] for each in load_manifests()}
     without = {each["kind"] for each in load_manifests(pods=False)}
     assert "Service" in without
-    assert not without & {"Deployment", "PodDisruptionBudget"}
+    assert not without & {"Deployment", "PodDisruptionBudget", "NetworkPolicy"}
