@@ -10,7 +10,8 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PACKAGES := $(wildcard api/managed_session_api runtime/managed_session_runtime webhook/managed_session_webhook \
-	operator/managed_session_operator worker/managed_session_worker local/managed_session_local)
+	operator/managed_session_operator worker/managed_session_worker local/managed_session_local \
+	cli/managed_session_cli)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup binaries demo test test-unit test-cluster test-faults soak soak-quick check format bench docs manifests image clean

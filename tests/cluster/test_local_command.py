@@ -29,7 +29,7 @@ from managed_session_local.simulators.e2b.client import E2BSimulatorClient
 from .systems import local_system
 from .waiting import eventually
 
-COMMAND = (sys.executable, "-m", "managed_session_local.cli")
+COMMAND = (sys.executable, "-m", "managed_session_cli.main")
 SIGNING_KEY = "whsec_c2lnbmluZy1rZXktb2YtYXQtbGVhc3QtMzItYnl0ZXM="
 E2B_KEY = "e2b_0123456789abcdef0123456789abcdef01234567"
 START_SECONDS = 60.0

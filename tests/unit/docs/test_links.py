@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import typer.main
-from managed_session_local.cli import app
+from managed_session_cli.main import app
 
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]

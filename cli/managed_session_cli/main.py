@@ -1,4 +1,4 @@
-"""The command line `managed-sessions`."""
+"""The command line `managed-sessions`: its commands and how it ends."""
 
 import asyncio
 import os
@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+
+from managed_session_cli import cluster_commands
 
 app = typer.Typer(
     name="managed-sessions",
@@ -19,6 +21,7 @@ app = typer.Typer(
 )
 template_app = typer.Typer(help="The E2B template that the sandboxes start from.", no_args_is_help=True)
 app.add_typer(template_app, name="template")
+cluster_commands.register(app)
 
 
 @app.callback()
@@ -117,10 +120,12 @@ def main() -> None:
     from managed_session_local.clouds import proxy_bypass  # noqa: PLC0415 - quick --help
     from managed_session_local.errors import EXPECTED  # noqa: PLC0415
 
+    from managed_session_cli.errors import CommandError  # noqa: PLC0415
+
     os.environ.update(proxy_bypass(os.environ))
     try:
         app()
-    except EXPECTED as error:
+    except (*EXPECTED, CommandError) as error:
         print(f"error: {error}", file=sys.stderr)
         code = 1
     except SystemExit as leaving:

@@ -1,0 +1,1 @@
+"""The command line `managed-sessions`: the system on this machine, and installations on clusters."""

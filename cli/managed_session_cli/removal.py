@@ -1,0 +1,65 @@
+"""In which order an installation's objects are removed, and what has to stay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from managed_session_cli.cluster import Object, Reference
+
+_GUARDS = ("ValidatingAdmissionPolicyBinding", "ValidatingAdmissionPolicy")
+"""May refuse the deletion of what they guard, so they go first of what is cluster-wide."""
+
+
+def removal_order(
+    manifests: Sequence[Object], extra: Sequence[Reference], *, cluster_wide: bool
+) -> list[Reference]:
+    """All objects in the order of their removal: what others build on goes last.
+
+    Args:
+        manifests: in the order in which they are applied.
+        extra: namespaced objects that are in no manifest.
+        cluster_wide: also what other installations would share, the resource's definition included.
+    """
+    references = [Reference.to(each) for each in reversed(manifests)]
+    namespaces = [each for each in references if each.kind == "Namespace"]
+    namespaced = [each for each in references if each.namespace]
+    shared = [each for each in references if not each.namespace and each.kind != "Namespace"]
+    guards = [each for kind in _GUARDS for each in shared if each.kind == kind]
+    others = [each for each in shared if each not in guards]
+    return [
+        *namespaced,
+        *extra,
+        *(guards if cluster_wide else []),
+        *namespaces,
+        *(others if cluster_wide else []),
+    ]
+
+
+def cluster_wide_stays(sessions: Sequence[Object], operators: Sequence[Object], *, keep: bool) -> str | None:
+    """Why the definition and what else is shared has to stay; None if it may go.
+
+    Args:
+        sessions: the ManagedSessions of all namespaces, after this installation's are gone.
+        operators: the operator Deployments of all namespaces, after this installation's is gone.
+        keep: the user wants it to stay.
+    """
+    if keep:
+        return "as asked by --keep-crd"
+    if sessions:
+        namespaces = sorted({each["metadata"]["namespace"] for each in sessions})
+        return f"{len(sessions)} ManagedSessions are in other namespaces ({', '.join(namespaces)})"
+    if operators:
+        namespaces = sorted({each["metadata"]["namespace"] for each in operators})
+        return f"other installations use it (operator in {', '.join(namespaces)})"
+    return None
+
+
+def describe_waiting(sessions: Sequence[Object]) -> list[str]:
+    """A line for each session that is not gone, with what its condition Ready says."""
+    lines = []
+    for session in sessions:
+        conditions = session.get("status", {}).get("conditions", [])
+        ready: Object = next((each for each in conditions if each["type"] == "Ready"), {})
+        why = f"{ready.get('reason', 'unknown')}: {ready.get('message', '')}".rstrip(": ")
+        lines.append(f"{session['metadata']['name']} ({session['spec']['sessionID']}): {why}")
+    return lines

@@ -1,0 +1,169 @@
+"""The command line as a user runs it on a cluster, with the two clouds simulated."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from managed_session_local.clouds import clouds_from_environment
+from managed_session_local.control_plane import ControlPlane
+from managed_session_local.simulator_process import SimulatorProcess
+from managed_session_local.simulators.anthropic.client import AnthropicSimulator
+from managed_session_local.simulators.anthropic.settings import Settings as AnthropicSettings
+from managed_session_local.simulators.e2b.client import E2BSimulatorClient
+from managed_session_local.system import LocalSystem
+
+from .sessions import QUICK
+from .systems import unique_name
+
+COMMAND = (sys.executable, "-m", "managed_session_cli.main")
+IMAGE = "registry.example.com/team/managed-sessions:9.9.9"
+E2B_KEY = "e2b_0123456789abcdef0123456789abcdef01234567"
+SIGNING_KEY = "whsec_c2lnbmluZy1rZXktb2YtYXQtbGVhc3QtMzItYnl0ZXM="
+SECONDS = 90.0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that has ended."""
+
+    code: int
+    output: str
+    errors: str
+
+    @property
+    def text(self) -> str:
+        """All that it printed."""
+        return self.output + self.errors
+
+
+@dataclass
+class Site:
+    """A cluster, two clouds, and two namespaces for one installation."""
+
+    control_plane: ControlPlane
+    anthropic: AnthropicSimulator
+    e2b: E2BSimulatorClient
+    settings: AnthropicSettings
+    namespace: str = field(default_factory=unique_name)
+
+    @property
+    def system_namespace(self) -> str:
+        return f"{self.namespace}-system"
+
+    def keys(self) -> dict[str, str]:
+        """The three credentials that an installation needs."""
+        return {
+            "ANTHROPIC_ENVIRONMENT_ID": self.settings.environment_id,
+            "ANTHROPIC_ENVIRONMENT_KEY": self.settings.environment_key,
+            "E2B_API_KEY": E2B_KEY,
+        }
+
+    def addresses(self) -> dict[str, str]:
+        """The variables that lead to the simulators."""
+        return {
+            "ANTHROPIC_BASE_URL": self.anthropic.url,
+            "E2B_API_URL": self.e2b.url,
+            "E2B_SANDBOX_URL": self.e2b.url,
+        }
+
+    async def run(
+        self, *arguments: str, keys: Mapping[str, str] | None = None, answer: str | None = None
+    ) -> Ended:
+        """Run a command on the installation; `keys` are the credentials in its environment."""
+        cleared = {
+            name: value for name, value in os.environ.items() if not name.startswith(("ANTHROPIC_", "E2B_"))
+        }
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND,
+            *arguments,
+            f"--namespace={self.namespace}",
+            f"--system-namespace={self.system_namespace}",
+            env={
+                **cleared,
+                **self.addresses(),
+                **(self.keys() if keys is None else keys),
+                "KUBECONFIG": str(self.control_plane.kubeconfig),
+            },
+            stdin=asyncio.subprocess.PIPE if answer is not None else asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        content = answer.encode() if answer is not None else None
+        try:
+            output, errors = await asyncio.wait_for(process.communicate(content), SECONDS)
+        finally:
+            if process.returncode is None:
+                process.kill()
+        assert process.returncode is not None
+        ended = Ended(process.returncode, output.decode(), errors.decode())
+        print(f"$ managed-sessions {' '.join(arguments)}\n{ended.text}-> {ended.code}")
+        assert "Traceback" not in ended.text
+        for secret in (self.settings.environment_key, E2B_KEY, SIGNING_KEY, self.settings.api_key):
+            assert secret not in ended.text
+        return ended
+
+    async def install(self, *options: str, keys: Mapping[str, str] | None = None) -> Ended:
+        """`managed-sessions install` with an image, without waiting for pods, which never run here."""
+        return await self.run("install", f"--image={IMAGE}", "--yes", "--no-wait", *options, keys=keys)
+
+    async def kubectl(self, *arguments: str) -> str:
+        return await self.control_plane.kubectl(*arguments)
+
+    async def get(self, kind: str, name: str, namespace: str = "") -> dict[str, Any]:
+        """An object of the cluster; empty where there is none."""
+        where = [f"--namespace={namespace}"] if namespace else []
+        found = await self.kubectl("get", kind, name, *where, "--ignore-not-found", "--output=json")
+        return json.loads(found) if found else {}
+
+    async def installation_id(self) -> str:
+        """What marks the installation's sandboxes."""
+        found = await self.get("namespace", self.system_namespace)
+        return str(found["metadata"]["uid"])
+
+    @asynccontextmanager
+    async def running(self, **options: Any) -> AsyncIterator[LocalSystem]:
+        """Webhook and operator of the installation as processes, with the webhook known to Anthropic."""
+        clouds = clouds_from_environment(
+            {**self.keys(), **self.addresses(), "ANTHROPIC_WEBHOOK_SIGNING_KEY": SIGNING_KEY}
+        )
+        defaults: dict[str, Any] = {
+            "clouds": clouds,
+            "namespace": self.namespace,
+            "system_namespace": self.system_namespace,
+            "installation_id": await self.installation_id(),
+            "operator_settings": QUICK,
+            "delete_sessions_at_exit": False,
+        }
+        async with LocalSystem(control_plane=self.control_plane, **{**defaults, **options}) as system:
+            endpoint = await self.anthropic.add_webhook(system.webhook_url, secrets=[SIGNING_KEY])
+            try:
+                yield system
+            finally:
+                await self.anthropic.remove_webhook(endpoint.id)
+
+
+@asynccontextmanager
+async def simulated_site(control_plane: ControlPlane, folder: Path) -> AsyncIterator[Site]:
+    """A site with simulators of its own."""
+    settings = AnthropicSettings()
+    plain = dict(os.environ)
+    async with AsyncExitStack() as stack:
+        anthropic = SimulatorProcess("anthropic", folder, settings.model_dump(mode="json"), plain)
+        e2b = SimulatorProcess("e2b", folder, {"api_keys": [E2B_KEY]}, plain, f"--state-dir={folder}")
+        for each in (anthropic, e2b):
+            stack.push_async_callback(each.stop)
+            await each.start()
+        yield Site(
+            control_plane,
+            await stack.enter_async_context(AnthropicSimulator(anthropic.url)),
+            await stack.enter_async_context(E2BSimulatorClient(e2b.url)),
+            settings,
+        )
