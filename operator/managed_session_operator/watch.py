@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import os
 import random
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -91,12 +92,16 @@ class Watch:
             if not stop.is_set():
                 loop.call_soon_threadsafe(self._observe, kind, body)
 
+        # Unused without peering; by default kopf asks for the user's name, and a pod's user ID has none.
+        identity: Any = socket.gethostname()
+
         def work() -> None:
             kopf.run(
                 loop=asyncio.new_event_loop(),
                 registry=registry(observe),
                 settings=watch_settings(),
                 namespaces=[self._namespace],
+                identity=identity,
                 standalone=True,
                 stop_flag=stop,
             )
