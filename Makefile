@@ -14,7 +14,7 @@ PACKAGES := $(wildcard api/managed_session_api runtime/managed_session_runtime w
 	cli/managed_session_cli)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup binaries demo test test-unit test-cluster test-faults soak soak-quick check format bench docs manifests image clean
+.PHONY: help setup binaries demo test test-unit test-cluster test-faults e2e soak soak-quick check format bench docs manifests image clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -48,6 +48,9 @@ test-cluster: setup binaries ## The tests on a real API server
 
 test-faults: setup binaries ## The fault matrix: every fault by name, and whether the guarantees hold
 	$(BIN)/python -m pytest tests/faults --numprocesses=$(FAULT_WORKERS) --dist=worksteal $(PYTEST_ARGS)
+
+e2e: setup ## The tests on a real node: a kind cluster, or the one that KUBECONFIG names
+	$(BIN)/python -m pytest tests/kind --timeout=600 --durations=15 $(PYTEST_ARGS)
 
 soak: setup binaries ## Many sessions under faults of all kinds until the verdict; SOAK_ARGS="--seed 1 --sessions 50"
 	$(BIN)/python -m tests.soak --sessions 300 --turns 10 $(SOAK_ARGS)

@@ -9,12 +9,25 @@ import yaml
 ROOT = Path(__file__).parents[3]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-BUILD_STAGE, FINAL_STAGE = re.split(r"^FROM .*\n", DOCKERFILE, flags=re.MULTILINE)[1:]
+STAGES = re.findall(r"^FROM (\S+)(?: AS (\S+))?\n", DOCKERFILE, flags=re.MULTILINE)
+BUILD_STAGE, SIMULATORS_BUILD_STAGE, SIMULATORS_STAGE, FINAL_STAGE = re.split(
+    r"^FROM .*\n", DOCKERFILE, flags=re.MULTILINE
+)[1:]
 
 
-def test_both_stages_start_from_the_one_base_image_that_can_be_chosen() -> None:
-    assert re.findall(r"^FROM (\S+)", DOCKERFILE, flags=re.MULTILINE) == ["${BASE_IMAGE}"] * 2
+def test_what_runs_starts_from_the_one_base_image_that_can_be_chosen() -> None:
+    assert STAGES == [
+        ("${BASE_IMAGE}", "build"),
+        ("build", "build-simulators"),
+        ("${BASE_IMAGE}", "simulators"),
+        ("${BASE_IMAGE}", ""),
+    ]
     assert "\nARG BASE_IMAGE=python:3.13-slim\n" in DOCKERFILE
+
+
+def test_build_without_a_target_makes_the_product() -> None:
+    assert "build-simulators" not in FINAL_STAGE
+    assert "COPY --from=build /opt/managed-sessions /opt/managed-sessions" in FINAL_STAGE
 
 
 def test_image_runs_as_the_user_of_the_pods() -> None:
@@ -25,14 +38,14 @@ def test_image_runs_as_the_user_of_the_pods() -> None:
 
 
 def test_final_stage_installs_nothing() -> None:
-    assert "RUN" not in FINAL_STAGE
+    assert re.findall(r"^RUN (\S+ \S+)", FINAL_STAGE, flags=re.MULTILINE) == ["rm -rf"]
     assert "ENTRYPOINT" not in FINAL_STAGE
     assert 'CMD ["managed-session-operator"]' in FINAL_STAGE
 
 
 def test_everything_installed_is_checked_against_a_lock_file() -> None:
-    installs = re.findall(r"pip (?:--python \S+ )?install\b[^&]*", BUILD_STAGE)
-    assert len(installs) == 3
+    installs = re.findall(r"pip (?:--python \S+ )?install\b[^&]*", BUILD_STAGE + SIMULATORS_BUILD_STAGE)
+    assert len(installs) == 5
     for install in installs:
         assert "--require-hashes" in install or "--no-index --no-deps" in install
 
@@ -43,11 +56,20 @@ def test_build_tools_of_the_lock_file_are_those_that_the_project_names() -> None
         assert re.split(r"[<>=~!\[ ]", requirement)[0] in locked
 
 
+def test_simulators_run_with_the_products_own_libraries() -> None:
+    pins = {
+        name: set(re.findall(r"^([a-z0-9-]+==\S+)", (ROOT / name).read_text(), re.MULTILINE))
+        for name in ("requirements.lock", "requirements-local.lock")
+    }
+    assert pins["requirements.lock"] <= pins["requirements-local.lock"]
+
+
 def test_what_the_wheel_is_built_from_reaches_the_build() -> None:
     sent = {
         line[1:].rstrip("/") for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"
     }
     wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
     needed = {path.split("/")[0] for path in [*wheel["packages"], *wheel["force-include"]]}
-    needed |= {"pyproject.toml", PROJECT["project"]["readme"], "requirements.lock", "requirements-build.lock"}
+    needed |= {"pyproject.toml", PROJECT["project"]["readme"], *(path.name for path in ROOT.glob("*.lock"))}
+    needed -= {"requirements-dev.lock"}
     assert needed <= sent

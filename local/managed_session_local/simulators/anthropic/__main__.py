@@ -48,9 +48,9 @@ class _Server(uvicorn.Server):
             cloud.release_waiting()
 
 
-async def _serve(settings: Settings, port: int, ready_file: Path | None) -> None:
+async def _serve(settings: Settings, address: tuple[str, int], ready_file: Path | None) -> None:
     app = create_app(settings)
-    listener = socket.create_server(("127.0.0.1", port), backlog=2048)
+    listener = socket.create_server(address, backlog=2048)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     server = _Server(
         app,
@@ -88,7 +88,8 @@ def _announce(ready_file: Path | None, url: str) -> None:
 def main() -> None:
     """Parse the command line and serve."""
     parser = argparse.ArgumentParser(prog="python -m managed_session_local.simulators.anthropic")
-    parser.add_argument("--port", type=int, default=0, help="TCP port on 127.0.0.1; 0 takes a free one")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=0, help="TCP port; 0 takes a free one")
     parser.add_argument(
         "--ready-file", type=Path, help="file that gets the URL and process ID as JSON once it listens"
     )
@@ -100,7 +101,7 @@ def main() -> None:
         )
     except (OSError, ValidationError) as error:
         sys.exit(f"cannot use {arguments.settings}: {error}")
-    asyncio.run(_serve(settings, arguments.port, arguments.ready_file))
+    asyncio.run(_serve(settings, (arguments.host, arguments.port), arguments.ready_file))
 
 
 if __name__ == "__main__":

@@ -83,9 +83,11 @@ def _write_ready_file(path: Path, port: int) -> None:
     partial.rename(path)
 
 
-async def serve(settings: Settings, port: int, ready_file: Path | None, directory: Path) -> None:
+async def serve(
+    settings: Settings, address: tuple[str, int], ready_file: Path | None, directory: Path
+) -> None:
     """Run until SIGTERM or SIGINT. Raises OSError when the port is taken, SandboxHostError."""
-    listener = socket.create_server(("127.0.0.1", port), backlog=2048)
+    listener = socket.create_server(address, backlog=2048)
     simulator = Simulator(settings, directory)
     try:
         await simulator.open()
@@ -118,6 +120,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m managed_session_local.simulators.e2b", description=__doc__
     )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--ready-file", type=Path)
     parser.add_argument("--settings", type=Path, help="JSON file, see settings.py")
@@ -135,7 +138,8 @@ def main() -> int:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         with state_directory(parent) as directory:
-            asyncio.run(serve(settings, arguments.port, arguments.ready_file, directory))
+            address = (arguments.host, arguments.port)
+            asyncio.run(serve(settings, address, arguments.ready_file, directory))
     except (SandboxHostError, OSError) as error:
         sys.stderr.write(f"e2b simulator: {error}\n")
         return 1

@@ -1,0 +1,119 @@
+"""Where the tests run: a cluster that can be made, given images, and deleted again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Protocol
+
+from .commands import CommandError, Kubectl, run
+
+CREATE_SECONDS = 300.0
+LOAD_SECONDS = 180.0
+
+
+class NoClusterError(Exception):
+    """This machine has none and can make none; the text says what is missing."""
+
+
+class Cluster(Protocol):
+    """A Kubernetes cluster for the tests."""
+
+    kubectl: Kubectl
+    pulls: bool
+    """Whether its nodes get images from a registry by themselves."""
+
+    async def create(self) -> None:
+        """Make it, and return when its node is ready."""
+
+    async def load_images(self, *references: str) -> None:
+        """Bring images of this machine to its nodes."""
+
+    async def delete(self) -> None:
+        """Remove it with everything in it."""
+
+
+class KindCluster:
+    """A cluster of its own, made by kind: its nodes are containers of a Docker daemon.
+
+    KIND_NODE_IMAGE and KIND_CONFIG say which node image and configuration, where kind's own will not do.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.name = f"managed-sessions-e2e-{uuid.uuid4().hex[:6]}"
+        self.kubectl = Kubectl(folder / "kubeconfig")
+        self.pulls = False
+
+    async def create(self) -> None:
+        """Takes about half a minute; raises CommandError."""
+        image, config = os.environ.get("KIND_NODE_IMAGE"), os.environ.get("KIND_CONFIG")
+        options = [f"--name={self.name}", f"--kubeconfig={self.kubectl.kubeconfig}", "--wait=180s"]
+        options += [f"--image={image}"] if image else []
+        options += [f"--config={config}"] if config else []
+        await run("kind", "create", "cluster", *options, timeout_seconds=CREATE_SECONDS)
+
+    async def load_images(self, *references: str) -> None:
+        """From the Docker daemon."""
+        await _kind_load(self.name, *references)
+
+    async def delete(self) -> None:
+        """Its containers with their volumes."""
+        await run("kind", "delete", "cluster", f"--name={self.name}", timeout_seconds=120)
+
+
+class GivenCluster:
+    """The cluster that KUBECONFIG names. It stays; only what the tests install comes and goes.
+
+    Its nodes must be able to pull the images; those of a kind cluster get them from the Docker daemon.
+    """
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self.kubectl = Kubectl(kubeconfig)
+        self.pulls = True
+        self._kind_name: str | None = None
+
+    async def create(self) -> None:
+        """Only looks whether it answers, and whether it is kind's.
+
+        Raises:
+            CommandError: it does not.
+        """
+        await self.kubectl("version", "--request-timeout=10s")
+        context = (await self.kubectl("config", "current-context")).strip()
+        if context.startswith("kind-"):
+            self._kind_name, self.pulls = context.removeprefix("kind-"), False
+
+    async def load_images(self, *references: str) -> None:
+        """Into the nodes of a kind cluster; others pull."""
+        if self._kind_name is not None:
+            await _kind_load(self._kind_name, *references)
+
+    async def delete(self) -> None:
+        """Nothing: it is not ours."""
+
+
+async def _kind_load(cluster: str, *references: str) -> None:
+    await run("kind", "load", "docker-image", f"--name={cluster}", *references, timeout_seconds=LOAD_SECONDS)
+
+
+async def find_cluster(folder: Path) -> Cluster:
+    """The cluster to test on: KUBECONFIG's, or else one that kind is to make.
+
+    Raises:
+        NoClusterError: neither can be had.
+    """
+    if shutil.which("kubectl") is None:
+        raise NoClusterError("kubectl is not installed")
+    given = os.environ.get("KUBECONFIG")
+    if given:
+        return GivenCluster(Path(given))
+    for program in ("kind", "docker"):
+        if shutil.which(program) is None:
+            raise NoClusterError(f"KUBECONFIG is not set, and {program} is not installed")
+    try:
+        await run("docker", "version", timeout_seconds=20)
+    except CommandError as error:
+        raise NoClusterError(f"KUBECONFIG is not set, and no Docker daemon answers: {error}") from error
+    return KindCluster(folder)

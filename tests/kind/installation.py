@@ -1,0 +1,229 @@
+"""The installation under test: `deploy/` applied as a user does, with an overlay of one's own."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from managed_session_api import names
+from managed_session_local.clouds import (
+    ENVIRONMENT_KEY,
+    OPERATOR_CREDENTIALS,
+    SIGNING_KEY,
+)
+
+from ..cluster.waiting import eventually
+from .commands import Kubectl
+from .images import ROOT, split
+from .simulated_clouds import NAMESPACE as SIMULATORS_NAMESPACE
+from .simulated_clouds import SimulatedClouds
+
+SYSTEM = names.SYSTEM_NAMESPACE
+RESOURCES = names.RESOURCE_NAMESPACE
+WEBHOOK = "managed-session-webhook"
+OPERATOR = "managed-session-operator"
+WEBHOOK_URL = f"http://{WEBHOOK}.{SYSTEM}.svc:8000/webhook"
+PODS = "--selector=app.kubernetes.io/part-of=managed-sessions"
+CREDENTIALS_FOLDER = "/etc/managed-sessions/credentials"
+ROLLOUT_SECONDS = 120.0
+
+_SETTINGS = {
+    "MANAGED_SESSIONS_MAX_IDLE_SECONDS": "2",
+    "MANAGED_SESSIONS_SANDBOX_CREATION_RATE": "10",
+    "MANAGED_SESSIONS_SANDBOX_CREATION_BURST": "10",
+}
+"""The rest is as delivered, the Lease's times above all."""
+
+
+@dataclass
+class Installation:
+    """What `deploy/` has made of the cluster, with the clouds that it talks to."""
+
+    kubectl: Kubectl
+    clouds: SimulatedClouds
+    folder: Path
+    image: str
+    pulls: bool
+    secrets: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
+
+    async def apply(self) -> None:
+        """Apply the manifests in one go, then the credentials; returns when all pods are ready."""
+        await self.kubectl("apply", f"--kustomize={self._overlay()}", "--validate=strict")
+        await self._register()
+        await self.rolled_out()
+
+    def _overlay(self) -> Path:
+        """An overlay that names the image, the clouds' addresses, and lets the pods reach the simulators."""
+        source = self.folder / "source"
+        if not source.exists():
+            for part in ("deploy/kustomize", "crds"):
+                shutil.copytree(ROOT / part, source / part)
+        overlay = source / "e2e"
+        overlay.mkdir(exist_ok=True)
+        name, tag = split(self.image)
+        base = "base" if self.pulls else "overlays/kind"
+        (overlay / "kustomization.yaml").write_text(
+            yaml.safe_dump(
+                {
+                    "resources": [f"../deploy/kustomize/{base}", "own.yaml"],
+                    "images": [{"name": "managed-sessions", "newName": name, "newTag": tag}],
+                }
+            )
+        )
+        (overlay / "own.yaml").write_text(yaml.safe_dump_all([self._settings(), _network_policy()]))
+        return overlay
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": OPERATOR, "namespace": SYSTEM},
+            "data": {**self.clouds.clouds.environment, **_SETTINGS},
+        }
+
+    async def _register(self) -> None:
+        """The webhook in Anthropic's console, and the Secrets of both processes."""
+        for old in await self.clouds.anthropic_admin.webhooks():
+            await self.clouds.anthropic_admin.remove_webhook(old.id)
+        endpoint = await self.clouds.anthropic_admin.add_webhook(WEBHOOK_URL)
+        credentials = self.clouds.clouds.only(OPERATOR_CREDENTIALS)
+        # A key that an earlier test has rotated stays.
+        known = self.secrets.get(OPERATOR, {}).get(ENVIRONMENT_KEY)
+        await self.set_secret(OPERATOR, {**credentials, **({ENVIRONMENT_KEY: known} if known else {})})
+        await self.set_secret(WEBHOOK, {SIGNING_KEY: endpoint.secret})
+
+    async def set_secret(self, name: str, values: dict[str, str]) -> None:
+        """Create or replace a Secret; its values go by stdin."""
+        self.secrets[name] = values
+        data = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
+        secret = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": name, "namespace": SYSTEM},
+            "data": data,
+        }
+        await self.kubectl("apply", "--server-side", "--filename=-", input=json.dumps(secret))
+
+    async def credential_reached(self, deployment: str, key: str) -> None:
+        """Wait until every pod of the deployment sees the Secret's present value.
+
+        The kubelet looks at mounted Secrets about once a minute, and whenever something of the pod changes.
+        """
+        await self.kubectl(
+            f"--namespace={SYSTEM}", "annotate", "pods", f"--selector=app.kubernetes.io/name={deployment}",
+            "--overwrite", f"managedagents.dev/e2e={len(await self.events())}",
+        )  # fmt: skip
+        wanted = self.secrets[deployment][key]
+        for pod in await self.pods(deployment):
+
+            async def seen(name: str = pod["metadata"]["name"]) -> bool:
+                command = f"print(open('{CREDENTIALS_FOLDER}/{key}').read(), end='')"
+                return wanted == await self.kubectl(
+                    f"--namespace={SYSTEM}", "exec", name, "--", "python", "-c", command
+                )
+
+            await eventually(f"{pod['metadata']['name']} sees the new {key}", seen, seconds=120)
+
+    async def rolled_out(self) -> None:
+        """Wait until all pods are the newest ones and ready, and an operator leads."""
+        for name in (WEBHOOK, OPERATOR):
+            await self.kubectl(
+                f"--namespace={SYSTEM}", "rollout", "status", f"deployment/{name}",
+                f"--timeout={ROLLOUT_SECONDS:g}s", timeout_seconds=ROLLOUT_SECONDS + 10,
+            )  # fmt: skip
+        await self.leader()
+
+    async def pods(self, deployment: str) -> list[dict[str, Any]]:
+        """The pods of one of the deployments that are not being deleted."""
+        found = await self.kubectl.list(SYSTEM, "pods", f"--selector=app.kubernetes.io/name={deployment}")
+        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+    async def lives(self) -> set[tuple[str, int]]:
+        """UID and number of restarts of every pod: equal ones mean that nothing was started again."""
+        return {
+            (pod["metadata"]["uid"], sum(each["restartCount"] for each in pod["status"]["containerStatuses"]))
+            for name in (WEBHOOK, OPERATOR)
+            for pod in await self.pods(name)
+        }
+
+    async def leader(self, other_than: str = "") -> str:
+        """Wait until an operator pod (another one than this) holds the Lease; returns its name."""
+
+        async def look() -> str | None:
+            lease = await self.kubectl.get(SYSTEM, "lease", OPERATOR)
+            holder = lease.get("spec", {}).get("holderIdentity") or ""
+            present = [pod["metadata"]["name"] for pod in await self.pods(OPERATOR)]
+            return next((name for name in present if name != other_than and holder.startswith(name)), None)
+
+        return await eventually("an operator leads", look, seconds=60)
+
+    async def events(self) -> list[dict[str, Any]]:
+        """Events of the pods' namespace."""
+        return await self.kubectl.list(SYSTEM, "events")
+
+    async def resource(self, session_id: str) -> dict[str, Any]:
+        """The session's resource; empty where there is none."""
+        return await self.kubectl.get(RESOURCES, names.PLURAL, names.resource_name(session_id))
+
+    async def idle(self, session_id: str, *, turns: int = 1) -> dict[str, Any]:
+        """Wait until the session has had its turns and its sandbox is paused; returns the status."""
+
+        async def look() -> dict[str, Any] | None:
+            status: dict[str, Any] = (await self.resource(session_id)).get("status", {})
+            settled = status.get("phase") == "Idle" and status.get("turns") == turns
+            return status if settled and status["sandbox"]["state"] == "Paused" else None
+
+        return await eventually(f"{session_id} is idle after {turns} turns", look, seconds=60)
+
+    async def write_file(self, session_id: str, path: str) -> None:
+        """Create an empty file in the session's sandbox, from outside."""
+        (sandbox,) = await self.clouds.sandboxes_of(session_id)
+        await self._in_e2b(f"touch {sandbox.root}{path}")
+
+    async def has_file(self, session_id: str, path: str) -> bool:
+        """Whether a file exists in the session's sandbox."""
+        sandboxes = await self.clouds.sandboxes_of(session_id)
+        return bool(sandboxes) and "yes" in await self._in_e2b(
+            f"test ! -e {sandboxes[0].root}{path} || echo yes"
+        )
+
+    async def _in_e2b(self, command: str) -> str:
+        return await self.kubectl(
+            f"--namespace={SIMULATORS_NAMESPACE}", "exec", "deployment/e2b", "--", "sh", "-c", command
+        )
+
+    async def remove(self) -> None:
+        """Delete the resources with their sandboxes, then all that `deploy/` has made."""
+        if await self.kubectl.get("", "crd", f"{names.PLURAL}.{names.GROUP}"):
+            await self.kubectl(
+                f"--namespace={RESOURCES}", "delete", names.PLURAL, "--all", "--timeout=60s",
+                timeout_seconds=70,
+            )  # fmt: skip
+        await self.kubectl(
+            "delete",
+            f"--kustomize={self._overlay()}",
+            "--ignore-not-found",
+            "--timeout=90s",
+            timeout_seconds=100,
+        )
+
+
+def _network_policy() -> dict[str, Any]:
+    """The real clouds are outside of the cluster; these are inside, on another port than 443."""
+    simulators = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": SIMULATORS_NAMESPACE}}}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "e2e-simulators", "namespace": SYSTEM},
+        "spec": {
+            "podSelector": {},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": [simulators]}],
+            "egress": [{"to": [simulators]}],
+        },
+    }
