@@ -5,6 +5,8 @@ IMAGE ?= managed-sessions
 # Tests mostly wait, so there are as many or more of them at once than cores.
 TEST_WORKERS ?= 2
 FAULT_WORKERS ?= 4
+# Where the API servers of tests write down what the processes did, for check-rights.
+AUDIT := $(abspath .audit)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 BIN := $(VENV)/bin
@@ -14,7 +16,7 @@ PACKAGES := $(wildcard api/managed_session_api runtime/managed_session_runtime w
 	cli/managed_session_cli)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup binaries demo test test-unit test-cluster test-faults e2e soak soak-quick check format bench docs manifests image clean
+.PHONY: help setup binaries demo test test-unit test-cluster test-faults check-rights e2e soak soak-quick check format bench docs manifests image clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -38,7 +40,9 @@ demo: setup ## Show the whole system at work: a session's turn from the webhook 
 	@$(BIN)/managed-sessions demo
 
 test: setup binaries ## All tests: unit and cluster
-	$(BIN)/python -m pytest tests/unit tests/cluster --numprocesses=$(TEST_WORKERS) --dist=loadfile $(PYTEST_ARGS)
+	rm -rf $(AUDIT)/test
+	MANAGED_SESSIONS_AUDIT_FOLDER=$(AUDIT)/test \
+		$(BIN)/python -m pytest tests/unit tests/cluster --numprocesses=$(TEST_WORKERS) --dist=loadfile $(PYTEST_ARGS)
 
 test-unit: setup ## The tests that need no control plane
 	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
@@ -47,7 +51,12 @@ test-cluster: setup binaries ## The tests on a real API server
 	$(BIN)/python -m pytest tests/cluster $(PYTEST_ARGS)
 
 test-faults: setup binaries ## The fault matrix: every fault by name, and whether the guarantees hold
-	$(BIN)/python -m pytest tests/faults --numprocesses=$(FAULT_WORKERS) --dist=worksteal $(PYTEST_ARGS)
+	rm -rf $(AUDIT)/test-faults
+	MANAGED_SESSIONS_AUDIT_FOLDER=$(AUDIT)/test-faults \
+		$(BIN)/python -m pytest tests/faults --numprocesses=$(FAULT_WORKERS) --dist=worksteal $(PYTEST_ARGS)
+
+check-rights: setup ## After test and test-faults: no right of deploy/ went unused, and no request was refused
+	$(BIN)/python -m tests.rights $(AUDIT)
 
 e2e: setup ## The tests on a real node: a kind cluster, or the one that KUBECONFIG names
 	$(BIN)/python -m pytest tests/kind --timeout=600 --durations=15 $(PYTEST_ARGS)
@@ -83,4 +92,4 @@ image: ## Build the image of webhook and operator
 	docker build --build-arg VERSION=$(VERSION) --tag $(IMAGE):$(VERSION) .
 
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(AUDIT) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -18,6 +18,7 @@ from managed_session_api import names
 from managed_session_local.control_plane import ControlPlane
 from managed_session_local.secret_volume import SecretVolume
 
+from ..rights import expect_refusals
 from .webhook_process import (
     DEADLINE_SECONDS,
     NAME,
@@ -229,10 +230,11 @@ async def test_what_a_person_has_to_fix_is_put_off_and_named_in_the_log(
         hint = "apply the Role and RoleBinding"
     else:
         kubeconfig, namespace, hint = control_plane.kubeconfig, "not-there", "create the namespace"
-    async with running_webhook(kubeconfig, namespace, credentials) as webhook:
-        answer = await webhook.send(event())
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
-        assert any(hint in line["message"] for line in webhook.logged("refused"))
+    with expect_refusals(namespace, "managed-session-webhook"):
+        async with running_webhook(kubeconfig, namespace, credentials) as webhook:
+            answer = await webhook.send(event())
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+            assert any(hint in line["message"] for line in webhook.logged("refused"))
 
 
 async def test_keys_are_added_and_rotated_without_a_restart(

@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,9 +20,11 @@ from managed_session_local.control_plane.kubeconfig import write_admin_kubeconfi
 from managed_session_local.control_plane.processes import ServerProcess
 from managed_session_local.control_plane.server_commands import (
     ETCD_SOCKET,
+    AuditLog,
     etcd_command,
     kube_apiserver_command,
 )
+from managed_session_local.control_plane.settings import ControlPlaneSettings
 from managed_session_local.control_plane.working_folder import working_folder
 
 _POLL_SECONDS = 0.05
@@ -41,7 +44,8 @@ class ControlPlane:
     Args:
         binaries: what to run; by default `resolve_binaries()`, in a thread. A command-line program had better
             call that first, where Ctrl-C stops a download or a build at once.
-        audit_log: file to which the API server appends its audit log at level Metadata; none by default.
+        audit_log: file to which the API server appends its audit log at level Metadata; by default none, or,
+            with the setting `audit_folder`, a file of that folder with the service accounts' requests.
         ready_timeout_seconds: how long each process may take until it serves.
     """
 
@@ -106,7 +110,7 @@ class ControlPlane:
         self.kubeconfig = self.folder / "admin.kubeconfig"
         write_admin_kubeconfig(self.kubeconfig, self.url, certificates)
         self._ssl_context = _admin_ssl_context(certificates)
-        api_server = kube_apiserver_command(binaries, self.folder, certificates, port, self.audit_log)
+        api_server = kube_apiserver_command(binaries, self.folder, certificates, port, self._audit())
         self._etcd = ServerProcess("etcd", etcd_command(binaries, self.folder), self.folder)
         self._api_server = ServerProcess("kube-apiserver", api_server, self.folder)
         await self._exit_stack.enter_async_context(_killed_at_exit(self._etcd, self._api_server))
@@ -115,6 +119,17 @@ class ControlPlane:
         await self._api_server.start()
         await self._wait_for_etcd()
         await self._wait_for_api_server()
+
+    def _audit(self) -> AuditLog | None:
+        if self.audit_log is not None:
+            return AuditLog(self.audit_log)
+        audit_folder = ControlPlaneSettings().audit_folder
+        if audit_folder is None:
+            return None
+        audit_folder.mkdir(parents=True, exist_ok=True)
+        # Beside the time, the name of this control plane's own folder, which no other one has.
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{self.folder.name}.jsonl"
+        return AuditLog(audit_folder.absolute() / name, service_accounts_only=True)
 
     async def kubectl(
         self,

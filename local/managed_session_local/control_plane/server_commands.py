@@ -1,6 +1,7 @@
 """The command lines of etcd and kube-apiserver."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from managed_session_local.control_plane.binaries import ControlPlaneBinaries
@@ -10,6 +11,15 @@ ETCD_SOCKET = "etcd-client:0"
 """File name of etcd's client socket in its working directory; etcd wants host:port for sockets too."""
 
 _ETCD_PEER_SOCKET = "etcd-peer:0"
+
+
+@dataclass(frozen=True)
+class AuditLog:
+    """What an API server writes down about requests."""
+
+    path: Path
+    service_accounts_only: bool = False
+    """Leave out people, such as the administrator."""
 
 
 def etcd_command(binaries: ControlPlaneBinaries, folder: Path) -> list[str]:
@@ -35,11 +45,11 @@ def kube_apiserver_command(
     folder: Path,
     certificates: CertificateFiles,
     port: int,
-    audit_log: Path | None,
+    audit: AuditLog | None,
 ) -> list[str]:
     """kube-apiserver on 127.0.0.1 with TLS, RBAC and service account tokens, and otherwise its defaults.
 
-    With `audit_log` it writes one line of JSON per request there: who, what and the answer's code, no bodies.
+    With `audit` it writes one line of JSON per request: who, what and the answer's code, no bodies.
     """
     return [
         str(binaries.kube_apiserver),
@@ -60,11 +70,15 @@ def kube_apiserver_command(
         f"--service-account-signing-key-file={certificates.service_account_key}",
         "--service-cluster-ip-range=10.0.0.0/24",
         "--profiling=false",
-        *(_audit_flags(folder, audit_log) if audit_log is not None else []),
+        *(_audit_flags(folder, audit) if audit is not None else []),
     ]
 
 
-def _audit_flags(folder: Path, audit_log: Path) -> list[str]:
+_EVERYBODY = [{"level": "Metadata"}]
+_SERVICE_ACCOUNTS = [{"level": "Metadata", "userGroups": ["system:serviceaccounts"]}, {"level": "None"}]
+
+
+def _audit_flags(folder: Path, audit: AuditLog) -> list[str]:
     policy = folder / "audit-policy.json"
     policy.write_text(
         json.dumps(
@@ -72,8 +86,8 @@ def _audit_flags(folder: Path, audit_log: Path) -> list[str]:
                 "apiVersion": "audit.k8s.io/v1",
                 "kind": "Policy",
                 "omitStages": ["RequestReceived"],
-                "rules": [{"level": "Metadata"}],
+                "rules": _SERVICE_ACCOUNTS if audit.service_accounts_only else _EVERYBODY,
             }
         )
     )
-    return [f"--audit-policy-file={policy}", f"--audit-log-path={audit_log}"]
+    return [f"--audit-policy-file={policy}", f"--audit-log-path={audit.path}"]

@@ -47,6 +47,10 @@ class ControlPlaneSettings(BaseSettings):
         default_factory=lambda: platformdirs.user_cache_path("managed-sessions") / "control-plane",
         description="Folder that keeps the binaries of each version.",
     )
+    audit_folder: Path | None = Field(
+        default=None,
+        description="Folder in which every API server leaves an audit log of what service accounts did.",
+    )
     kubebuilder_assets: Path | None = Field(
         default=None,
         validation_alias="KUBEBUILDER_ASSETS",

@@ -12,6 +12,7 @@ from managed_session_api.times import to_wire
 
 from ...cluster.leaders import change_lease, delete_lease, leader, lease
 from ...cluster.waiting import eventually
+from ...rights import expect_refusals
 from ..api_server_proxy import ApiCall
 from ..arrangements import QUEUE_ONLY
 from ..by_hand import becomes_phase, patch
@@ -40,11 +41,12 @@ async def _without_right(scene: Scene, namespace: str, resource: str) -> AsyncIt
             f"--namespace={namespace}", "patch", "role", OPERATOR, "--type=json", f"--patch={operation}"
         )
 
-    await set_rules([rule for rule in role["rules"] if resource not in rule["resources"]])
-    try:
-        yield
-    finally:
-        await set_rules(role["rules"])
+    with expect_refusals(namespace, OPERATOR, resource):
+        await set_rules([rule for rule in role["rules"] if resource not in rule["resources"]])
+        try:
+            yield
+        finally:
+            await set_rules(role["rules"])
 
 
 async def _refused(scene: Scene, attempt: Callable[[ApiCall], bool]) -> None:
@@ -79,14 +81,15 @@ async def _all_rights_removed(scene: Scene) -> None:
     binding = json.loads(await kubectl(space, "get", "rolebinding", OPERATOR, "--output=json"))
     for field in ("uid", "resourceVersion", "creationTimestamp", "managedFields"):
         binding["metadata"].pop(field, None)
-    await kubectl(space, "delete", "rolebinding", OPERATOR)
-    try:
-        await scene.proxy.expire_watches()
-        await scene.send(conversation, "Run: cat /mnt/session/file")
-        await _refused(scene, lambda call: call.operation == "list managedsessions")
-    finally:
-        given_back = len(scene.proxy.calls)
-        await kubectl(space, "create", "--filename=-", input=json.dumps(binding))
+    with expect_refusals(scene.system.namespace, OPERATOR):
+        await kubectl(space, "delete", "rolebinding", OPERATOR)
+        try:
+            await scene.proxy.expire_watches()
+            await scene.send(conversation, "Run: cat /mnt/session/file")
+            await _refused(scene, lambda call: call.operation == "list managedsessions")
+        finally:
+            given_back = len(scene.proxy.calls)
+            await kubectl(space, "create", "--filename=-", input=json.dumps(binding))
     assert "kept" in await conversation.answer()
     await scene.settled(conversation)
 
