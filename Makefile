@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer and make; Go only where the control plane's binaries can't be downloaded.
 PYTHON ?= python3
 VENV ?= .venv
-IMAGE ?= managed-sessions
+IMAGE ?= managed-sessions:$(VERSION)
 # Tests mostly wait, so there are as many or more of them at once than cores.
 TEST_WORKERS ?= 2
 FAULT_WORKERS ?= 4
@@ -16,7 +16,7 @@ PACKAGES := $(wildcard api/managed_session_api runtime/managed_session_runtime w
 	cli/managed_session_cli)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup binaries demo test test-unit test-cluster test-faults check-rights e2e soak soak-quick check format bench docs manifests image clean
+.PHONY: help setup binaries demo test test-unit test-cluster test-faults check-rights e2e soak soak-quick check format bench docs docs-site manifests image clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -85,11 +85,14 @@ docs: setup ## Write the generated pages of docs/ anew
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m tests.faults.document
 
+docs-site: setup ## Build docs/ as a site into site/; a link that leads nowhere ends it
+	@$(BIN)/zensical build --strict --clean
+
 manifests: setup binaries ## Write deploy/*.yaml anew from deploy/kustomize/base
 	$(BIN)/python deploy/kustomize/render.py
 
-image: ## Build the image of webhook and operator
-	docker build --build-arg VERSION=$(VERSION) --tag $(IMAGE):$(VERSION) .
+image: ## Build the image of webhook and operator; IMAGE=REGISTRY/NAME:TAG
+	docker build --build-arg VERSION=$(VERSION) --tag $(IMAGE) .
 
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) $(AUDIT) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

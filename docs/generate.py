@@ -14,9 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import click
+import typer.main
 import yaml
 from managed_session_api import conditions
 from managed_session_api.conditions import REASONS, ConditionType
+from managed_session_cli.main import app
 from managed_session_operator.settings import OperatorSettings
 from managed_session_runtime.credentials import Credential
 from managed_session_runtime.settings import describe_settings
@@ -202,10 +205,66 @@ def resource_fields_page() -> str:
     return _page(sections)
 
 
+def cli_page() -> str:
+    """Every command of `managed-sessions` with its arguments and options."""
+    sections = [
+        "# Command line",
+        _HEADER,
+        """`managed-sessions` runs on your machine, from a checkout: `make setup` puts it into `.venv/bin`. A
+        command that fails ends with an exit code above 0 and says on stderr what to do. Credentials are
+        read from environment variables ([which](settings.md#credentials)) and are never options.""",
+    ]
+    for path, command in _commands("managed-sessions", typer.main.get_command(app)):
+        name = path.removeprefix("managed-sessions ")
+        sections += [f"## {name}", f"```text\n{_usage(path, command)}\n```", *_paragraphs(command.help or "")]
+        rows = list(_parameters(command))
+        if rows:
+            sections.append(_table(("Parameter", "Default", "Meaning"), rows))
+    return _page(sections)
+
+
+def _commands(path: str, command: Any) -> Iterator[tuple[str, Any]]:
+    """(full name, command) of each command that does something, in the order of `--help`."""
+    if not hasattr(command, "commands"):
+        yield path, command
+        return
+    for name, inner in command.commands.items():
+        if not inner.hidden:
+            yield from _commands(f"{path} {name}", inner)
+
+
+def _usage(path: str, command: Any) -> str:
+    context = click.Context(command, info_name=path)
+    return " ".join([path, *command.collect_usage_pieces(context)])
+
+
+def _parameters(command: Any) -> Iterator[tuple[str, str, str]]:
+    for each in command.params:
+        if getattr(each, "hidden", False):
+            continue
+        if each.param_type_name == "argument":
+            name = f"`{each.human_readable_name}`"
+        else:
+            name = ", ".join(f"`{option}`" for option in (*each.opts, *each.secondary_opts))
+        default = each.default
+        shown = "" if default in (None, False, ()) or callable(default) else f"`{default}`"
+        yield name, "needed" if each.required else shown, each.help or ""
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    """The parts of a command's help; its examples, which come last, as a block."""
+    text, _, examples = inspect.cleandoc(text).partition("\nExamples:\n")
+    yield from text.strip().split("\n\n")
+    if examples:
+        lines = "\n".join(line.strip() for line in examples.splitlines() if line.strip())
+        yield f"```text\n{lines}\n```"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "settings.md": settings_page,
     "conditions.md": conditions_page,
     "resource-fields.md": resource_fields_page,
+    "cli.md": cli_page,
 }
 
 
@@ -274,7 +333,11 @@ def _code(text: str) -> str:
 
 
 def _page(sections: Iterable[str]) -> str:
-    return "\n\n".join(" ".join(part.split()) if "\n|" not in part else part for part in sections) + "\n"
+    return "\n\n".join(part if _is_preformatted(part) else " ".join(part.split()) for part in sections) + "\n"
+
+
+def _is_preformatted(part: str) -> bool:
+    return "\n|" in part or part.startswith("```")
 
 
 def main(arguments: list[str]) -> int:

@@ -15,8 +15,8 @@ from managed_session_cli.main import app
 
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
-FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
-CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"^ *```.*?^ *```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 MAKE = re.compile(r"(?<![\w-])make (?:[A-Z_]+=\S+ )*([a-z][a-z-]*)")
@@ -71,15 +71,15 @@ def test_every_command_of_the_cli_that_is_mentioned_exists(page: Path) -> None:
             assert options <= known, f"managed-sessions {words}: there is no {options - known}"
 
 
-def test_the_pages_are_linked_from_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert [path for path in PAGES[1:] if f"(docs/{path.name})" not in readme] == []
+def test_the_readme_leads_to_the_overview_and_that_to_every_page() -> None:
+    assert "(docs/index.md)" in (ROOT / "README.md").read_text()
+    overview = ROOT / "docs" / "index.md"
+    others = [path.name for path in PAGES[1:] if path != overview]
+    assert [name for name in others if f"]({name})" not in overview.read_text()] == []
 
 
 def test_image_and_template_are_named_with_the_projects_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    pages = (ROOT / "README.md", ROOT / "docs" / "quickstart.md")
-    named = {
-        tag for page in pages for tag in re.findall(r"managed-session[a-z-]*:([0-9.]+)", page.read_text())
-    }
+    names = re.compile(r"managed-session[a-z-]*:([0-9.]+[0-9])")
+    named = {tag for page in PAGES for tag in names.findall(page.read_text())}
     assert named == {version}
