@@ -80,6 +80,7 @@ bench: setup binaries ## Measure webhook throughput, time to first heartbeat, re
 	$(BIN)/python benchmarks/webhook_throughput.py
 	$(BIN)/python benchmarks/time_to_first_heartbeat.py
 	$(BIN)/python benchmarks/restart_at_scale.py
+	$(BIN)/python benchmarks/hand_over.py
 
 docs: setup ## Write the generated pages of docs/ anew
 	$(BIN)/python docs/generate.py

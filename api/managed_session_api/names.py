@@ -25,6 +25,9 @@ MANAGED_BY = "managed-sessions"
 ANNOTATION_CLAIM = f"{DOMAIN}/claim"
 """On a session token's Secret: the claim (`status.work.claim`) that the token serves."""
 
+ANNOTATION_IDENTITY = f"{DOMAIN}/identity"
+"""On a resource: what its sandboxes carry as METADATA_RESOURCE_UID. It outlives the resource in a backup."""
+
 METADATA_INSTALLATION = f"{DOMAIN}/installation"
 METADATA_RESOURCE_UID = f"{DOMAIN}/resource-uid"
 METADATA_SESSION = f"{DOMAIN}/session"

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
 
+from managed_session_api import names
 from managed_session_api.conditions import ConditionStatus, ConditionType, Phase
 from managed_session_api.times import as_utc, to_wire
 
@@ -218,3 +219,13 @@ class ManagedSession(Model):
     metadata: Metadata
     spec: Spec
     status: Status = Field(default_factory=Status)
+
+    @property
+    def identity(self) -> str:
+        """What its sandboxes carry; unlike the UID it is the same in a resource restored from a backup."""
+        return self.metadata.annotations.get(names.ANNOTATION_IDENTITY) or self.metadata.uid
+
+    @property
+    def may_be_restored(self) -> bool:
+        """Whether sandboxes may be older than it: it was restored, or the operator made it."""
+        return self.identity != self.metadata.uid

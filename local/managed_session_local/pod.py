@@ -61,11 +61,11 @@ class Pod:
         probe_port: int,
     ) -> None:
         self.name = name
-        self._secret = SecretVolume(folder / f"{name}-credentials")
+        self.secret = SecretVolume(folder / f"{name}-credentials")
         self.probe_url = f"http://127.0.0.1:{probe_port}"
         self._settings = {
             **settings,
-            "MANAGED_SESSIONS_CREDENTIALS_DIR": str(self._secret.path),
+            "MANAGED_SESSIONS_CREDENTIALS_DIR": str(self.secret.path),
             "MANAGED_SESSIONS_PROBE_HOST": "127.0.0.1",
             "MANAGED_SESSIONS_PROBE_PORT": str(probe_port),
         }
@@ -75,7 +75,7 @@ class Pod:
     @property
     def credentials(self) -> Path:
         """Its credentials: a mounted Secret, in the kubelet's form."""
-        return self._secret.path
+        return self.secret.path
 
     @property
     def log(self) -> Path:
@@ -89,11 +89,15 @@ class Pod:
 
     def set_credential(self, name: str, value: str | None) -> None:
         """Add, replace or (None) remove a credential as kubelet does; the process reads it afresh."""
-        content = self._secret.read()
+        content = self.secret.read()
         content.pop(name, None)
         if value is not None:
             content[name] = f"{value}\n".encode()
-        self._secret.write(content)
+        self.secret.write(content)
+
+    def take_credentials_of(self, other: "Pod") -> None:
+        """Hold what another pod of the same Deployment holds."""
+        self.secret.write(other.secret.read())
 
     async def start(self) -> None:
         """Start it without waiting for readiness."""

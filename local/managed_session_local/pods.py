@@ -49,10 +49,12 @@ class Pods:
         self._installation_id = installation_id
         self._environment = base_environment(environ)
         self._settings = {name: value for name, value in environ.items() if name.startswith(_PREFIX)}
-        self._operators = 0
+        self._operators = self._webhooks = 0
 
     def webhook(self, kubeconfig: Path, settings: Mapping[str, str]) -> tuple[Pod, str]:
-        """A webhook, which is yet to be started, and its URL; `settings` in lower case without the prefix."""
+        """One more webhook, yet to be started, and its URL; `settings` in lower case without the prefix."""
+        self._webhooks += 1
+        name = "webhook" if self._webhooks == 1 else f"webhook-{self._webhooks}"
         own = {
             f"{_PREFIX}WEBHOOK_HOST": "127.0.0.1",
             f"{_PREFIX}WEBHOOK_READINESS_INTERVAL_SECONDS": "0.5",
@@ -60,15 +62,15 @@ class Pods:
             **self._namespaces,
         }
         port = own.get(_PORT, "0")
-        if port == "0":
+        if port == "0" or self._webhooks > 1:
             # Known before the start, and the same after a restart.
             port = str(free_port())
         pod = Pod(
-            "webhook",
+            name,
             WEBHOOK,
             "managed_session_webhook.main",
             self._folder,
-            environment={**self._environment, "KUBECONFIG": str(self._kubeconfig("webhook", kubeconfig))},
+            environment={**self._environment, "KUBECONFIG": str(self._kubeconfig(name, kubeconfig))},
             settings={**own, _PORT: port},
             probe_port=free_port(),
         )

@@ -109,6 +109,7 @@ class LocalSystem:
         self.installation_id = installation_id or f"local-{uuid.uuid4()}"
         self.simulated = clouds is None
         self.operators = []
+        self._more_webhooks: list[Pod] = []
         self._shared_control_plane = control_plane
         self._binaries = binaries
         self._given_clouds = clouds
@@ -164,7 +165,7 @@ class LocalSystem:
     @property
     def logs(self) -> dict[str, Path]:
         """Log files by process name."""
-        processes = [pod.process for pod in (self.webhook, *self.operators)]
+        processes = [pod.process for pod in (self.webhook, *self._more_webhooks, *self.operators)]
         if self.simulated:
             processes += [self._anthropic.process, self._e2b.process]
         return {process.name: process.log for process in processes}
@@ -220,6 +221,17 @@ class LocalSystem:
         await pod.start()
         await pod.wait_ready()
         return pod
+
+    async def start_webhook(self, **settings: str) -> tuple[Pod, str]:
+        """Start one more webhook like the first one; returns it and its URL (raises as `start_operator`)."""
+        pod, url = self._pods.webhook(self._webhook_kubeconfig, self._webhook_settings)
+        pod.change_settings(**settings)
+        pod.take_credentials_of(self.webhook)
+        self._exit_stack.push_async_callback(pod.process.stop)
+        self._more_webhooks.append(pod)
+        await pod.start()
+        await pod.wait_ready()
+        return pod, url
 
     async def delete_sessions(self, timeout_seconds: float = _DELETE_SECONDS) -> bool:
         """Delete every session's resource and wait until the operator has let go of all; whether it has."""
@@ -301,7 +313,7 @@ class LocalSystem:
         write_kubeconfig(self.control_plane, self.namespace, self.kubeconfig)
         began = time.monotonic()
         await install(self.control_plane, self.namespace, self.system_namespace)
-        webhook_kubeconfig, self._operator_kubeconfig = await asyncio.gather(
+        self._webhook_kubeconfig, self._operator_kubeconfig = await asyncio.gather(
             self.control_plane.service_account_kubeconfig(self.system_namespace, WEBHOOK),
             self.control_plane.service_account_kubeconfig(self.system_namespace, OPERATOR),
         )
@@ -317,7 +329,7 @@ class LocalSystem:
             environ=self._environ,
             api_server_urls=self._api_server_urls,
         )
-        self.webhook, self.webhook_url = self._pods.webhook(webhook_kubeconfig, self._webhook_settings)
+        self.webhook, self.webhook_url = self._pods.webhook(self._webhook_kubeconfig, self._webhook_settings)
         self.operators = [self._new_operator() for _ in range(self._operator_count)]
         stack.push_async_callback(self._stop_pods)
         pods = [self.webhook, *self.operators]

@@ -37,6 +37,7 @@ class ClaimLoop:
         inbox: where offers go.
         capacity: bounds how much is asked for.
         on_offer: called with the ID of the session that an offer is for.
+        on_turn: called with each poll, and with the seconds that the loop sleeps on purpose.
         on_trouble: called with what the queue says when it serves nobody, and with None when it does.
         settings: windows and concurrency.
         metrics: counts polls.
@@ -49,6 +50,7 @@ class ClaimLoop:
         capacity: Capacity,
         on_offer: Callable[[str], None],
         on_trouble: Callable[[str | None], None],
+        on_turn: Callable[[float], None],
         settings: OperatorSettings,
         metrics: Metrics,
     ) -> None:
@@ -57,6 +59,7 @@ class ClaimLoop:
         self._capacity = capacity
         self._on_offer = on_offer
         self._on_trouble = on_trouble
+        self._on_turn = on_turn
         self._trouble = False
         self._settings = settings
         self._metrics = metrics
@@ -84,6 +87,7 @@ class ClaimLoop:
         loop = asyncio.get_running_loop()
         inherited_until = loop.time() + 2 * first_seconds
         while True:
+            self._on_turn(0.0)
             if self._room() <= 0:
                 await asyncio.sleep(_NO_ROOM_SECONDS)
                 continue
@@ -113,6 +117,7 @@ class ClaimLoop:
     async def _poll(self, block_ms: int) -> bool:
         """One poll; whether the queue may have more. A failing queue is asked again after a growing delay."""
         self._polling += 1
+        self._on_turn(0.0)
         try:
             item = await self._queue.poll(block_ms=block_ms, reclaim_ms=self._window_ms)
         except Failure as failure:
@@ -177,6 +182,7 @@ class ClaimLoop:
         self._metrics.polls.labels("failed").inc()
         logger.warning("poll failed", extra={"cause": cause, "again": round(delay, 1)})
         self._rests_until = max(self._rests_until, asyncio.get_running_loop().time() + delay)
+        self._on_turn(delay)
         await asyncio.sleep(delay)
 
     async def _answer_health_check(self, item: HealthCheck) -> None:

@@ -72,6 +72,8 @@ class Memory:
     """The announced run and when this process first saw it: (event ID, time)."""
     fresh_attempt: int | None = None
     """The create that this process has announced and not sent yet: nothing can exist under its key."""
+    made_here: str | None = None
+    """The UID of the resource if this process has made it, so that no sandbox of it can be older."""
     skills_written: str | None = None
     """The sandbox that has the session's skills."""
     started_at: datetime | None = None

@@ -25,6 +25,9 @@ from managed_session_operator.failures import ConflictError, Failure, NotLeading
 logger = logging.getLogger(__name__)
 
 
+_LOOK_SECONDS = 1.5
+"""A standby looks at the Lease about twice in so long, so that one that was released is taken up at once."""
+
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -43,6 +46,7 @@ class Leadership:
         identity: names this process in the Lease.
         duration: seconds for which a renewal is valid.
         renew_every: seconds between renewals.
+        on_turn: called each time that the Lease is looked at or renewed, whether that works or not.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Leadership:
         identity: str,
         duration: float,
         renew_every: float,
+        on_turn: Callable[[], None] = lambda: None,
     ) -> None:
         self._leases = client.CoordinationV1Api(api_client)
         self._namespace = namespace
@@ -61,6 +66,7 @@ class Leadership:
         self._identity = identity
         self._duration = duration
         self._renew_every = renew_every
+        self._on_turn = on_turn
         self._valid_until = 0.0
         self._epoch = 0
         self._lease: Any = None
@@ -88,10 +94,11 @@ class Leadership:
         """
         try:
             while True:
+                self._on_turn()
                 if await self._acquire():
                     await self._lead(lead)
                 else:
-                    await asyncio.sleep(self._renew_every * random.uniform(0.3, 0.6))
+                    await asyncio.sleep(min(self._renew_every, _LOOK_SECONDS) * random.uniform(0.3, 0.6))
         finally:
             await asyncio.shield(self._release())
 
@@ -116,6 +123,7 @@ class Leadership:
         while self.leading:
             await asyncio.sleep(self._renew_every * random.uniform(0.8, 1.0))
             await self._renew()
+            self._on_turn()
 
     async def _outlive(self) -> None:
         """Return the moment the Lease's validity ends, whatever a renewal is waiting for."""

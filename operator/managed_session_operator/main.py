@@ -40,7 +40,9 @@ async def run(settings: OperatorSettings) -> None:
         )
         operator = OperatorProcess(settings, api_client, installation)
         publish_build_info("operator", operator.metrics.registry)
-        probes = probe_app(ready=operator.ready, registry=operator.metrics.registry)
+        probes = probe_app(
+            ready=operator.ready, live=operator.liveness.check, registry=operator.metrics.registry
+        )
         async with serve(probes, host=settings.probe_host, port=settings.probe_port) as server:
             logger.info("starting", extra={"installation": installation, "probePort": server.port})
             stop = asyncio.Event()

@@ -34,7 +34,8 @@ def sandbox_marks(resource: ManagedSession, installation: str) -> dict[str, str]
     """The metadata by which the resource's sandboxes are found in E2B's list."""
     return {
         names.METADATA_INSTALLATION: installation,
-        names.METADATA_RESOURCE_UID: resource.metadata.uid,
+        names.METADATA_RESOURCE_UID: resource.identity,
+        names.METADATA_SESSION: resource.spec.session_id,
     }
 
 
@@ -50,7 +51,6 @@ def sandbox_wishes(
         metadata={
             **sandbox.metadata,
             **sandbox_marks(resource, installation),
-            names.METADATA_SESSION: resource.spec.session_id,
             names.METADATA_ATTEMPT: str(attempt),
         },
         env=dict(sandbox.env),

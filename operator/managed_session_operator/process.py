@@ -13,7 +13,7 @@ from typing import Any
 from kubernetes.aio import client
 from managed_session_api.conditions import Reason
 from managed_session_api.names import resource_name
-from managed_session_runtime.credentials import Credential, CredentialDirectory
+from managed_session_runtime.credentials import Credential, CredentialDirectory, CredentialError
 
 from managed_session_operator.capacity import Capacity
 from managed_session_operator.claim_loop import ClaimLoop
@@ -30,6 +30,7 @@ from managed_session_operator.context import Context
 from managed_session_operator.creation_rate import CreationRate
 from managed_session_operator.failures import ConflictError, Failure, ResourceGoneError
 from managed_session_operator.leadership import Leadership
+from managed_session_operator.liveness import Liveness, WatchProgress
 from managed_session_operator.metrics import Metrics
 from managed_session_operator.offers import OfferInbox
 from managed_session_operator.reconcile_queue import ReconcileQueue
@@ -37,13 +38,26 @@ from managed_session_operator.reconciler import Reconciler
 from managed_session_operator.rivals import Rivals
 from managed_session_operator.settings import OperatorSettings
 from managed_session_operator.side_by_side import side_by_side
-from managed_session_operator.store import ResourceStore
+from managed_session_operator.store import ResourceStore, version_of
 from managed_session_operator.sweep import EndChecks, Sweep
 from managed_session_operator.watch import Watch
 
 logger = logging.getLogger(__name__)
 
 LEASE_NAME = "managed-session-operator"
+
+_NEEDED = (
+    Credential.ANTHROPIC_ENVIRONMENT_ID,
+    Credential.ANTHROPIC_ENVIRONMENT_KEY,
+    Credential.E2B_API_KEY,
+)
+
+_LOOP_SECONDS = 60.0
+_CLAIMS_SECONDS = 300.0
+_RECONCILE_SECONDS = 900.0
+_SWEEP_SECONDS = 1800.0
+"""How long a loop may be silent, and a reconcile take, before /livez fails: every call within them has a
+deadline of at most a minute, so that nothing but a fault of this process takes so long."""
 
 _PAUSE_PATIENCE_SECONDS = 20.0
 """How long a process that ends, its Lease released, waits for its last pauses; below the pod's grace."""
@@ -63,6 +77,8 @@ class OperatorProcess:
     ) -> None:
         self._settings = settings
         self._credentials = CredentialDirectory(settings.credentials_dir)
+        self.liveness = Liveness()
+        self._progress = WatchProgress()
         identity = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.leadership = Leadership(
             api_client,
@@ -71,6 +87,7 @@ class OperatorProcess:
             identity=identity,
             duration=settings.lease_duration_seconds,
             renew_every=settings.lease_renew_seconds,
+            on_turn=lambda: self.liveness.beat("lease"),
         )
         fence, timeout = self.leadership.fence, settings.kubernetes_timeout_seconds
         self._queue = ReconcileQueue(concurrency=settings.reconcile_concurrency)
@@ -129,6 +146,8 @@ class OperatorProcess:
             epoch=lambda: self.leadership.epoch,
         )
         self._watching = False
+        self.liveness.measure("watch", self._progress.behind_seconds, settings.watch_deadline_seconds)
+        self.liveness.measure("reconcile", self._queue.longest, _RECONCILE_SECONDS)
 
     def _key(self, credential: Credential, *, required: bool = True) -> RotatingKey:
         read = self._credentials.require_all if required else self._credentials.get_all
@@ -145,12 +164,24 @@ class OperatorProcess:
         return self._context.capacity.holds(name) and (memory is None or memory.sandbox is None)
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
-        """The probe's answer: the watch runs. A standby is ready too."""
-        return self._watching, {"leading": self.leadership.leading, "watching": self._watching}
+        """The probe's answer: the watch runs and no credential is missing. A standby is ready too."""
+        missing = self._missing_credential()
+        detail: dict[str, Any] = {"leading": self.leadership.leading, "watching": self._watching}
+        return self._watching and missing is None, detail | ({"credentials": missing} if missing else {})
+
+    def _missing_credential(self) -> str | None:
+        """Which of the needed credentials is missing or unreadable: no session can be served without it."""
+        try:
+            for credential in _NEEDED:
+                self._credentials.require(credential)
+        except CredentialError as error:
+            return str(error)
+        return None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop`, or until something essential fails; the Lease is given back first."""
-        watch = Watch(self._settings.namespace, self._observe)
+        watch = Watch(self._settings.namespace, self._observe, lambda: self.liveness.beat("watch thread"))
+        self.liveness.expect("lease", _LOOP_SECONDS + 4 * self._settings.lease_duration_seconds)
         tasks = {
             asyncio.create_task(self._watch(watch), name="watch"),
             asyncio.create_task(self.leadership.run(self._lead), name="leadership"),
@@ -171,11 +202,13 @@ class OperatorProcess:
     async def _watch(self, watch: Watch) -> None:
         # An empty namespace brings no event: the list says that the API server answers.
         await self._list_all()
+        self.liveness.expect("watch thread", _LOOP_SECONDS)
         await watch.run()
 
     def _observe(self, kind: str | None, body: dict[str, Any]) -> None:
         name = body["metadata"]["name"]
         self._watching = True
+        self._progress.watched(version_of(body))
         if kind == "DELETED":
             self._context.store.remove(name, body["metadata"].get("uid"))
             self._enqueue(name)
@@ -206,13 +239,18 @@ class OperatorProcess:
     async def _lead(self) -> None:
         """What the leader does, until it is cancelled."""
         context, queue = self._context, self._queue
-        sweep, checks = Sweep(context, queue.add), EndChecks(context, queue.add)
+        live = self.liveness
+        live.expect("claims", _CLAIMS_SECONDS)
+        live.expect("sweep", _SWEEP_SECONDS + self._settings.sweep_seconds)
+        sweep = Sweep(context, queue.add, lambda: live.beat("sweep"))
+        checks = EndChecks(context, queue.add)
         claims = ClaimLoop(
             context.queue,
             context.inbox,
             context.capacity,
             self._offered,
             self._queue_trouble,
+            lambda sleeps: live.beat("claims", sleeps),
             self._settings,
             self.metrics,
         )
@@ -232,6 +270,8 @@ class OperatorProcess:
                 report=self._report(),
             )
         finally:
+            live.let_go("claims")
+            live.let_go("sweep")
             self.metrics.leading.set(0)
             self.metrics.queue_unavailable.set(0)
             queue.clear()
@@ -257,6 +297,7 @@ class OperatorProcess:
         """Keep the gauges that nobody else sets."""
         while True:
             self._report_waiting()
+            self._progress.known(self._context.store.newest_version())
             self.metrics.offers_waiting.set(len(self._context.inbox))
             await asyncio.sleep(1)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 
@@ -28,7 +29,7 @@ class ReconcileQueue:
         self._concurrency = concurrency
         self._ready: deque[str] = deque()
         self._waiting: set[str] = set()
-        self._active: set[str] = set()
+        self._active: dict[str, float] = {}
         self._again: set[str] = set()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._wake = asyncio.Event()
@@ -40,6 +41,10 @@ class ReconcileQueue:
     def active(self) -> int:
         """Reconciles that are running."""
         return len(self._active)
+
+    def longest(self) -> float:
+        """For how many seconds the oldest of the running reconciles has run."""
+        return time.monotonic() - min(self._active.values()) if self._active else 0.0
 
     def add(self, key: str) -> None:
         """Have `key` looked at as soon as possible."""
@@ -86,7 +91,7 @@ class ReconcileQueue:
                 while self._ready and len(self._active) < self._concurrency:
                     key = self._ready.popleft()
                     self._waiting.discard(key)
-                    self._active.add(key)
+                    self._active[key] = time.monotonic()
                     tasks.create_task(self._work(key, reconcile), name=f"reconcile-{key}")
                 self._wake.clear()
                 await self._wake.wait()
@@ -99,7 +104,7 @@ class ReconcileQueue:
             logger.exception("reconcile failed unexpectedly", extra={"resource": key})
             delay = 5.0
         finally:
-            self._active.discard(key)
+            self._active.pop(key, None)
             if key in self._again:
                 self._again.discard(key)
                 self.add(key)

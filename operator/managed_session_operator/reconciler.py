@@ -173,6 +173,7 @@ class Reconciler:
             return None
         try:
             body = await context.resources.create(offer.session_id, offer.environment_id)
+            context.memory(name).made_here = body["metadata"]["uid"]
         except NotLeadingError:
             return None
         except ConflictError:

@@ -136,6 +136,21 @@ class OperatorSettings(Settings):
     sweep_seconds: float = Field(
         default=30.0, gt=0, le=3600, description="Time between two comparisons with E2B's list, seconds."
     )
+    watch_deadline_seconds: float = Field(
+        default=180.0,
+        gt=0,
+        le=3600,
+        description="How long the watch on the resources may owe a change that is known otherwise, seconds; "
+        "then /livez fails. A watch that is silent for 70 s is opened again in any case.",
+    )
+    orphan_grace_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=2_592_000,
+        description="How long a sandbox whose resource is not there is kept after a sweep has first seen it "
+        "so, seconds: time to restore resources from a backup while the operator runs. Two sweeps have to "
+        "agree in any case.",
+    )
     end_checks_per_minute: int = Field(
         default=10,
         ge=0,

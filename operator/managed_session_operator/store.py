@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from managed_session_api import names
 from managed_session_api.names import is_session_id, resource_name
 from managed_session_api.resource import ManagedSession
 from pydantic import ValidationError
@@ -15,13 +16,18 @@ logger = logging.getLogger(__name__)
 Body = dict[str, Any]
 
 
-def _version(body: Body) -> int:
+def version_of(body: Body) -> int:
+    """The resource version of an object as the API server sends it."""
     # Resource versions are comparable as integers since Kubernetes 1.35; before that they were in practice.
     return int(body["metadata"].get("resourceVersion") or 0)
 
 
 def _session(body: Body) -> str:
     return str((body.get("spec") or {}).get("sessionID") or "")
+
+
+def _identity(metadata: Body) -> str:
+    return str((metadata.get("annotations") or {}).get(names.ANNOTATION_IDENTITY) or metadata.get("uid"))
 
 
 def _parse(body: Body) -> ManagedSession | None:
@@ -54,7 +60,7 @@ class ResourceStore:
         """Note `body` unless something newer is known. Returns whether it was news."""
         name = body["metadata"]["name"]
         known = self._bodies.get(name)
-        if known is not None and _version(known) >= _version(body):
+        if known is not None and version_of(known) >= version_of(body):
             return False
         body = {**body, "metadata": {k: v for k, v in body["metadata"].items() if k != "managedFields"}}
         if known is not None and _session(known) != _session(body):
@@ -100,16 +106,20 @@ class ResourceStore:
         body = self._bodies.get(name)
         if body is None:
             return None
-        version = _version(body)
+        version = version_of(body)
         parsed = self._parsed.get(name)
         if parsed is None or parsed[0] != version:
             parsed = (version, _parse(body))
             self._parsed[name] = parsed
         return parsed[1]
 
-    def uids(self) -> set[str]:
-        """The UIDs of all resources, understood or not."""
-        return {str(body["metadata"].get("uid")) for body in self._bodies.values()}
+    def identities(self) -> set[str]:
+        """The identities of all resources, understood or not (see ManagedSession.identity)."""
+        return {_identity(body["metadata"]) for body in self._bodies.values()}
+
+    def newest_version(self) -> int:
+        """The highest resource version of all resources; 0 where there are none."""
+        return max((version_of(body) for body in self._bodies.values()), default=0)
 
     def has(self, name: str) -> bool:
         """Whether there is a resource called `name`, understood or not."""
@@ -128,12 +138,12 @@ class ResourceStore:
         Creation times are whole seconds; of several in one second the one goes first that webhook and
         operator would have made, then the first by name.
         """
-        names = self._by_session.get(session_id)
-        if not names:
+        siblings = self._by_session.get(session_id)
+        if not siblings:
             return None
         own = resource_name(session_id) if is_session_id(session_id) else None
 
         def age(name: str) -> tuple[str, bool, str]:
             return self._bodies[name]["metadata"].get("creationTimestamp", ""), name != own, name
 
-        return min(names, key=age)
+        return min(siblings, key=age)

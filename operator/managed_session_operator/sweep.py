@@ -19,6 +19,7 @@ from managed_session_operator.clients.sandboxes import SandboxView
 from managed_session_operator.context import Context
 from managed_session_operator.decisions import GIVEN_BACK, claim_active
 from managed_session_operator.failures import ConflictError, Failure, NotLeadingError, ResourceGoneError
+from managed_session_operator.ownership import Owners
 from managed_session_operator.work_list import WorkItem
 
 logger = logging.getLogger(__name__)
@@ -36,12 +37,19 @@ class Sweep:
     Args:
         context: the operator's context.
         enqueue: asks for a reconcile of the named resource.
+        on_turn: called before each sweep.
     """
 
-    def __init__(self, context: Context, enqueue: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        enqueue: Callable[[str], None],
+        on_turn: Callable[[], None] = lambda: None,
+    ) -> None:
         self._context = context
         self._enqueue = enqueue
-        self._suspects: set[str] = set()
+        self._on_turn = on_turn
+        self._suspects: dict[str, float] = {}
         self._running: set[str] = set()
         self._paused: set[str] = set()
         self._unstarted: dict[str, tuple[WorkItem, datetime]] = {}
@@ -49,6 +57,7 @@ class Sweep:
     async def run(self) -> None:
         """Sweep until cancelled."""
         while True:
+            self._on_turn()
             try:
                 await self.sweep()
                 self._context.metrics.sweeps.labels("ok").inc()
@@ -76,14 +85,14 @@ class Sweep:
             raise
         await self._relist()
         await self._note_unstarted()
-        by_uid = {resource.metadata.uid: resource for resource in context.store.all()}
+        owners = Owners(context.store)
         listed: dict[str, set[str]] = {}
         suspects: dict[str, SandboxView] = {}
         surplus: list[tuple[ManagedSession, SandboxView]] = []
         running: set[str] = set()
         paused: set[str] = set()
         for view in self._understood(views):
-            resource = by_uid.get(view.metadata.get(names.METADATA_RESOURCE_UID, ""))
+            resource = owners.of(view)
             if resource is None or self._is_stray(resource, view):
                 suspects[view.sandbox_id] = view
                 continue
@@ -102,7 +111,7 @@ class Sweep:
                 if view.sandbox_id in self._paused:
                     # Its stream may hang for ever: the next look finds out, and wakes it.
                     await context.runs.forget(resource.metadata.name)
-        for resource in by_uid.values():
+        for resource in context.store.all():
             sandbox_id = resource.status.sandbox.id
             if sandbox_id is not None and sandbox_id not in listed.get(resource.metadata.uid, set()):
                 context.memory(resource.metadata.name).missing = True
@@ -114,7 +123,7 @@ class Sweep:
     def _understood(self, views: list[SandboxView]) -> list[SandboxView]:
         """Without the sandboxes of resources that another version wrote and that only it can judge."""
         store = self._context.store
-        hidden = store.uids() - {resource.metadata.uid for resource in store.all()}
+        hidden = store.identities() - {resource.identity for resource in store.all()}
         return [view for view in views if view.metadata.get(names.METADATA_RESOURCE_UID) not in hidden]
 
     async def _read_work_list(self) -> None:
@@ -179,6 +188,7 @@ class Sweep:
             logger.warning("stranded work not taken in", extra={"work": item.work_id, "cause": str(error)})
             return
         context.store.observe(body)
+        context.memory(body["metadata"]["name"]).made_here = body["metadata"]["uid"]
 
     def _enqueue_all(self) -> None:
         for name in self._context.store.names():
@@ -194,10 +204,13 @@ class Sweep:
 
     @staticmethod
     def _is_surplus(resource: ManagedSession, view: SandboxView) -> bool:
-        """Whether the resource has settled on another sandbox than this one, which nobody will ever need."""
+        """Whether the resource has settled on another sandbox than this one, which nobody will ever need.
+
+        One of a later attempt than the status knows of is needed: the status came from an old backup.
+        """
         sandbox = resource.status.sandbox
         settled = sandbox.id is not None and sandbox.state is not SandboxState.CREATING
-        return settled and sandbox.id != view.sandbox_id
+        return settled and sandbox.id != view.sandbox_id and view.attempt <= sandbox.attempt
 
     @classmethod
     def _is_stray(cls, resource: ManagedSession, view: SandboxView) -> bool:
@@ -239,24 +252,28 @@ class Sweep:
                 await self._kill(view.sandbox_id)
 
     async def _kill_orphans(self, suspects: dict[str, SandboxView]) -> None:
-        """Kill what two sweeps in a row found without a resource: a create may be on its way."""
-        doomed = suspects.keys() & self._suspects
+        """Kill what two sweeps in a row found without a resource: a create may be on its way.
+
+        Where resources may be restored from a backup meanwhile, a grace period comes on top.
+        """
+        now, grace = time.monotonic(), self._context.settings.orphan_grace_seconds
+        doomed = {each for each in suspects.keys() & self._suspects if now - self._suspects[each] >= grace}
         if doomed:
             # Once more from the API server: what is known is as old as this sweep.
             await self._relist()
-        resources = {resource.metadata.uid: resource for resource in self._context.store.all()}
+        owners = Owners(self._context.store)
         side_by_side = asyncio.Semaphore(_KILLS_AT_ONCE)
 
         async def kill(view: SandboxView) -> None:
             async with side_by_side:
-                owner = resources.get(view.metadata.get(names.METADATA_RESOURCE_UID, ""))
+                owner = owners.of(view)
                 unowned = owner is None or self._is_stray(owner, view)
                 if unowned and await self._kill(view.sandbox_id):
                     del suspects[view.sandbox_id]
 
         views = self._understood([suspects[sandbox_id] for sandbox_id in doomed])
         await asyncio.gather(*(kill(view) for view in views))
-        self._suspects = set(suspects)
+        self._suspects = {each: self._suspects.get(each, now) for each in suspects}
 
     async def _kill(self, sandbox_id: str) -> bool:
         context = self._context

@@ -23,6 +23,9 @@ Observe = Callable[[str | None, dict[str, Any]], None]
 """Takes a watch event: its type (None for an object of the first list) and the object."""
 
 
+_PULSE_SECONDS = 5.0
+
+
 class _Backoffs:
     """Endless, jittered delays between retries of kopf's own calls; iterated afresh by each call."""
 
@@ -74,11 +77,13 @@ class Watch:
     Args:
         namespace: where the resources are.
         observe: takes the events in order.
+        on_pulse: called every few seconds while kopf's event loop goes round.
     """
 
-    def __init__(self, namespace: str, observe: Observe) -> None:
+    def __init__(self, namespace: str, observe: Observe, on_pulse: Callable[[], None] = lambda: None) -> None:
         self._namespace = namespace
         self._observe = observe
+        self._on_pulse = on_pulse
 
     async def run(self) -> None:
         """Watch until cancelled.
@@ -95,9 +100,17 @@ class Watch:
         # Unused without peering; by default kopf asks for the user's name, and a pod's user ID has none.
         identity: Any = socket.gethostname()
 
+        watching = asyncio.new_event_loop()
+
+        def pulse() -> None:
+            if not stop.is_set():
+                loop.call_soon_threadsafe(self._on_pulse)
+                watching.call_later(_PULSE_SECONDS, pulse)
+
         def work() -> None:
+            watching.call_soon(pulse)
             kopf.run(
-                loop=asyncio.new_event_loop(),
+                loop=watching,
                 registry=registry(observe),
                 settings=watch_settings(),
                 namespaces=[self._namespace],

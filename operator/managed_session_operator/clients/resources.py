@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -78,6 +79,8 @@ class Resources:
             "metadata": {
                 "name": names.resource_name(session_id),
                 "finalizers": [names.FINALIZER],
+                # Random, since the UID is not known before.
+                "annotations": {names.ANNOTATION_IDENTITY: str(uuid.uuid4())},
                 "labels": {names.LABEL_MANAGED_BY: names.MANAGED_BY},
             },
             "spec": {"sessionID": session_id, "environmentID": environment_id},

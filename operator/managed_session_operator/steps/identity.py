@@ -36,7 +36,10 @@ async def _take(context: Context, resource: ManagedSession, agent_id: str | None
     finalizers = [*resource.metadata.finalizers]
     if names.FINALIZER not in finalizers:
         finalizers.append(names.FINALIZER)
-    await context.patch(resource, {"metadata": {"finalizers": finalizers}, "spec": spec})
+    marks = {names.ANNOTATION_IDENTITY: resource.identity}
+    await context.patch(
+        resource, {"metadata": {"finalizers": finalizers, "annotations": marks}, "spec": spec}
+    )
 
 
 async def adopt(context: Context, resource: ManagedSession) -> float | None:
@@ -135,13 +138,21 @@ async def _stop_work(context: Context, resource: ManagedSession, work_id: str) -
         logger.warning("work not stopped", extra={"work": work_id, "cause": str(failure)})
 
 
+def _may_have_others(context: Context, resource: ManagedSession) -> bool:
+    """Whether E2B may have sandboxes of the resource that it has not recorded."""
+    if not resource.may_be_restored:
+        return resource.status.sandbox.attempt > 0
+    # A copy of another resource has the other one's identity, and must not take its sandbox along.
+    return context.store.serving_name(resource.spec.session_id) in (None, resource.metadata.name)
+
+
 async def finalize(context: Context, resource: ManagedSession) -> float | None:
     """Kill every sandbox of the resource, stop its work, remove its token, let the resource go."""
     status, name = resource.status, resource.metadata.name
     await context.runs.forget(name)
     if status.sandbox.id is not None:
         await context.sandboxes.kill(status.sandbox.id)
-    if status.sandbox.attempt:
+    if _may_have_others(context, resource):
         others = await context.sandboxes.list(sandbox_marks(resource, context.installation_id))
         for sandbox in others:
             await context.sandboxes.kill(sandbox.sandbox_id)

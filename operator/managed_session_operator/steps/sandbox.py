@@ -103,7 +103,8 @@ async def _create(context: Context, resource: ManagedSession, memory: Memory) ->
     attempt = resource.status.sandbox.attempt
     certainly_first = memory.fresh_attempt == attempt
     memory.fresh_attempt = None
-    if not (certainly_first and attempt == 1) and await _adopt(context, resource, memory):
+    new = not resource.may_be_restored or memory.made_here == resource.metadata.uid
+    if not (certainly_first and attempt == 1 and new) and await _adopt(context, resource, memory):
         return
     policy = context.policy(resource)
     wishes = sandbox_wishes(resource, policy, attempt, context.installation_id)
@@ -117,7 +118,7 @@ async def _create(context: Context, resource: ManagedSession, memory: Memory) ->
         # The key was answered with a sandbox that has been killed since.
         await context.write_status(resource, sandbox={"state": None})
         return
-    await _record(context, resource, memory, created)
+    await _record(context, resource, memory, created, attempt=attempt)
 
 
 async def _create_failed(
@@ -157,12 +158,17 @@ async def _adopt(context: Context, resource: ManagedSession, memory: Memory) -> 
     async with _starting(context, resource):
         timeout = context.policy(resource).timeout_seconds
         connected = await context.sandboxes.connect(chosen.sandbox_id, timeout)
-    await _record(context, resource, memory, connected)
+    await _record(context, resource, memory, connected, attempt=chosen.attempt)
     return True
 
 
 async def _record(
-    context: Context, resource: ManagedSession, memory: Memory, sandbox: e2b.AsyncSandbox
+    context: Context,
+    resource: ManagedSession,
+    memory: Memory,
+    sandbox: e2b.AsyncSandbox,
+    *,
+    attempt: int,
 ) -> None:
     """Write the sandbox's ID down: from here on it is the resource's."""
     policy = context.policy(resource)
@@ -172,6 +178,7 @@ async def _record(
         sandbox={
             "id": sandbox.sandbox_id,
             "state": str(SandboxState.RUNNING),
+            "attempt": attempt,
             "templateID": policy.template,
             "startedAt": context.now(),
             "savedPeriodStartedAt": None,

@@ -82,7 +82,7 @@ def test_a_resource_that_cannot_be_understood_hides_itself_alone() -> None:
     assert store.get("odd") is None
     assert store.has("odd")
     assert [resource.metadata.name for resource in store.all()] == ["plain"]
-    assert store.uids() == {"uid-odd", "uid-plain"}
+    assert store.identities() == {"uid-odd", "uid-plain"}
     store.observe(body("odd", uid="uid-odd", version=3))
     assert store.get("odd") is not None
 

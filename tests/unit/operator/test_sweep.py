@@ -16,7 +16,11 @@ from .examples import CREATING, LOST, NOW, PAUSED, RUNNING, SESSION, ago, body, 
 
 
 def _view(sandbox_id: str, attempt: int = 0) -> SandboxView:
-    metadata = {names.METADATA_RESOURCE_UID: "uid-1", names.METADATA_ATTEMPT: str(attempt)}
+    metadata = {
+        names.METADATA_RESOURCE_UID: "uid-1",
+        names.METADATA_SESSION: SESSION,
+        names.METADATA_ATTEMPT: str(attempt),
+    }
     return SandboxView(sandbox_id, False, "template", metadata, started_at=NOW, end_at=NOW)
 
 

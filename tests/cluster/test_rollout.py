@@ -1,0 +1,177 @@
+"""Rollouts and the end of a leader while a hundred turns run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from functools import partial
+
+import pytest
+from managed_session_local.conversation import Conversation
+from managed_session_local.pod import Pod
+from managed_session_local.system import LocalSystem
+
+from .leaders import leader, lease
+from .service import Service, running_service
+from .sessions import QUICK, begin
+from .systems import StartSystem
+from .waiting import eventually
+
+SESSIONS = 100
+HAND_OVER_SECONDS = 5.0
+"""Generous for a busy machine; it is about a second, and would be 15 by the Lease's end."""
+
+SETTINGS = {
+    **QUICK,
+    "max_active_sandboxes": "130",
+    "hint_capacity_percent": "100",
+    "sandbox_creation_rate": "100",
+    "sandbox_creation_burst": "100",
+}
+
+
+async def acquired_at(system: LocalSystem) -> datetime:
+    """When the present leader took the Lease, as the API server has it."""
+    return datetime.fromisoformat((await lease(system))["acquireTime"])
+
+
+async def test_leader_that_is_told_to_end_hands_over_at_once(start_system: StartSystem) -> None:
+    system = await start_system(operators=2)
+    first = await leader(system)
+    async with begin(system) as conversation:
+        await conversation.send("Run: sleep 3; echo done")
+        told = datetime.now(UTC)
+        ending = asyncio.create_task(end(first))
+        await leader(system, other_than=first)
+        seconds = (await acquired_at(system) - told).total_seconds()
+        assert 0 < seconds < HAND_OVER_SECONDS
+        assert "done" in await conversation.answer()
+        await ending
+
+
+async def end(pod: Pod) -> None:
+    """Send SIGTERM and wait for the end within the grace period, as the kubelet does."""
+    await pod.process.stop(grace_seconds=30)
+
+
+class Turns:
+    """A hundred and a few turns under way, whose commands end when they are told to."""
+
+    def __init__(self, system: LocalSystem, stack: AsyncExitStack) -> None:
+        self._system = system
+        self._stack = stack
+        self.conversations: list[Conversation] = []
+
+    async def begin(self) -> Conversation:
+        conversation = await self._stack.enter_async_context(begin(self._system))
+        self.conversations.append(conversation)
+        await conversation.send("Run: mkfifo /mnt/session/go; cat /mnt/session/go; echo answered")
+        return conversation
+
+    async def all_run(self) -> bool:
+        running = await self._system.e2b_admin.sandboxes("running")
+        begun = [each for each in running if each.path("/mnt/session/go").exists()]
+        return len(begun) == len(self.conversations)
+
+    async def let_go(self) -> None:
+        for sandbox in await self._system.e2b_admin.sandboxes("running"):
+            descriptor = os.open(sandbox.path("/mnt/session/go"), os.O_WRONLY | os.O_NONBLOCK)
+            os.close(descriptor)
+
+
+async def roll_out_operators(system: LocalSystem, turns: Turns) -> None:
+    """As the Deployment does it: a new pod that is ready, then the end of an old one."""
+    for old in list(system.operators):
+        await system.start_operator()
+        await turns.begin()
+        await end(old)
+        system.operators.remove(old)
+
+
+async def roll_out_webhooks(system: LocalSystem, service: Service, olds: list[Pod], turns: Turns) -> None:
+    for old in olds:
+        pod, url = await system.start_webhook(webhook_shutdown_delay_seconds="1")
+        service.add(pod, url)
+        await eventually("the new webhook is an endpoint", partial(service.ready, pod))
+        ending = asyncio.create_task(end(old))
+        await turns.begin()
+        await ending
+
+
+@pytest.mark.timeout(300)
+async def test_rollouts_and_a_killed_leader_under_a_hundred_turns_cost_none_of_them(
+    start_system: StartSystem,
+) -> None:
+    system = await start_system(
+        operators=2,
+        operator_settings=SETTINGS,
+        webhook_settings={"webhook_shutdown_delay_seconds": "1"},
+        register_webhook=False,
+        e2b_settings={"max_concurrent_sandboxes": 130},
+    )
+    async with running_service() as service, AsyncExitStack() as stack:
+        await register(system, service)
+        webhooks = [system.webhook]
+        second, url = await system.start_webhook(webhook_shutdown_delay_seconds="1")
+        service.add(second, url)
+        webhooks.append(second)
+        turns = Turns(system, stack)
+        await asyncio.gather(*(turns.begin() for _ in range(SESSIONS)))
+        await eventually("a hundred turns run", turns.all_run, seconds=90)
+
+        await roll_out_webhooks(system, service, webhooks, turns)
+        await roll_out_operators(system, turns)
+        killed = await leader(system)
+        await killed.kill()
+        system.operators.remove(killed)
+        await turns.begin()
+        await leader(system)
+        await eventually("all turns run, the new ones too", turns.all_run, seconds=60)
+
+        await turns.let_go()
+        answers = await asyncio.gather(*(each.answer(timeout_seconds=120) for each in turns.conversations))
+        assert all("answered" in answer for answer in answers)
+
+        async def all_paused() -> bool:
+            return len(await system.e2b_admin.sandboxes("paused")) == len(turns.conversations)
+
+        await eventually("all sandboxes are paused", all_paused, seconds=60)
+    await nothing_was_lost(system, len(turns.conversations))
+
+
+async def register(system: LocalSystem, service: Service) -> None:
+    """The Service's address is what Anthropic knows."""
+    port = system.webhook_url
+    service.add(system.webhook, port)
+    endpoint = await system.anthropic_admin.add_webhook(service.url)
+    system.webhook.set_credential("anthropic-webhook-signing-key", endpoint.secret)
+
+
+async def nothing_was_lost(system: LocalSystem, turns: int) -> None:
+    clouds = await system.e2b_admin.ledger()
+    assert clouds.operations["create"] == turns, "one sandbox each"
+    refused = {
+        status: count
+        for status, count in clouds.statuses.items()
+        if status[-3:] >= "400" and not status.startswith("template_")
+    }
+    assert refused == {}, "E2B had nothing to refuse"
+    ledger = await system.anthropic_admin.ledger(calls=False)
+    totals = ledger.totals
+    assert totals["turns_answered"] == totals["messages"] == totals["leases"] == turns, "one worker a turn"
+    for clean in (
+        "lease_conflicts",
+        "leases_lapsed",
+        "results_repeated",
+        "results_rejected",
+        "results_without_lease",
+        "worker_streams_overlapping",
+        "script_mismatches",
+    ):
+        assert totals[clean] == 0, clean
+    refused_events = [each for each in ledger.deliveries if each.get("status") not in (204, None)]
+    assert refused_events == [], "no event was refused"
+    _, stranded = await system.anthropic_admin.work()
+    assert stranded == []
