@@ -17,6 +17,8 @@ from managed_session_operator.settings import OperatorSettings
 
 logger = logging.getLogger(__name__)
 
+_KEY_LOOK_SECONDS = 1.0
+"""Between two looks at the environment key's file while the queue is left alone after a failure."""
 _NO_ROOM_SECONDS = 0.1
 _FIRST_WINDOW_MARGIN = 5.0
 _MOST_GONE = 20
@@ -183,7 +185,14 @@ class ClaimLoop:
         logger.warning("poll failed", extra={"cause": cause, "again": round(delay, 1)})
         self._rests_until = max(self._rests_until, asyncio.get_running_loop().time() + delay)
         self._on_turn(delay)
-        await asyncio.sleep(delay)
+        before, loop = self._queue.key_lines(), asyncio.get_running_loop()
+        until = loop.time() + delay
+        while (left := until - loop.time()) > 0:
+            await asyncio.sleep(min(left, _KEY_LOOK_SECONDS))
+            if self._queue.key_lines() != before:
+                # Somebody has replaced or added the key: no reason to wait any longer.
+                self._failures, self._rests_until = 0, 0.0
+                return
 
     async def _answer_health_check(self, item: HealthCheck) -> None:
         try:

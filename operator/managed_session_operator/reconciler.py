@@ -283,6 +283,8 @@ class Reconciler:
             (run.heartbeat, run.record is None, run.live) if run is not None else None,
             event.id if event is not None and event.type in END_TYPES else None,
             context.memory(name).missing,
+            context.queue.key_lines(),
+            context.sandboxes.key_lines(),
         )
 
     def _resting(self, resource: ManagedSession) -> float | None:

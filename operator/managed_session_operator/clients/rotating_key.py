@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Generator
 
 import httpx2
+from managed_session_runtime.credentials import CredentialError
 from pydantic import SecretStr
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,13 @@ class RotatingKey:
         return sorted(
             values, key=lambda value: self._refused.get(value, -AGAIN_SECONDS) + AGAIN_SECONDS > now
         )
+
+    def lines(self) -> tuple[SecretStr, ...]:
+        """What is written down now, to notice a change; empty also where it can't be read."""
+        try:
+            return tuple(self._values())
+        except CredentialError:
+            return ()
 
     def current(self) -> SecretStr:
         """The line to use (raises as `candidates`, and where there is no line LookupError)."""

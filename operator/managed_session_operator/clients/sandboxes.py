@@ -142,6 +142,10 @@ class Sandboxes:
         self._bound: tuple[SecretStr, e2b.E2B] | None = None
         self._pauses: set[asyncio.Task[None]] = set()
 
+    def key_lines(self) -> tuple[SecretStr, ...]:
+        """What is written down as the E2B key, to notice a change."""
+        return self._api_key.lines()
+
     @asynccontextmanager
     async def _call(self, operation: str, timeout: float) -> AsyncIterator[Any]:
         self._fence()

@@ -131,6 +131,10 @@ class WorkQueue:
         self._key.candidates()
         return self._environment_id()
 
+    def key_lines(self) -> tuple[SecretStr, ...]:
+        """What is written down as the environment key, to notice a change."""
+        return self._key.lines()
+
     @property
     def environment_key(self) -> SecretStr:
         """The environment key (needed by nobody but the explicit opt-in of sandboxes without a token)."""

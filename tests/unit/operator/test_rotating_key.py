@@ -7,10 +7,15 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
+from managed_session_operator.capacity import Capacity
+from managed_session_operator.claim_loop import ClaimLoop
 from managed_session_operator.clients import rotating_key
 from managed_session_operator.clients.rotating_key import RotatingKey
 from managed_session_operator.clients.work_queue import WorkQueue
 from managed_session_operator.failures import Failure, Kind
+from managed_session_operator.metrics import Metrics
+from managed_session_operator.offers import OfferInbox
+from managed_session_operator.settings import OperatorSettings
 from pydantic import SecretStr
 
 
@@ -20,6 +25,7 @@ class Cloud:
     def __init__(self) -> None:
         self.accepts: set[str] = set()
         self.asked: list[tuple[str, int]] = []
+        self.next = asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while head := await self._head(reader):
@@ -28,6 +34,7 @@ class Cloud:
             body = await reader.readexactly(int(headers.get("content-length", 0)))
             key = headers["authorization"].removeprefix("Bearer ")
             self.asked.append((key, len(body)))
+            self.next.set()
             status = "200 OK" if key in self.accepts else "401 Unauthorized"
             answer = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{{}}"
             writer.write(answer.encode())
@@ -36,6 +43,12 @@ class Cloud:
         with contextlib.suppress(asyncio.IncompleteReadError, asyncio.CancelledError):
             return await reader.readuntil(b"\r\n\r\n")
         return b""
+
+    async def reached(self, key: str) -> None:
+        """Wait for a request with this key."""
+        while key not in [each for each, _ in self.asked]:
+            self.next.clear()
+            await self.next.wait()
 
     def asked_with(self) -> list[str]:
         """The keys of all requests since the last call."""
@@ -134,3 +147,32 @@ async def test_all_lines_refused_is_for_a_person_until_one_is_accepted(
     await queue.stop("sesn_01")
     assert rotation.said == [0, 1]
     assert cloud.asked_with() == ["new", "old", "new"]
+
+
+async def test_a_queue_that_is_left_alone_for_a_refused_key_is_polled_as_soon_as_the_key_changes(
+    cloud: Cloud, rotation: Rotation, queue: WorkQueue
+) -> None:
+    failed = asyncio.Event()
+
+    def turned(sleeps: float) -> None:
+        if sleeps:
+            failed.set()
+
+    claims = ClaimLoop(
+        queue,
+        OfferInbox(),
+        Capacity(5, 80, wake=lambda _: None),
+        on_offer=lambda _: None,
+        on_trouble=lambda _: None,
+        on_turn=turned,
+        # It would be left alone for 100 s.
+        settings=OperatorSettings.model_validate({"retry_scale": 10}),
+        metrics=Metrics(),
+    )
+    running = asyncio.create_task(claims.run())
+    await failed.wait()
+    assert cloud.asked_with() == ["new", "old"]
+    cloud.accepts, rotation.lines = {"newest"}, ["newest"]
+    async with asyncio.timeout(20):
+        await cloud.reached("newest")
+    running.cancel()
