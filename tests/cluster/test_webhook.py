@@ -12,12 +12,15 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 from managed_session_api import names
 from managed_session_local.control_plane import ControlPlane
+from managed_session_local.control_plane.kubeconfig import redirect_kubeconfig
 from managed_session_local.secret_volume import SecretVolume
 
+from ..faults.api_server_proxy import ApiServerProxy
 from ..rights import expect_refusals
 from .webhook_process import (
     DEADLINE_SECONDS,
@@ -297,6 +300,42 @@ async def test_sigterm_lets_requests_finish_and_ends_with_success(
         assert (await webhook.send(event())).status_code == 204
         assert await asyncio.wait_for(webhook.process.wait(), DEADLINE_SECONDS) == 0
     assert len(await cluster.resources()) == 1
+
+
+async def test_event_under_way_at_sigterm_is_recorded_and_answered(
+    control_plane: ControlPlane,
+    kubeconfig: Path,
+    namespace: str,
+    credentials: Path,
+    cluster: Cluster,
+    tmp_path: Path,
+) -> None:
+    slow = {"MANAGED_SESSIONS_WEBHOOK_SHUTDOWN_DELAY_SECONDS": "1"}
+    async with ApiServerProxy(control_plane.url, control_plane.ca_file) as proxy:
+        through = redirect_kubeconfig(kubeconfig, proxy.url, tmp_path / "through-the-proxy")
+        async with running_webhook(through, namespace, credentials, **slow) as webhook:
+            held = proxy.hold(lambda call: call.operation == f"create {names.PLURAL}")
+            under_way = asyncio.create_task(webhook.send(event()))
+            await held.reached.wait()
+            webhook.process.send_signal(signal.SIGTERM)
+            await until(lambda: has_status(webhook, "/readyz", 503))
+            late = await webhook.send(event(2, session="sesn_02Late"))
+            assert late.status_code == 204, "a load balancer may not have noticed yet"
+            await until(lambda: refuses(webhook))
+            assert not under_way.done()
+            proxy.remove(held)
+            assert (await under_way).status_code == 204
+            assert await asyncio.wait_for(webhook.process.wait(), DEADLINE_SECONDS) == 0
+    assert len(await cluster.resources()) == 2
+
+
+async def refuses(webhook: WebhookProcess) -> bool:
+    """Whether new connections are refused."""
+    try:
+        await webhook.request("GET", "/health")
+    except httpx.ConnectError:
+        return True
+    return False
 
 
 async def test_outcomes_are_counted(webhook: WebhookProcess) -> None:

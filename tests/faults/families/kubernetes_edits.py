@@ -171,6 +171,20 @@ async def _recreated(scene: Scene) -> None:
     assert (await status(scene, conversation))["sandbox"]["id"] != sandbox_id
 
 
+async def _restored(scene: Scene) -> None:
+    """Another UID too, and no status; but the annotations of the one before: the sandbox stays."""
+    conversation, sandbox_id = await _idle_session(scene)
+    body = await resource(scene.system, conversation.session_id)
+    kept = {name: body["metadata"][name] for name in ("name", "annotations", "finalizers")}
+    again = {"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": kept, "spec": body["spec"]}
+    async with frozen(scene):
+        await patch(scene, conversation, {"metadata": {"finalizers": None}})
+        await scene.system.kubectl("delete", names.PLURAL, name_of(conversation))
+        await scene.system.kubectl("create", "--filename=-", input=json.dumps(again))
+    await _has_files(scene, conversation)
+    assert (await status(scene, conversation))["sandbox"]["id"] == sandbox_id
+
+
 async def _identity_changed(scene: Scene) -> None:
     """Refused by the API server: nothing to notice."""
     conversation, _ = await _idle_session(scene)
@@ -256,6 +270,7 @@ ROWS = [
     _row("the status is wiped while a worker runs", _status_wiped_in_a_turn),
     _row("the status is wiped while a create is on its way", _status_wiped_during_create),
     _row("a resource is made anew under the same name", _recreated, Outcome(sandboxes=2)),
+    _row("a resource is restored from a backup, with another UID and no status", _restored),
     _row("someone tries to change the session or environment", _identity_changed),
     _row("the template is changed between two turns", _template_changed),
     _row("the sandbox's countdown is changed between two turns", _timeouts_changed),
