@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from managed_session_api.names import PLURAL, RESOURCE_NAMESPACE, SYSTEM_NAMESPACE
-from managed_session_local.control_plane import ControlPlane, KubectlError
+from managed_session_local.control_plane import ControlPlane, KubectlError, ProcessFailedError
 from managed_session_local.pod import Pod, base_environment
 from managed_session_local.ports import free_port
 
@@ -147,7 +147,10 @@ class ClusterStandIn:
                 self._mount(pod, objects.get(("Secret", name)))
                 self._pods[name] = (template, pod)
                 await pod.start()
-                await pod.wait_ready()
+            try:
+                await self._pods[name][1].wait_ready(timeout_seconds=1.0)
+            except ProcessFailedError:
+                return  # not ready yet: a credential may still be missing
         await self._report(deployment)
 
     def _settings(self, container: Object, objects: Mapping[tuple[str, str], Object]) -> dict[str, str]:
