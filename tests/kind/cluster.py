@@ -24,6 +24,8 @@ class Cluster(Protocol):
     kubectl: Kubectl
     pulls: bool
     """Whether its nodes get images from a registry by themselves."""
+    stays: bool
+    """Whether it is there after the tests, so that they have to tidy up."""
 
     async def create(self) -> None:
         """Make it, and return when its node is ready."""
@@ -44,7 +46,7 @@ class KindCluster:
     def __init__(self, folder: Path) -> None:
         self.name = f"managed-sessions-e2e-{uuid.uuid4().hex[:6]}"
         self.kubectl = Kubectl(folder / "kubeconfig")
-        self.pulls = False
+        self.pulls = self.stays = False
 
     async def create(self) -> None:
         """Takes about half a minute; raises CommandError."""
@@ -71,7 +73,7 @@ class GivenCluster:
 
     def __init__(self, kubeconfig: Path) -> None:
         self.kubectl = Kubectl(kubeconfig)
-        self.pulls = True
+        self.pulls = self.stays = True
         self._kind_name: str | None = None
 
     async def create(self) -> None:

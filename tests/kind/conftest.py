@@ -55,7 +55,7 @@ async def images(cluster: Cluster) -> Images:
 @pytest.fixture(scope="session")
 async def clouds(cluster: Cluster, images: Images) -> AsyncIterator[SimulatedClouds]:
     """The simulators, running as pods."""
-    async with simulated_clouds(cluster.kubectl, images.simulators) as running:
+    async with simulated_clouds(cluster.kubectl, images.simulators, stays=not cluster.stays) as running:
         yield running
 
 
@@ -63,13 +63,14 @@ async def clouds(cluster: Cluster, images: Images) -> AsyncIterator[SimulatedClo
 async def installed(
     cluster: Cluster, images: Images, clouds: SimulatedClouds, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Installation]:
-    """The installation, which is removed at the end."""
+    """The installation; not applied yet."""
     folder: Path = tmp_path_factory.mktemp("installation")
     installation = Installation(cluster.kubectl, clouds, folder, images.product, pulls=cluster.pulls)
     try:
         yield installation
     finally:
-        await installation.remove()
+        if cluster.stays:
+            await installation.remove()
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from managed_session_local.clouds import (
 )
 
 from ..cluster.waiting import eventually
-from .commands import Kubectl
+from .commands import CommandError, Kubectl
 from .images import ROOT, split
 from .simulated_clouds import NAMESPACE as SIMULATORS_NAMESPACE
 from .simulated_clouds import SimulatedClouds
@@ -28,6 +29,7 @@ RESOURCES = names.RESOURCE_NAMESPACE
 WEBHOOK = "managed-session-webhook"
 OPERATOR = "managed-session-operator"
 WEBHOOK_URL = f"http://{WEBHOOK}.{SYSTEM}.svc:8000/webhook"
+DEPLOY = ROOT / "deploy"
 PODS = "--selector=app.kubernetes.io/part-of=managed-sessions"
 CREDENTIALS_FOLDER = "/etc/managed-sessions/credentials"
 ROLLOUT_SECONDS = 120.0
@@ -116,7 +118,7 @@ class Installation:
         """
         await self.kubectl(
             f"--namespace={SYSTEM}", "annotate", "pods", f"--selector=app.kubernetes.io/name={deployment}",
-            "--overwrite", f"managedagents.dev/e2e={len(await self.events())}",
+            "--overwrite", f"managedagents.dev/e2e={uuid.uuid4()}",
         )  # fmt: skip
         wanted = self.secrets[deployment][key]
         for pod in await self.pods(deployment):
@@ -162,10 +164,6 @@ class Installation:
 
         return await eventually("an operator leads", look, seconds=60)
 
-    async def events(self) -> list[dict[str, Any]]:
-        """Events of the pods' namespace."""
-        return await self.kubectl.list(SYSTEM, "events")
-
     async def resource(self, session_id: str) -> dict[str, Any]:
         """The session's resource; empty where there is none."""
         return await self.kubectl.get(RESOURCES, names.PLURAL, names.resource_name(session_id))
@@ -200,17 +198,30 @@ class Installation:
     async def remove(self) -> None:
         """Delete the resources with their sandboxes, then all that `deploy/` has made."""
         if await self.kubectl.get("", "crd", f"{names.PLURAL}.{names.GROUP}"):
-            await self.kubectl(
-                f"--namespace={RESOURCES}", "delete", names.PLURAL, "--all", "--timeout=60s",
-                timeout_seconds=70,
-            )  # fmt: skip
+            await self.delete_sessions()
+        await self.delete_manifests()
+
+    async def delete_sessions(self) -> None:
+        """Delete every resource; returns when the operator has confirmed each sandbox's end."""
         await self.kubectl(
-            "delete",
-            f"--kustomize={self._overlay()}",
-            "--ignore-not-found",
-            "--timeout=90s",
-            timeout_seconds=100,
+            f"--namespace={RESOURCES}", "delete", names.PLURAL, "--all", "--timeout=60s", timeout_seconds=70
         )
+
+    async def delete_manifests(self) -> None:
+        """`kubectl delete -f deploy/`, refused until the API server has seen the last resource go."""
+
+        async def deleted() -> bool:
+            try:
+                await self.kubectl(
+                    "delete", f"--filename={DEPLOY}", "--ignore-not-found", timeout_seconds=120
+                )
+            except CommandError as error:
+                if "managed-sessions uninstall" not in str(error):
+                    raise
+                return False
+            return True
+
+        await eventually("the manifests are deleted", deleted, seconds=120)
 
 
 def _network_policy() -> dict[str, Any]:

@@ -30,9 +30,15 @@ READY_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class SimulatedClouds:
-    """What the tests hold of the clouds; `clouds` is what the pods of the installation are told of them."""
+    """What the tests hold of the clouds.
+
+    Attributes:
+        clouds: what the pods of the installation are told of them.
+        addresses_here: the variables that lead this machine's programs to them.
+    """
 
     clouds: Clouds
+    addresses_here: dict[str, str]
     anthropic_admin: AnthropicSimulator
     e2b_admin: E2BSimulatorClient
     user: AsyncAnthropic
@@ -58,8 +64,8 @@ class SimulatedClouds:
 
 
 @contextlib.asynccontextmanager
-async def simulated_clouds(kubectl: Kubectl, image: str) -> AsyncIterator[SimulatedClouds]:
-    """Start the simulators, build the worker template in E2B's, and remove both at the end."""
+async def simulated_clouds(kubectl: Kubectl, image: str, *, stays: bool) -> AsyncIterator[SimulatedClouds]:
+    """Start the simulators and build the worker template; at the end they go, unless all `stays`."""
     name, tag = split(image)
     manifest = MANIFEST.read_text().replace("image: managed-sessions-simulators", f"image: {name}:{tag}")
     await kubectl("apply", "--filename=-", "--validate=strict", input=manifest)
@@ -71,7 +77,8 @@ async def simulated_clouds(kubectl: Kubectl, image: str) -> AsyncIterator[Simula
         async with contextlib.AsyncExitStack() as stack:
             yield await _connect(kubectl, stack)
     finally:
-        await kubectl("delete", "namespace", NAMESPACE, "--timeout=60s", timeout_seconds=70)
+        if not stays:
+            await kubectl("delete", "namespace", NAMESPACE, "--timeout=60s", timeout_seconds=70)
 
 
 async def _connect(kubectl: Kubectl, stack: contextlib.AsyncExitStack) -> SimulatedClouds:
@@ -95,4 +102,4 @@ async def _connect(kubectl: Kubectl, stack: contextlib.AsyncExitStack) -> Simula
     clouds = clouds_at(
         f"http://anthropic.{NAMESPACE}.svc:{PORT}", f"http://e2b.{NAMESPACE}.svc:{PORT}", settings
     )
-    return SimulatedClouds(clouds, anthropic_admin, e2b_admin, user, settings.agent_id)
+    return SimulatedClouds(clouds, here.environment, anthropic_admin, e2b_admin, user, settings.agent_id)

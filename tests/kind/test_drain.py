@@ -1,0 +1,46 @@
+"""A node is drained as a cluster's administrator does it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .commands import CommandError
+from .installation import OPERATOR, PODS, WEBHOOK, Installation
+
+REFUSED_SECONDS = 15
+
+
+async def test_drain_of_the_last_node_leaves_one_pod_of_each_and_turns_go_on(
+    installation: Installation,
+) -> None:
+    nodes = [each["metadata"]["name"] for each in await installation.kubectl.list("", "nodes")]
+    if len(nodes) > 1:
+        pytest.skip("this cluster has more nodes, where the evicted pods would go")
+    try:
+        # Evicted pods have nowhere to go, so the second eviction of each Deployment would leave none.
+        with pytest.raises(CommandError, match="disruption budget"):
+            await installation.kubectl(
+                "drain",
+                nodes[0],
+                f"--pod-{PODS.removeprefix('--')}",
+                "--delete-emptydir-data",
+                f"--timeout={REFUSED_SECONDS}s",
+            )
+        for deployment in (WEBHOOK, OPERATOR):
+            ready = [pod for pod in await installation.pods(deployment) if is_ready(pod)]
+            assert len(ready) == 1, deployment
+        async with installation.clouds.begin() as session:
+            assert await session.say("Run: echo drained") == "drained"
+            await installation.idle(session.session_id)
+    finally:
+        await installation.kubectl("uncordon", nodes[0])
+    await installation.rolled_out()
+    for deployment in (WEBHOOK, OPERATOR):
+        assert len(await installation.pods(deployment)) == 2
+
+
+def is_ready(pod: dict[str, Any]) -> bool:
+    conditions = pod["status"].get("conditions", [])
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)

@@ -1,0 +1,50 @@
+"""Another version is rolled out under running sessions."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ..cluster.waiting import eventually
+from .images import Images
+from .installation import OPERATOR, SYSTEM, WEBHOOK, Installation
+from .turns import held_turn
+
+ACCEPTED = 204
+DELIVERED_SECONDS = 120.0
+
+
+async def test_rollout_interrupts_no_turn_and_loses_no_event(
+    installation: Installation, images: Images
+) -> None:
+    before = {uid for uid, _ in await installation.lives()}
+    async with held_turn(installation) as running:
+        talking = asyncio.create_task(talk(installation))
+        for deployment in (WEBHOOK, OPERATOR):
+            await installation.kubectl(
+                f"--namespace={SYSTEM}", "set", "image", f"deployment/{deployment}",
+                f"{deployment.removeprefix('managed-session-')}={images.next_version}",
+            )  # fmt: skip
+        await installation.rolled_out()
+        assert not running.answer.done()
+        assert {uid for uid, _ in await installation.lives()} & before == set(), "all pods are new ones"
+        await running.finish()
+        sessions = [running.session_id, *await talking]
+    for session_id in sessions:
+
+        async def all_taken(session_id: str = session_id) -> bool:
+            deliveries = (await installation.clouds.anthropic_admin.session(session_id)).deliveries
+            events = {each["event_id"] for each in deliveries}
+            return events == {each["event_id"] for each in deliveries if each["status"] == ACCEPTED}
+
+        await eventually(f"each event of {session_id} was taken", all_taken, seconds=DELIVERED_SECONDS)
+
+
+async def talk(installation: Installation) -> list[str]:
+    """Sessions that begin while the pods are replaced, one after the other; each is answered."""
+    sessions = []
+    for number in range(4):
+        async with installation.clouds.begin() as session:
+            answer = await session.say(f"Run: echo answer-{number}", timeout_seconds=DELIVERED_SECONDS)
+            assert answer == f"answer-{number}"
+            sessions.append(session.session_id)
+    return sessions

@@ -1,0 +1,68 @@
+"""The installation is removed: what is refused, and what is left."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from .commands import CommandError, run
+from .installation import DEPLOY, OPERATOR, Installation
+
+UNINSTALL_SECONDS = 180.0
+
+
+@pytest.fixture
+async def with_a_session(installation: Installation) -> str:
+    """The installation in full, with a session whose sandbox is paused."""
+    await installation.apply()
+    async with installation.clouds.begin() as session:
+        await session.say("Run: echo kept > /mnt/session/file")
+        await installation.idle(session.session_id)
+    return session.session_id
+
+
+async def test_deletion_of_the_manifests_is_refused_while_there_are_sessions(
+    installation: Installation, with_a_session: str
+) -> None:
+    with pytest.raises(CommandError, match="managed-sessions uninstall"):
+        await installation.kubectl("delete", f"--filename={DEPLOY}", "--wait=false")
+    assert await installation.resource(with_a_session)
+    assert len(await installation.clouds.sandboxes_of(with_a_session)) == 1
+    assert len(await installation.pods(OPERATOR)) == 2
+
+
+async def test_uninstall_leaves_no_object_and_no_sandbox(
+    installation: Installation, with_a_session: str
+) -> None:
+    clouds = installation.clouds
+    printed = await run(
+        sys.executable, "-m", "managed_session_cli.main", "uninstall", "--yes",
+        environment={**installation.kubectl.environment, **clouds.addresses_here},
+        timeout_seconds=UNINSTALL_SECONDS,
+    )  # fmt: skip
+    print(printed)
+    assert await clouds.sandboxes_of(with_a_session) == []
+    assert await clouds.alive() == []
+    assert await left_over(installation) == []
+
+
+async def test_manifests_without_sessions_are_deleted_by_kubectl_alone(installation: Installation) -> None:
+    await installation.apply()
+    await installation.delete_sessions()
+    await installation.delete_manifests()
+    assert await installation.clouds.alive() == []
+    assert await left_over(installation) == []
+
+
+async def left_over(installation: Installation) -> list[str]:
+    """Names of whatever of ours is in the cluster."""
+    kubectl = installation.kubectl
+    found = [
+        *await kubectl.list("", "namespaces", "--selector=app.kubernetes.io/part-of=managed-sessions"),
+        *await kubectl.list("", "clusterroles,clusterrolebindings"),
+        *await kubectl.list("", "validatingadmissionpolicies,validatingadmissionpolicybindings"),
+        *await kubectl.list("", "customresourcedefinitions"),
+    ]
+    ours = [f"{each['kind']}/{each['metadata']['name']}" for each in found]
+    return [name for name in ours if "managed" in name]
