@@ -16,10 +16,10 @@ PACKAGES := $(wildcard api/managed_session_api runtime/managed_session_runtime w
 	cli/managed_session_cli)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup binaries demo test test-unit test-cluster test-faults check-rights e2e soak soak-quick check format bench docs docs-site manifests image clean
+.PHONY: help setup binaries demo test test-unit test-cluster test-faults check-rights e2e soak soak-quick check format bench docs docs-site manifests image sbom clean
 
 help: ## Show the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
 		printf '  %-14s %s\n' "$$name" "$$text"; done
 
 setup: $(STAMP) ## Make the virtual environment from the lock files, where they have changed
@@ -93,7 +93,10 @@ manifests: setup binaries ## Write deploy/*.yaml anew from deploy/kustomize/base
 	$(BIN)/python deploy/kustomize/render.py
 
 image: ## Build the image of webhook and operator; IMAGE=REGISTRY/NAME:TAG
-	docker build --build-arg VERSION=$(VERSION) --tag $(IMAGE) .
+	docker build --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) --tag $(IMAGE) .
+
+sbom: ## Write the image's bill of materials to sbom.cdx.json (CycloneDX)
+	docker run --rm $(IMAGE) cat /opt/managed-sessions/sbom.cdx.json > sbom.cdx.json
 
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) $(AUDIT) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

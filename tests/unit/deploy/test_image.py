@@ -64,6 +64,13 @@ def test_simulators_run_with_the_products_own_libraries() -> None:
     assert pins["requirements.lock"] <= pins["requirements-local.lock"]
 
 
+def test_lock_of_the_command_line_and_the_simulators_has_all_that_the_project_names() -> None:
+    locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements-local.lock").read_text(), re.MULTILINE))
+    project = PROJECT["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["local"]]
+    assert {re.split(r"[<>=~!\[ ]", each)[0] for each in wanted} <= locked
+
+
 def test_what_the_wheel_is_built_from_reaches_the_build() -> None:
     sent = {
         line[1:].rstrip("/") for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"
