@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
+from typing import Any
 
 DOMAIN = "managedagents.dev"
 GROUP = DOMAIN
@@ -63,6 +65,15 @@ def resource_name(session_id: str) -> str:
     readable = re.sub(r"[^a-z0-9]+", "-", session_id.lower()).strip("-")[:_MAX_READABLE].rstrip("-")
     digest = hashlib.sha256(session_id.encode()).hexdigest()[:_HASH_LENGTH]
     return f"{readable or 'session'}-{digest}"
+
+
+def identity(metadata: Mapping[str, Any]) -> str:
+    """What the sandboxes of the resource with this metadata carry as METADATA_RESOURCE_UID.
+
+    Its annotation, or its UID where it has none. A resource restored from a backup has another UID and the
+    same annotation.
+    """
+    return str((metadata.get("annotations") or {}).get(ANNOTATION_IDENTITY) or metadata.get("uid") or "")
 
 
 def token_secret_name(name: str) -> str:

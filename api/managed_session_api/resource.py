@@ -223,7 +223,7 @@ class ManagedSession(Model):
     @property
     def identity(self) -> str:
         """What its sandboxes carry; unlike the UID it is the same in a resource restored from a backup."""
-        return self.metadata.annotations.get(names.ANNOTATION_IDENTITY) or self.metadata.uid
+        return names.identity({"annotations": self.metadata.annotations, "uid": self.metadata.uid})
 
     @property
     def may_be_restored(self) -> bool:

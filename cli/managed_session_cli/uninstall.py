@@ -17,6 +17,8 @@ from managed_session_api.names import (
     KIND,
     METADATA_INSTALLATION,
     METADATA_RESOURCE_UID,
+    METADATA_SESSION,
+    identity,
     token_secret_name,
 )
 from rich.console import Console
@@ -224,7 +226,11 @@ async def _kill_sandboxes_of(sessions: Sequence[Object], found: Found) -> int:
     team = E2BTeam(found.credentials[keys.E2B_API_KEY].split()[0])
     doomed: dict[str, Sandbox] = {}
     for session in sessions:
-        for sandbox in await team.sandboxes({METADATA_RESOURCE_UID: session["metadata"]["uid"]}):
+        marks = {
+            METADATA_RESOURCE_UID: identity(session["metadata"]),
+            METADATA_SESSION: session["spec"]["sessionID"],
+        }
+        for sandbox in await team.sandboxes(marks):
             doomed[sandbox.sandbox_id] = sandbox
     await team.kill(list(doomed.values()))
     return len(doomed)

@@ -26,10 +26,6 @@ def _session(body: Body) -> str:
     return str((body.get("spec") or {}).get("sessionID") or "")
 
 
-def _identity(metadata: Body) -> str:
-    return str((metadata.get("annotations") or {}).get(names.ANNOTATION_IDENTITY) or metadata.get("uid"))
-
-
 def _parse(body: Body) -> ManagedSession | None:
     try:
         return ManagedSession.model_validate(body)
@@ -115,7 +111,7 @@ class ResourceStore:
 
     def identities(self) -> set[str]:
         """The identities of all resources, understood or not (see ManagedSession.identity)."""
-        return {_identity(body["metadata"]) for body in self._bodies.values()}
+        return {names.identity(body["metadata"]) for body in self._bodies.values()}
 
     def newest_version(self) -> int:
         """The highest resource version of all resources; 0 where there are none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -68,3 +69,18 @@ def test_everything_of_ours_carries_the_one_domain() -> None:
     )
     assert all(each.startswith("managedagents.dev/") for each in ours)
     assert names.API_VERSION == "managedagents.dev/v1alpha1"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ({"uid": "uid-1"}, "uid-1"),
+        ({"uid": "uid-1", "annotations": None}, "uid-1"),
+        ({"uid": "uid-1", "annotations": {"managedagents.dev/identity": ""}}, "uid-1"),
+        ({"uid": "uid-2", "annotations": {"managedagents.dev/identity": "uid-1"}}, "uid-1"),
+    ],
+)
+def test_a_resource_is_known_to_its_sandboxes_by_its_annotation_or_else_its_uid(
+    metadata: dict[str, Any], expected: str
+) -> None:
+    assert names.identity(metadata) == expected

@@ -10,6 +10,7 @@ import pytest
 from managed_session_operator.capacity import Capacity
 from managed_session_operator.claim_loop import ClaimLoop
 from managed_session_operator.clients import rotating_key
+from managed_session_operator.clients.api_key_sessions import ApiKeySessions
 from managed_session_operator.clients.rotating_key import RotatingKey
 from managed_session_operator.clients.work_queue import WorkQueue
 from managed_session_operator.failures import Failure, Kind
@@ -147,6 +148,14 @@ async def test_all_lines_refused_is_for_a_person_until_one_is_accepted(
     await queue.stop("sesn_01")
     assert rotation.said == [0, 1]
     assert cloud.asked_with() == ["new", "old", "new"]
+
+
+async def test_the_api_key_is_rotated_in_the_same_way(cloud: Cloud, rotation: Rotation) -> None:
+    cloud.accepts = {"old"}
+    sessions = ApiKeySessions(rotation.key, fence=lambda: None, timeout=5)
+    await sessions.interrupt("sesn_01")
+    await sessions.interrupt("sesn_01")
+    assert cloud.asked_with() == ["new", "old", "old"]
 
 
 async def test_a_queue_that_is_left_alone_for_a_refused_key_is_polled_as_soon_as_the_key_changes(
