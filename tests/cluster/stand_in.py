@@ -24,7 +24,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from managed_session_api.names import PLURAL, RESOURCE_NAMESPACE, SYSTEM_NAMESPACE
+from managed_session_api.names import API_VERSION, KIND, PLURAL, RESOURCE_NAMESPACE, SYSTEM_NAMESPACE
+from managed_session_cli.cluster import Cluster, Reference
+from managed_session_cli.errors import ClusterError
 from managed_session_local.control_plane import ControlPlane, KubectlError, ProcessFailedError
 from managed_session_local.pod import Pod, base_environment
 from managed_session_local.ports import free_port
@@ -62,6 +64,7 @@ class ClusterStandIn:
         """Every image that a Deployment has named."""
         self.webhook_url = f"http://127.0.0.1:{free_port()}/webhook"
         self._control_plane = control_plane
+        self._cluster = Cluster(control_plane.kubeconfig)
         self._folder = folder
         self._environment = dict(environment)
         self._pods: dict[str, tuple[Object, Pod]] = {}
@@ -102,35 +105,29 @@ class ClusterStandIn:
     async def _play(self) -> None:
         while True:
             # Between two looks anything may go away; the next look sees it.
-            with suppress(KubectlError):
+            with suppress(KubectlError, ClusterError):
                 await self._look()
             await asyncio.sleep(POLL_SECONDS)
 
     async def _look(self) -> None:
-        namespaces = await self._items("namespaces")
-        for namespace in namespaces:
+        for namespace in await self._list("v1", "Namespace", everywhere=True):
             if "deletionTimestamp" in namespace["metadata"]:
                 await self._end(namespace)
-        found = (
-            await self._items("deployments,secrets,configmaps", f"--namespace={SYSTEM_NAMESPACE}")
-            if any(each["metadata"]["name"] == SYSTEM_NAMESPACE for each in namespaces)
-            else []
-        )
-        by_kind = {(each["kind"], each["metadata"]["name"]): each for each in found}
-        for name in list(self._pods):
-            deployment = by_kind.get(("Deployment", name))
-            if deployment is None or not deployment["spec"]["replicas"]:
-                await self._pods[name][1].process.stop()
-                del self._pods[name]
-        for (kind, _), deployment in by_kind.items():
-            if kind == "Deployment":
-                await self._roll_out(deployment, by_kind)
+        deployments = await self._list("apps/v1", "Deployment")
+        wanted = {each["metadata"]["name"] for each in deployments if each["spec"]["replicas"]}
+        for name in [name for name in self._pods if name not in wanted]:
+            await self._pods[name][1].process.stop()
+            del self._pods[name]
+        if deployments:
+            secrets, settings = await self._list("v1", "Secret"), await self._list("v1", "ConfigMap")
+            objects = {("Secret", each["metadata"]["name"]): each for each in secrets}
+            objects |= {("ConfigMap", each["metadata"]["name"]): each for each in settings}
+            for deployment in deployments:
+                await self._roll_out(deployment, objects)
 
-    async def _items(self, *arguments: str) -> list[Object]:
-        items: list[Object] = json.loads(
-            await self._control_plane.kubectl("get", *arguments, "--output=json")
-        )["items"]
-        return items
+    async def _list(self, api_version: str, kind: str, *, everywhere: bool = False) -> list[Object]:
+        namespace = "" if everywhere else SYSTEM_NAMESPACE
+        return await asyncio.to_thread(self._cluster.list, api_version, kind, namespace)
 
     async def _roll_out(self, deployment: Object, objects: Mapping[tuple[str, str], Object]) -> None:
         name, template = deployment["metadata"]["name"], deployment["spec"]["template"]
@@ -205,10 +202,8 @@ class ClusterStandIn:
         }
         known = deployment.get("status", {})
         if {key: known.get(key, 0) for key in status} != status:
-            await self._control_plane.kubectl(
-                "patch", "deployment", deployment["metadata"]["name"], f"--namespace={SYSTEM_NAMESPACE}",
-                "--subresource=status", "--type=merge", f"--patch={json.dumps({'status': status})}",
-            )  # fmt: skip
+            reference = Reference("apps/v1", "Deployment", deployment["metadata"]["name"], SYSTEM_NAMESPACE)
+            await asyncio.to_thread(self._cluster.merge, reference, {"status": status}, subresource="status")
 
     async def _end(self, namespace: Object) -> None:
         name = namespace["metadata"]["name"]
@@ -217,10 +212,7 @@ class ClusterStandIn:
                 await self._control_plane.kubectl(
                     "delete", kind, "--all", f"--namespace={name}", "--wait=false", "--ignore-not-found"
                 )
-        left: list[Object] = []
-        with suppress(KubectlError):
-            left = await self._items(PLURAL, f"--namespace={name}")
-        if not left:
+        if not await asyncio.to_thread(self._cluster.list, API_VERSION, KIND, name):
             namespace["spec"]["finalizers"] = []
             await self._control_plane.kubectl(
                 "replace",

@@ -17,6 +17,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -77,6 +78,7 @@ class Reader:
         text = PLACEHOLDER.sub(lambda found: found[1] + shlex.quote(self._values[found[2]]), block.text)
         for word, meaning in self.names.items():
             text = re.sub(rf"\b{word}\b", meaning, text)
+        began = time.monotonic()
         script = self._folder.with_name("block.sh")
         script.write_text(
             f"source {self._state}\nset -euo pipefail\n{text}\nset +eu\nexport -p >{self._state}\n"
@@ -92,7 +94,7 @@ class Reader:
                 process.kill()
                 await process.wait()
         self.printed = output.decode(errors="replace")
-        print(f"--- {block}", block.text, self.printed, sep="\n")
+        print(f"--- {block}, {time.monotonic() - began:.1f} s", block.text, self.printed, sep="\n")
         assert process.returncode == 0, f"{block} ended with {process.returncode}: {self.printed[-2000:]}"
 
     async def read(self, page: str, way: str) -> None:
