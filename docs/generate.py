@@ -119,7 +119,7 @@ def settings_page() -> str:
         """**Two keys at once.** A line of the file is a key, so that a new one and an old one may stand there
         together, the new one first, while you replace it at its cloud. The webhook accepts what any of its
         signing keys has signed. The operator uses the first line of `anthropic-environment-key`,
-        `e2b-api-key` and `anthropic-api-key`; where that one is answered 401 it goes on with the next line,
+        `e2b-api-key` and `anthropic-api-key`; where that one is refused it goes on with the next line,
         and tries the first one again after a minute. So a key may be written down before it is valid, and
         an old one be revoked before its line is removed: no work is lost, and nothing is restarted. The
         metric `managed_sessions_credential_line{credential="…"}` is the number of the line in use, 0 while

@@ -103,10 +103,20 @@ class RotatingKey:
             logger.info("a credential's first line is in use", extra=said)
 
 
-class KeyAuth(httpx2.Auth):
-    """Sends each request with the line to use, and again with the next one where a line is answered 401.
+def _is_about_the_key(request: httpx2.Request, response: httpx2.Response) -> bool:
+    """Whether the answer refuses the key, not what was asked with it.
 
-    A request that was answered 401 has had no effect, so every request may be repeated.
+    A session may be forbidden to a key that is good; the environment only to the key of another one.
+    """
+    if response.status_code == httpx2.codes.FORBIDDEN:
+        return "/environments/" in request.url.path
+    return response.status_code == httpx2.codes.UNAUTHORIZED
+
+
+class KeyAuth(httpx2.Auth):
+    """Sends each request with the line to use, and again with the next one where that line is refused.
+
+    A request that was refused has had no effect, so every request may be repeated.
     """
 
     def __init__(self, key: RotatingKey) -> None:
@@ -120,7 +130,7 @@ class KeyAuth(httpx2.Auth):
             for name, template in templates.items():
                 request.headers[name] = template.replace(PLACEHOLDER, value.get_secret_value())
             response = yield request
-            if response.status_code == httpx2.codes.UNAUTHORIZED:
+            if _is_about_the_key(request, response):
                 self._key.refused(value)
                 continue
             if not response.is_server_error:

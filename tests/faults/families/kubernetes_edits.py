@@ -174,15 +174,39 @@ async def _recreated(scene: Scene) -> None:
 async def _restored(scene: Scene) -> None:
     """Another UID too, and no status; but the annotations of the one before: the sandbox stays."""
     conversation, sandbox_id = await _idle_session(scene)
+    async with frozen(scene):
+        await _lose_and_restore(scene, conversation)
+    await _has_files(scene, conversation)
+    assert (await status(scene, conversation))["sandbox"]["id"] == sandbox_id
+
+
+async def _lose_and_restore(scene: Scene, conversation: Conversation) -> None:
     body = await resource(scene.system, conversation.session_id)
     kept = {name: body["metadata"][name] for name in ("name", "annotations", "finalizers")}
     again = {"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": kept, "spec": body["spec"]}
-    async with frozen(scene):
-        await patch(scene, conversation, {"metadata": {"finalizers": None}})
-        await scene.system.kubectl("delete", names.PLURAL, name_of(conversation))
-        await scene.system.kubectl("create", "--filename=-", input=json.dumps(again))
-    await _has_files(scene, conversation)
-    assert (await status(scene, conversation))["sandbox"]["id"] == sandbox_id
+    await patch(scene, conversation, {"metadata": {"finalizers": None}})
+    await scene.system.kubectl("delete", names.PLURAL, name_of(conversation))
+    await scene.system.kubectl("create", "--filename=-", input=json.dumps(again))
+
+
+async def _restored_in_a_turn(scene: Scene) -> None:
+    """Nobody knows of its worker: the sandbox is paused, and the work offered again when its lease lapses."""
+    conversation = await scene.begin()
+    command = "Run: test -e begun && echo answered by the second; test -e begun || { touch begun; sleep 60; }"
+    await scene.send(conversation, command)
+    await becomes_phase(scene, conversation, "Running")
+    sandbox_id = (await status(scene, conversation))["sandbox"]["id"]
+    await scene.system.operator.kill()
+    await _lose_and_restore(scene, conversation)
+    await scene.system.operator.restart()
+
+    async def paused_by_the_operator() -> bool:
+        found = (await status(scene, conversation)).get("sandbox", {})
+        return (found.get("id"), found.get("state")) == (sandbox_id, "Paused")
+
+    await eventually("the sandbox is known again, and paused", paused_by_the_operator)
+    await scene.system.anthropic_admin.lapse_lease(conversation.session_id)
+    assert "answered by the second" in await conversation.answer()
 
 
 async def _identity_changed(scene: Scene) -> None:
@@ -271,6 +295,7 @@ ROWS = [
     _row("the status is wiped while a create is on its way", _status_wiped_during_create),
     _row("a resource is made anew under the same name", _recreated, Outcome(sandboxes=2)),
     _row("a resource is restored from a backup, with another UID and no status", _restored),
+    _row("a resource is restored from a backup in the middle of a turn", _restored_in_a_turn),
     _row("someone tries to change the session or environment", _identity_changed),
     _row("the template is changed between two turns", _template_changed),
     _row("the sandbox's countdown is changed between two turns", _timeouts_changed),

@@ -25,6 +25,7 @@ class Cloud:
 
     def __init__(self) -> None:
         self.accepts: set[str] = set()
+        self.refusal = "401 Unauthorized"
         self.asked: list[tuple[str, int]] = []
         self.next = asyncio.Event()
 
@@ -36,7 +37,7 @@ class Cloud:
             key = headers["authorization"].removeprefix("Bearer ")
             self.asked.append((key, len(body)))
             self.next.set()
-            status = "200 OK" if key in self.accepts else "401 Unauthorized"
+            status = "200 OK" if key in self.accepts else self.refusal
             answer = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{{}}"
             writer.write(answer.encode())
 
@@ -108,6 +109,23 @@ async def test_a_line_that_is_not_valid_yet_costs_one_refusal_and_the_same_reque
     await queue.stop("sesn_01")
     assert cloud.asked_with() == ["old"]
     assert rotation.said == [2]
+
+
+async def test_the_key_of_another_environment_is_refused_as_well(cloud: Cloud, queue: WorkQueue) -> None:
+    cloud.accepts, cloud.refusal = {"old"}, "403 Forbidden"
+    await queue.stop("sesn_01")
+    await queue.stop("sesn_01")
+    assert cloud.asked_with() == ["new", "old", "old"]
+
+
+async def test_a_session_that_is_forbidden_says_nothing_of_the_key(
+    cloud: Cloud, rotation: Rotation, queue: WorkQueue
+) -> None:
+    cloud.refusal = "403 Forbidden"
+    with pytest.raises(Failure):
+        await queue.session("sesn_01")
+    assert cloud.asked_with() == ["new"]
+    assert rotation.said == [1]
 
 
 async def test_the_line_in_use_may_be_revoked_at_any_moment(
