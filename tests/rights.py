@@ -2,8 +2,8 @@
 
 With the setting `MANAGED_SESSIONS_AUDIT_FOLDER` every API server of a test run leaves an audit log in a
 folder. This reads them all, and fails on a right that no process has used, and on a request that was refused
-for want of one. A test that takes rights away says so (`expect_refusals`). Requests by kubectl are the tests'
-own: they count neither way.
+for want of one. A test that takes rights away says so (`expect_refusals`), and an API server that is starting
+refuses everybody until it has read its roles. Requests by kubectl are the tests' own: they count neither way.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from managed_session_api.names import SYSTEM_NAMESPACE
+from managed_session_local.control_plane.control_plane import STARTS_SUFFIX
 from managed_session_local.control_plane.settings import ControlPlaneSettings
 from managed_session_local.manifests import load_manifests
 
@@ -79,19 +80,20 @@ class Request:
 
 @dataclass(frozen=True)
 class ExpectedRefusals:
-    """A time in which a test keeps rights from an account."""
+    """A time in which rights are kept from an account. Empty texts stand for any."""
 
     namespace: str
     account: str
     resource: str
-    """With its subresource; empty for all of the namespace."""
+    """With its subresource."""
     since: datetime
     until: datetime
 
     def covers(self, request: Request) -> bool:
-        """Whether the request was refused because of that test."""
+        """Whether that is why the request was refused."""
         return (
-            (request.namespace, request.account) == (self.namespace, self.account)
+            self.namespace in ("", request.namespace)
+            and self.account in ("", request.account)
             and self.resource in ("", request.resource)
             and self.since <= request.at <= self.until + TAKES_EFFECT
         )
@@ -185,12 +187,11 @@ class Findings:
     """What a test run says about the rights."""
 
     used: Counter[Right]
-    unused: set[Right]
     refused: Counter[str]
 
 
 def examine(rights: set[Right], made: Iterable[Request], expected: list[ExpectedRefusals]) -> Findings:
-    """Compare the rights with what was done."""
+    """Compare the rights with what was done on one API server."""
     used: Counter[Right] = Counter()
     refused: Counter[str] = Counter()
     for request in made:
@@ -203,32 +204,34 @@ def examine(rights: set[Right], made: Iterable[Request], expected: list[Expected
         for right in rights:
             if uses(request, right):
                 used[right] += 1
-    return Findings(used, rights - set(used), refused)
+    return Findings(used, refused)
 
 
-def read_expected(folder: Path) -> list[ExpectedRefusals]:
-    """What the tests of this run have declared."""
-    found = []
-    for path in folder.rglob(EXPECTED):
-        for line in path.read_text().splitlines():
-            entry = json.loads(line)
-            found.append(
-                ExpectedRefusals(
-                    entry["namespace"],
-                    entry["account"],
-                    entry["resource"],
-                    datetime.fromisoformat(entry["since"]),
-                    datetime.fromisoformat(entry["until"]),
-                )
-            )
-    return found
+def read_expected(path: Path) -> list[ExpectedRefusals]:
+    """What tests have declared, or (without namespace, account and resource) when an API server started."""
+    return [
+        ExpectedRefusals(
+            entry.get("namespace", ""),
+            entry.get("account", ""),
+            entry.get("resource", ""),
+            datetime.fromisoformat(entry["since"]),
+            datetime.fromisoformat(entry["until"]),
+        )
+        for entry in map(json.loads, path.read_text().splitlines() if path.is_file() else ())
+    ]
 
 
-def read_requests(paths: Iterable[Path]) -> Iterator[Request]:
-    """The requests of all logs."""
-    for path in paths:
+def examine_folder(rights: set[Right], logs: Iterable[Path], declared: list[ExpectedRefusals]) -> Findings:
+    """Compare the rights with what was done on all API servers."""
+    all_used: Counter[Right] = Counter()
+    all_refused: Counter[str] = Counter()
+    for path in logs:
+        starts = read_expected(path.with_suffix(STARTS_SUFFIX))
         with path.open(errors="replace") as log:
-            yield from requests(log)
+            found = examine(rights, requests(log), declared + starts)
+        all_used += found.used
+        all_refused += found.refused
+    return Findings(all_used, all_refused)
 
 
 def main(arguments: list[str]) -> int:
@@ -239,18 +242,20 @@ def main(arguments: list[str]) -> int:
         print(f"no audit log in {folder}: run `make test test-faults` first", file=sys.stderr)
         return 2
     rights = granted(load_manifests())
-    findings = examine(rights, read_requests(logs), read_expected(folder))
+    declared = [each for path in folder.rglob(EXPECTED) for each in read_expected(path)]
+    findings = examine_folder(rights, logs, declared)
+    unused = rights - set(findings.used)
     for right, times in sorted(findings.used.items()):
         print(f"used {times:8} times  {right}")
-    for right in sorted(findings.unused):
+    for right in sorted(unused):
         print(f"NEVER USED           {right}")
     for request, times in sorted(findings.refused.items()):
         print(f"REFUSED {times:6} times  {request}")
     print(
-        f"{len(logs)} audit logs: {len(rights)} rights, {len(findings.unused)} never used, "
+        f"{len(logs)} audit logs: {len(rights)} rights, {len(unused)} never used, "
         f"{findings.refused.total()} requests refused"
     )
-    return 1 if findings.unused or findings.refused else 0
+    return 1 if unused or findings.refused else 0
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """`kubectl delete -f deploy/` is safe to type: refused while there are ManagedSessions, and else it works."""
 
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from managed_session_api.names import API_VERSION, FINALIZER, GROUP, KIND, PLURA
 from managed_session_local.control_plane import ControlPlane, KubectlError
 from managed_session_local.system import LocalSystem
 
+from ..rights import expect_refusals
 from .sessions import QUICK, begin
 from .waiting import eventually
 
@@ -151,5 +153,10 @@ async def test_refused_deletion_leaves_an_operator_that_ends_the_sandboxes() -> 
             assert await conversation.say("Run: echo still served") == "still served"
         await system.kubectl("delete", PLURAL, "--all", "--timeout=30s")
         assert await system.e2b_admin.sandboxes("running", "paused") == []
-        deletions = await system.control_plane.kubectl(*DELETE, "--ignore-not-found")
-        assert f'deployment.apps "{OPERATOR}" deleted' in deletions
+        with contextlib.ExitStack() as stack:
+            # No kubelet ends the operator here.
+            for namespace in (system.namespace, system.system_namespace):
+                stack.enter_context(expect_refusals(namespace, OPERATOR))
+            deletions = await system.control_plane.kubectl(*DELETE, "--ignore-not-found")
+            assert f'deployment.apps "{OPERATOR}" deleted' in deletions
+            await system.operator.kill()

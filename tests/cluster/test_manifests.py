@@ -1,15 +1,25 @@
-"""deploy/*.yaml are what `make manifests` makes of the kustomize base, and overlays keep its rules."""
+"""What is in deploy/: made of one base, and valid by the API server's own strict judgement."""
 
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+from managed_session_local.control_plane import ControlPlane, KubectlError
 from managed_session_local.control_plane.binaries import ControlPlaneBinaries, resolve_binaries
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RENDER = DEPLOY / "kustomize/render.py"
+BASE = DEPLOY / "kustomize/base"
+RESTRICTED = DEPLOY / "kustomize/overlays/restricted"
+OVERLAYS = [DEPLOY / "kustomize/overlays/kind", RESTRICTED]
+EXAMPLES = DEPLOY / "examples"
+MONITORING = DEPLOY / "monitoring"
+UPSTREAM = Path(__file__).parent / "upstream"
+STRICT_DRY_RUN = ("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict")
 
 
 def kustomized(folder: Path, binaries: ControlPlaneBinaries) -> list[dict[str, Any]]:
@@ -28,7 +38,7 @@ def in_order(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def test_flat_files_and_the_base_give_the_same_objects() -> None:
     flat = [each for path in sorted(DEPLOY.glob("*.yaml")) for each in yaml.safe_load_all(path.read_text())]
-    assert in_order(flat) == in_order(kustomized(DEPLOY / "kustomize/base", resolve_binaries()))
+    assert in_order(flat) == in_order(kustomized(BASE, resolve_binaries()))
 
 
 def test_flat_files_are_up_to_date() -> None:
@@ -50,3 +60,79 @@ def test_one_entry_in_an_overlay_changes_every_image(tmp_path: Path) -> None:
         for container in each["spec"]["template"]["spec"]["containers"]
     }
     assert images == {"registry.example.com/team/sessions:1.2.3"}
+
+
+@pytest.fixture(scope="module")
+async def cluster() -> AsyncIterator[ControlPlane]:
+    """deploy/, and the definitions of Gateway API and Prometheus operator that examples need."""
+    async with ControlPlane() as control_plane:
+        await control_plane.kubectl("apply", f"--filename={DEPLOY}", f"--filename={UPSTREAM}")
+        await control_plane.kubectl("wait", "--for=condition=Established", "crd", "--all")
+        yield control_plane
+
+
+def test_folders_are_those_that_are_validated_here() -> None:
+    assert {path.parent for path in DEPLOY.rglob("*.yaml")} == {DEPLOY, BASE, *OVERLAYS, EXAMPLES, MONITORING}
+    assert {path.name for path in DEPLOY.iterdir() if path.is_dir()} == {
+        "kustomize",
+        "examples",
+        "monitoring",
+    }
+
+
+@pytest.mark.parametrize("folder", [EXAMPLES, MONITORING], ids=lambda folder: str(folder.name))
+async def test_what_a_folder_holds_is_valid(cluster: ControlPlane, folder: Path) -> None:
+    for path in sorted(folder.glob("*.yaml")):
+        done = await cluster.kubectl(*STRICT_DRY_RUN, f"--filename={path}")
+        assert done.count("(server dry run)") == len(list(yaml.safe_load_all(path.read_text())))
+
+
+@pytest.mark.parametrize("folder", [BASE, *OVERLAYS], ids=lambda folder: str(folder.name))
+async def test_what_an_overlay_makes_is_valid(cluster: ControlPlane, folder: Path) -> None:
+    done = await cluster.kubectl(*STRICT_DRY_RUN, f"--kustomize={folder}")
+    assert done.count("(server dry run)") == len(kustomized(folder, resolve_binaries()))
+
+
+async def test_what_is_misspelt_is_not_valid(cluster: ControlPlane) -> None:
+    """The two tests above would find it, in kinds of others too."""
+    for name, right in (("gateway.yaml", "parentRefs"), ("managed-session.yaml", "idleTTLSeconds")):
+        wrong = (EXAMPLES / name).read_text().replace(f"{right}:", f"{right}s:")
+        with pytest.raises(KubectlError, match=f"unknown field .*{right}s"):
+            await cluster.kubectl(*STRICT_DRY_RUN, "--filename=-", input=wrong)
+
+
+def of_kind(objects: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [each for each in objects if each["kind"] == kind]
+
+
+def test_restricted_overlay_makes_nothing_cluster_wide_but_the_definition() -> None:
+    made = kustomized(RESTRICTED, resolve_binaries())
+    cluster_wide = {each["kind"] for each in made if "namespace" not in each["metadata"]}
+    assert cluster_wide == {"CustomResourceDefinition"}
+
+
+def test_restricted_overlay_names_every_peer() -> None:
+    for policy in of_kind(kustomized(RESTRICTED, resolve_binaries()), "NetworkPolicy"):
+        for rule in policy["spec"].get("ingress", []) + policy["spec"].get("egress", []):
+            peers = rule.get("from") or rule["to"]
+            assert {} not in [peer.get("namespaceSelector") for peer in peers]
+            for peer in peers:
+                assert peer.get("ipBlock", {}).get("cidr", "/32").endswith("/32")
+
+
+def test_restricted_overlay_gives_the_setting_for_the_right_that_it_takes_away() -> None:
+    made = kustomized(RESTRICTED, resolve_binaries())
+    resources = {r for role in of_kind(made, "Role") for rule in role["rules"] for r in rule["resources"]}
+    assert "namespaces" not in resources
+    (settings,) = of_kind(made, "ConfigMap")
+    assert settings["data"]["MANAGED_SESSIONS_INSTALLATION_ID"]
+
+
+def test_public_ways_lead_to_the_webhook_alone() -> None:
+    (ingress,) = yaml.safe_load_all((EXAMPLES / "ingress.yaml").read_text())
+    _, route = yaml.safe_load_all((EXAMPLES / "gateway.yaml").read_text())
+    paths = [path for rule in ingress["spec"]["rules"] for path in rule["http"]["paths"]]
+    assert [(path["path"], path["pathType"]) for path in paths] == [("/webhook", "Exact")]
+    matches = [match["path"] for rule in route["spec"]["rules"] for match in rule["matches"]]
+    assert matches == [{"type": "Exact", "value": "/webhook"}]
+    assert ingress["spec"]["tls"]

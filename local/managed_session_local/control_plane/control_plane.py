@@ -1,6 +1,7 @@
 """Run etcd and kube-apiserver as child processes."""
 
 import asyncio
+import json
 import os
 import socket
 import ssl
@@ -26,6 +27,9 @@ from managed_session_local.control_plane.server_commands import (
 )
 from managed_session_local.control_plane.settings import ControlPlaneSettings
 from managed_session_local.control_plane.working_folder import working_folder
+
+STARTS_SUFFIX = ".starts"
+"""Of the file beside an audit log in `audit_folder` which says when the API server was started again."""
 
 _POLL_SECONDS = 0.05
 _PROBE_SECONDS = 5.0
@@ -110,7 +114,8 @@ class ControlPlane:
         self.kubeconfig = self.folder / "admin.kubeconfig"
         write_admin_kubeconfig(self.kubeconfig, self.url, certificates)
         self._ssl_context = _admin_ssl_context(certificates)
-        api_server = kube_apiserver_command(binaries, self.folder, certificates, port, self._audit())
+        self._audit = self._audit_log()
+        api_server = kube_apiserver_command(binaries, self.folder, certificates, port, self._audit)
         self._etcd = ServerProcess("etcd", etcd_command(binaries, self.folder), self.folder)
         self._api_server = ServerProcess("kube-apiserver", api_server, self.folder)
         await self._exit_stack.enter_async_context(_killed_at_exit(self._etcd, self._api_server))
@@ -120,7 +125,7 @@ class ControlPlane:
         await self._wait_for_etcd()
         await self._wait_for_api_server()
 
-    def _audit(self) -> AuditLog | None:
+    def _audit_log(self) -> AuditLog | None:
         if self.audit_log is not None:
             return AuditLog(self.audit_log)
         audit_folder = ControlPlaneSettings().audit_folder
@@ -130,6 +135,13 @@ class ControlPlane:
         # Beside the time, the name of this control plane's own folder, which no other one has.
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{self.folder.name}.jsonl"
         return AuditLog(audit_folder.absolute() / name, service_accounts_only=True)
+
+    def _note_start(self, since: datetime) -> None:
+        """Beside the audit log: while an API server starts, it refuses what its roles allow."""
+        if self._audit is not None and self._audit.service_accounts_only:
+            times = {"since": since.isoformat(), "until": datetime.now(UTC).isoformat()}
+            with self._audit.path.with_suffix(STARTS_SUFFIX).open("a") as file:
+                file.write(json.dumps(times) + "\n")
 
     async def kubectl(
         self,
@@ -201,8 +213,10 @@ class ControlPlane:
         Raises:
             ProcessFailedError: it did not become ready.
         """
+        since = datetime.now(UTC)
         await self._api_server.start()
         await self._wait_for_api_server()
+        self._note_start(since)
 
     async def stop_etcd(self, *, kill: bool = False) -> None:
         """Stop etcd, orderly (up to 10 s) or (`kill`) at once; the API server stays, answering errors."""

@@ -153,6 +153,16 @@ def test_announcement_covers_no_other_refusal(
     assert main([str(folder)]) == 1
 
 
+def test_api_server_that_was_starting_may_refuse(folder: Path) -> None:
+    now = datetime.now(UTC).isoformat()
+    for name in ("two", "three"):
+        (folder / f"{name}.jsonl").write_text(refused("create", "secrets"))
+        (folder / f"{name}.starts").write_text(json.dumps({"since": now, "until": now}))
+    assert main([str(folder)]) == 0
+    (folder / "three.starts").unlink()
+    assert main([str(folder)]) == 1, "another API server's start is no reason"
+
+
 def test_announcement_covers_nothing_before_it(folder: Path) -> None:
     (folder / "two.jsonl").write_text(refused("create", "secrets"))
     with expect_refusals(RESOURCES, OPERATOR, "secrets"):
