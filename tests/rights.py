@@ -100,8 +100,8 @@ class ExpectedRefusals:
 
 
 @contextmanager
-def expect_refusals(namespace: str, account: str, resource: str = "") -> Iterator[None]:
-    """While the block lasts, a test keeps the right to this resource (by default: all) from the account."""
+def expect_refusals(namespace: str, account: str = "", resource: str = "") -> Iterator[None]:
+    """While the block lasts, a test keeps rights from the account; by default, all rights from all."""
     since = datetime.now(UTC)
     try:
         yield

@@ -145,18 +145,22 @@ async def test_guard_can_be_taken_away(installed: ControlPlane) -> None:
 
 
 async def test_refused_deletion_leaves_an_operator_that_ends_the_sandboxes() -> None:
+    with contextlib.ExitStack() as rights_end:
+        await refused_then_deleted(rights_end)
+
+
+async def refused_then_deleted(rights_end: contextlib.ExitStack) -> None:
     async with LocalSystem(operator_settings=QUICK, delete_sessions_at_exit=False) as system:
         async with begin(system) as conversation:
             assert await conversation.say("Run: echo hello") == "hello"
+            # Of what is not guarded, the webhook loses its rights, and no kubelet ends it here.
+            rights_end.enter_context(expect_refusals(system.namespace, "managed-session-webhook"))
             with pytest.raises(KubectlError, match="there are ManagedSessions"):
                 await system.control_plane.kubectl(*DELETE)
             assert await conversation.say("Run: echo still served") == "still served"
         await system.kubectl("delete", PLURAL, "--all", "--timeout=30s")
         assert await system.e2b_admin.sandboxes("running", "paused") == []
-        with contextlib.ExitStack() as stack:
-            # No kubelet ends the operator here.
-            for namespace in (system.namespace, system.system_namespace):
-                stack.enter_context(expect_refusals(namespace, OPERATOR))
-            deletions = await system.control_plane.kubectl(*DELETE, "--ignore-not-found")
-            assert f'deployment.apps "{OPERATOR}" deleted' in deletions
-            await system.operator.kill()
+        for namespace in (system.namespace, system.system_namespace):
+            rights_end.enter_context(expect_refusals(namespace, OPERATOR))
+        deletions = await system.control_plane.kubectl(*DELETE, "--ignore-not-found")
+        assert f'deployment.apps "{OPERATOR}" deleted' in deletions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 
 import pytest
 from managed_session_api import names
@@ -13,6 +13,7 @@ from managed_session_local.control_plane import ControlPlane, KubectlError
 from managed_session_local.simulators.e2b.client import SimulatedSandbox
 from managed_session_local.system import LocalSystem
 
+from ..rights import expect_refusals
 from .command_line import Site, simulated_site
 from .sessions import begin, resource
 from .systems import unique_name
@@ -110,8 +111,16 @@ async def serve_a_turn(system: LocalSystem) -> str:
 
 
 async def test_nothing_is_left_after_one_command(site: Site) -> None:
+    with ExitStack() as rights_end:
+        await uninstalled(site, rights_end)
+
+
+async def uninstalled(site: Site, rights_end: ExitStack) -> None:
     async with site.running() as system:
         session_ids = [await serve_a_turn(system), await serve_a_turn(system)]
+        # No kubelet ends the processes when their Deployments and rights are gone.
+        for namespace in (site.namespace, site.system_namespace):
+            rights_end.enter_context(expect_refusals(namespace))
         ended = await site.run("uninstall", "--yes", keys={})
         assert ended.code == 0, ended.text
         await nothing_is_left(site)
