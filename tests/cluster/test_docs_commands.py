@@ -34,6 +34,7 @@ from managed_session_local.simulators.anthropic.client import AnthropicSimulator
 from managed_session_local.simulators.anthropic.settings import Settings as AnthropicSettings
 from managed_session_local.simulators.e2b.client import E2BSimulatorClient
 
+from ..rights import expect_refusals
 from .docs_commands import PAGES, ROOT, Block, bash_blocks, blocks
 from .stand_in import ClusterStandIn
 from .waiting import eventually
@@ -157,6 +158,13 @@ class Scene:
         ) as conversation:
             return await conversation.say("Run: echo still-there")
 
+    async def uninstall(self, page: str, way: str) -> None:
+        """Read the page, after which nothing is left."""
+        # Rights go before the processes that have them.
+        with expect_refusals(RESOURCE_NAMESPACE), expect_refusals(SYSTEM_NAMESPACE):
+            await self.reader.read(page, way)
+        await self.nothing_is_left()
+
     async def nothing_is_left(self) -> None:
         """Fail if anything of the installation is still there, in the cluster or in E2B."""
         for kind in ("namespaces", "customresourcedefinitions", "clusterroles", "clusterrolebindings",
@@ -227,9 +235,10 @@ async def test_from_nothing_to_the_first_answered_turn_and_back(tmp_path: Path) 
         scene.reader.names["NAME"] = await scene.session_idle()
         await scene.reader.read(credentials, "cli")
         assert await scene.answers() == "still-there"
-        for page in pages:
+        *others, uninstall = pages
+        for page in others:
             await scene.reader.read(page, "cli")
-        await scene.nothing_is_left()
+        await scene.uninstall(uninstall, "cli")
 
 
 async def test_the_same_with_kubectl_alone(tmp_path: Path) -> None:
@@ -238,8 +247,7 @@ async def test_the_same_with_kubectl_alone(tmp_path: Path) -> None:
         await scene.reader.read(install, "kubectl")
         assert scene.stand_in.images == {IMAGE}
         await scene.session_idle()
-        await scene.reader.read(uninstall, "kubectl")
-        await scene.nothing_is_left()
+        await scene.uninstall(uninstall, "kubectl")
 
 
 async def test_the_way_out_by_hand_where_the_operator_is_gone(tmp_path: Path) -> None:
@@ -251,8 +259,7 @@ async def test_the_way_out_by_hand_where_the_operator_is_gone(tmp_path: Path) ->
         )
         await scene.stand_in.ended("managed-session-operator")
         [uninstall] = WAYS["hand"]
-        await scene.reader.read(uninstall, "hand")
-        await scene.nothing_is_left()
+        await scene.uninstall(uninstall, "hand")
 
 
 def test_every_block_is_run_or_says_why_not() -> None:

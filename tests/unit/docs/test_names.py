@@ -66,3 +66,13 @@ def test_reasons_in_the_pages_for_people_exist() -> None:
             "PodSecurity",
         }
         assert named - known - of_kubernetes == set(), page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=by_name)
+def test_files_exist(page: Path) -> None:
+    named = set(
+        re.findall(
+            r"`((?:deploy|tests|crds|docs|worker|operator|local|benchmarks)/[\w./-]+)`", page.read_text()
+        )
+    )
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
