@@ -216,7 +216,8 @@ def cli_page() -> str:
     ]
     for path, command in _commands("managed-sessions", typer.main.get_command(app)):
         name = path.removeprefix("managed-sessions ")
-        sections += [f"## {name}", f"```text\n{_usage(path, command)}\n```", *_paragraphs(command.help or "")]
+        sections += [f"## {name}", f"```text\n{_usage(path, command)}\n```"]
+        sections += [*_paragraphs(command.help or ""), *_examples(command.epilog or "")]
         rows = list(_parameters(command))
         if rows:
             sections.append(_table(("Parameter", "Default", "Meaning"), rows))
@@ -243,7 +244,7 @@ def _parameters(command: Any) -> Iterator[tuple[str, str, str]]:
         if getattr(each, "hidden", False):
             continue
         if each.param_type_name == "argument":
-            name = f"`{each.human_readable_name}`"
+            name = f"`{each.metavar or each.name.upper()}`"
         else:
             name = ", ".join(f"`{option}`" for option in (*each.opts, *each.secondary_opts))
         default = each.default
@@ -251,12 +252,14 @@ def _parameters(command: Any) -> Iterator[tuple[str, str, str]]:
         yield name, "needed" if each.required else shown, each.help or ""
 
 
-def _paragraphs(text: str) -> Iterator[str]:
-    """The parts of a command's help; its examples, which come last, as a block."""
-    text, _, examples = inspect.cleandoc(text).partition("\nExamples:\n")
-    yield from text.strip().split("\n\n")
-    if examples:
-        lines = "\n".join(line.strip() for line in examples.splitlines() if line.strip())
+def _paragraphs(text: str) -> list[str]:
+    return inspect.cleandoc(text).strip().split("\n\n")
+
+
+def _examples(epilog: str) -> Iterator[str]:
+    """The examples below a command's help, as a block."""
+    lines = "\n".join(filter(None, epilog.removeprefix("Examples:").splitlines()))
+    if lines:
         yield f"```text\n{lines}\n```"
 
 

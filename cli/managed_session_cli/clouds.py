@@ -21,6 +21,7 @@ from managed_session_cli.keys import API_KEY, E2B_API_KEY, ENVIRONMENT_KEY
 
 _SECONDS = 20.0
 _PAGE = 100
+_ANY_TEMPLATE = "managed-session-worker"
 
 
 class CloudError(CommandError):
@@ -29,6 +30,18 @@ class CloudError(CommandError):
 
 class KeyRefusedError(CloudError):
     """A credential is not accepted."""
+
+
+class SandboxStateError(Exception):
+    """The sandbox is not in the state that a call needs."""
+
+
+class SandboxPausedError(SandboxStateError):
+    """The sandbox is paused, so that its files can't be read without resuming it."""
+
+
+class SandboxGoneError(SandboxStateError):
+    """E2B no longer knows the sandbox."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +165,14 @@ class E2BTeam:
     def __init__(self, key: str) -> None:
         self._client = e2b.E2B(**e2b_options(key), request_timeout=_SECONDS)
 
+    async def accepts_key(self) -> bool:
+        """Whether E2B accepts the key (raises CloudError where it cannot be asked)."""
+        try:
+            await self.has_template(_ANY_TEMPLATE)
+        except KeyRefusedError:
+            return False
+        return True
+
     async def has_template(self, name: str) -> bool:
         """Whether the team has the template `NAME:TAG`.
 
@@ -159,13 +180,13 @@ class E2BTeam:
             KeyRefusedError: the key is not accepted.
             CloudError: E2B could not be asked.
         """
-        with _e2b_explained():
+        with e2b_explained():
             return bool(await self._client.AsyncTemplate.exists(name))
 
     async def sandboxes(self, metadata: Mapping[str, str]) -> list[Sandbox]:
         """Running and paused sandboxes that carry this metadata (raises as `has_template`)."""
         found: dict[str, Sandbox] = {}
-        with _e2b_explained():
+        with e2b_explained():
             states = [e2b.SandboxState.RUNNING, e2b.SandboxState.PAUSED]
             query = e2b.SandboxQuery(metadata=dict(metadata), state=states)
             pages = self._client.AsyncSandbox.list(query=query, limit=_PAGE)
@@ -178,7 +199,7 @@ class E2BTeam:
     async def sandbox(self, sandbox_id: str) -> Sandbox | None:
         """The sandbox, without waking it; None when it is gone (raises as `has_template`)."""
         try:
-            with _e2b_explained():
+            with e2b_explained():
                 return _sandbox(await self._client.AsyncSandbox.get_info(sandbox_id))
         except CloudError as error:
             if isinstance(error.__cause__, e2b.SandboxNotFoundException | e2b.NotFoundException):
@@ -188,7 +209,7 @@ class E2BTeam:
     async def kill(self, sandboxes: Sequence[Sandbox]) -> None:
         """Kill sandboxes; one that is gone already is fine (raises as `has_template`)."""
         for each in sandboxes:
-            with _e2b_explained():
+            with e2b_explained():
                 await self._client.AsyncSandbox.kill(each.sandbox_id)
 
 
@@ -199,10 +220,13 @@ def _sandbox(info: Any) -> Sandbox:
 
 
 @contextmanager
-def _e2b_explained() -> Iterator[None]:
+def e2b_explained() -> Iterator[None]:
+    """Turns what E2B's SDK raises, and lets through, into CloudError."""
     variable = credential_variable(E2B_API_KEY)
     try:
         yield
+    except SandboxStateError:
+        raise
     except AuthenticationException as error:
         raise KeyRefusedError(
             f"E2B refuses {variable}: take a valid key of the team from https://e2b.dev/dashboard?tab=keys"

@@ -82,8 +82,7 @@ class Cluster:
                 f"the kubeconfig {named} cannot be used: {error}. Name one with --kubeconfig or KUBECONFIG, "
                 "and its context with --context."
             ) from None
-        # The library's own pool would repeat a call that the server may have carried out.
-        self._api.configuration.retries = False
+        self._api.user_agent = "managed-sessions-cli"
         self._kinds: dict[str, dict[str, tuple[str, bool]]] = {}
 
     @property

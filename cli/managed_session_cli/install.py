@@ -124,10 +124,7 @@ def _prepare(cluster: Cluster, installation: Installation, wishes: Wishes, conso
             "the self-hosted environment, the E2B key at https://e2b.dev/dashboard?tab=keys."
         )
     deployed = cluster.get(installation.deployment(OPERATOR))
-    wanted = next(
-        (each for each in manifests if Reference.to(each) == installation.deployment(OPERATOR)), None
-    )
-    name = template_setting(deployed) or template_setting(wanted) or template_name()
+    name = template_setting(deployed, cluster.get(installation.settings)) or template_name()
     exists = _check_keys(available, name, console)
     return Preparation(manifests, available, keys.plan_writes(given, present), name, not exists)
 
@@ -136,11 +133,14 @@ def _check_keys(credentials: dict[str, str], template: str, console: Console) ->
     """Try the keys; whether the template exists, which the E2B key's check asks."""
     problems: list[str] = []
     environment_id = credentials[keys.ENVIRONMENT_ID]
-    for key in _lines(credentials[keys.ENVIRONMENT_KEY]):
-        _collect(problems, AnthropicEnvironment(environment_id, key).check)
+    _first_accepted(
+        credentials[keys.ENVIRONMENT_KEY],
+        problems,
+        lambda key: AnthropicEnvironment(environment_id, key).check(),
+    )
     if keys.API_KEY in credentials:
-        archived = _collect(
-            problems, lambda: check_api_key(_lines(credentials[keys.API_KEY])[0], environment_id)
+        archived = _first_accepted(
+            credentials[keys.API_KEY], problems, lambda key: check_api_key(key, environment_id)
         )
         if archived:
             problems.append(f"the environment {environment_id} was archived at {archived}: use another one")
@@ -148,8 +148,9 @@ def _check_keys(credentials: dict[str, str], template: str, console: Console) ->
         problem = keys.signing_key_problem(credentials[keys.SIGNING_KEY])
         if problem:
             problems.append(f"{keys.credential_variable(keys.SIGNING_KEY)} {problem}")
-    team_key = _lines(credentials[keys.E2B_API_KEY])[0]
-    exists = _collect(problems, lambda: asyncio.run(E2BTeam(team_key).has_template(template)))
+    exists = _first_accepted(
+        credentials[keys.E2B_API_KEY], problems, lambda key: asyncio.run(E2BTeam(key).has_template(template))
+    )
     if problems:
         raise CommandError("\n  ".join(["nothing was changed, because:", *problems]))
     names = ", ".join(sorted(credentials))
@@ -157,17 +158,16 @@ def _check_keys(credentials: dict[str, str], template: str, console: Console) ->
     return bool(exists)
 
 
-def _collect(problems: list[str], call: Callable[[], T]) -> T | None:
-    try:
-        return call()
-    except CloudError as error:
-        problems.append(str(error))
-        return None
-
-
-def _lines(value: str) -> list[str]:
-    """A credential's values: several, one a line, while it is rotated."""
-    return [line.strip() for line in value.splitlines() if line.strip()]
+def _first_accepted(value: str, problems: list[str], ask: Callable[[str], T]) -> T | None:
+    """What the first accepted line of a credential answers; while it is rotated, another may be refused."""
+    refusals = []
+    for line in keys.lines(value):
+        try:
+            return ask(line)
+        except CloudError as error:
+            refusals.append(str(error))
+    problems += refusals[:1]
+    return None
 
 
 def _dry_run(
@@ -222,7 +222,7 @@ def _show_plan(
 def _build_template(preparation: Preparation, console: Console) -> None:
     if not preparation.build_template:
         return
-    options = e2b_options(_lines(preparation.credentials[keys.E2B_API_KEY])[0])
+    options = e2b_options(keys.lines(preparation.credentials[keys.E2B_API_KEY])[0])
     with console.status(f"Building the template {preparation.template}"):
         try:
             asyncio.run(ensure_template(preparation.template, **options))

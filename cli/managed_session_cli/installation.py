@@ -49,6 +49,11 @@ class Installation:
         return Reference("v1", "Secret", name, self.system_namespace)
 
     @property
+    def settings(self) -> Reference:
+        """The ConfigMap with the operator's settings, which a user may make."""
+        return Reference("v1", "ConfigMap", OPERATOR, self.system_namespace)
+
+    @property
     def lease(self) -> Reference:
         """The operator's Lease, whose holder leads."""
         return Reference("coordination.k8s.io/v1", "Lease", OPERATOR, self.system_namespace)
@@ -67,28 +72,30 @@ class Installation:
         return adapted
 
 
-def setting(deployment: Object | None, name: str) -> str | None:
-    """The value of an environment variable that a Deployment's containers have, where it is spelled out."""
+def setting(name: str, deployment: Object | None, settings: Object | None) -> str | None:
+    """A setting of the operator: spelled out in its Deployment, or else in its ConfigMap."""
     containers = deployment["spec"]["template"]["spec"]["containers"] if deployment else []
     for container in containers:
         for variable in container.get("env", []):
-            if variable["name"] == name:
-                value: str | None = variable.get("value")
-                return value
-    return None
+            if variable["name"] == name and variable.get("value"):
+                return str(variable["value"])
+    value = ((settings or {}).get("data") or {}).get(name)
+    return str(value) if value else None
 
 
-def installation_id(operator: Object | None, system_namespace: Object | None) -> str | None:
+def installation_id(
+    operator: Object | None, settings: Object | None, system_namespace: Object | None
+) -> str | None:
     """What marks the installation's sandboxes: the operator's setting, or else its namespace's UID."""
-    configured = setting(operator, _INSTALLATION_ID)
+    configured = setting(_INSTALLATION_ID, operator, settings)
     if configured or system_namespace is None:
         return configured
     return str(system_namespace["metadata"]["uid"])
 
 
-def template_setting(operator: Object | None) -> str | None:
-    """The template that the operator's Deployment names; None for the version's own."""
-    return setting(operator, _TEMPLATE)
+def template_setting(operator: Object | None, settings: Object | None) -> str | None:
+    """The template that the operator is told to use; None for the version's own."""
+    return setting(_TEMPLATE, operator, settings)
 
 
 def accesses_to_apply(manifests: Iterable[Object]) -> list[Access]:

@@ -59,6 +59,11 @@ def values_of(secret: Object | None) -> dict[str, str]:
     return {key: value for key, value in decoded.items() if value}
 
 
+def lines(value: str) -> list[str]:
+    """A credential's values: several, one a line, while it is rotated."""
+    return [line.strip() for line in value.splitlines() if line.strip()]
+
+
 def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The credentials that the environment's variables give, by the names of their files."""
     return credentials_in(environ)
@@ -104,7 +109,7 @@ def encoded(values: Mapping[str, str]) -> dict[str, str]:
 
 def signing_key_problem(value: str) -> str | None:
     """What is wrong with a webhook signing key (several for a rotation: one a line); None if nothing is."""
-    for line in filter(None, map(str.strip, value.splitlines())):
+    for line in lines(value):
         if not line.startswith(_SIGNING_PREFIX):
             return f"does not begin with {_SIGNING_PREFIX}: take the signing secret that the Console showed"
         try:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from managed_session_cli.cluster import Object, Reference
 
 _GUARDS = ("ValidatingAdmissionPolicyBinding", "ValidatingAdmissionPolicy")
-"""May refuse the deletion of what they guard, so they go first of what is cluster-wide."""
+"""Of this installation alone; they refuse the deletion of what follows them while they see a session."""
 
 
 def removal_order(
@@ -18,21 +18,15 @@ def removal_order(
     Args:
         manifests: in the order in which they are applied.
         extra: namespaced objects that are in no manifest.
-        cluster_wide: also what other installations would share, the resource's definition included.
+        cluster_wide: also what other installations share: the resource's definition and roles for people.
     """
     references = [Reference.to(each) for each in reversed(manifests)]
+    guards = [each for kind in _GUARDS for each in references if each.kind == kind]
     namespaces = [each for each in references if each.kind == "Namespace"]
     namespaced = [each for each in references if each.namespace]
-    shared = [each for each in references if not each.namespace and each.kind != "Namespace"]
-    guards = [each for kind in _GUARDS for each in shared if each.kind == kind]
-    others = [each for each in shared if each not in guards]
-    return [
-        *namespaced,
-        *extra,
-        *(guards if cluster_wide else []),
-        *namespaces,
-        *(others if cluster_wide else []),
-    ]
+    known = {*guards, *namespaces, *namespaced}
+    shared = [each for each in references if each not in known] if cluster_wide else []
+    return [*guards, *namespaced, *extra, *namespaces, *shared]
 
 
 def cluster_wide_stays(sessions: Sequence[Object], operators: Sequence[Object], *, keep: bool) -> str | None:

@@ -41,6 +41,8 @@ from managed_session_cli.uninstall_guard import guard, put_guard
 
 _POLL_SECONDS = 0.5
 _LEADER_SECONDS = 20.0
+_GUARD = "managed-sessions-deletion-guard"
+_GUARD_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,13 @@ class Found:
     """What there is to remove, read before anything is removed.
 
     Attributes:
-        credentials: of the environment and the cluster's Secrets.
+        credentials: of the cluster's Secrets, completed by the environment's.
+        e2b_key: one that E2B accepts, from either place; None where there is none.
         installation: what marks the sandboxes; None where that can't be known.
     """
 
     credentials: dict[str, str]
+    e2b_key: str | None
     installation: str | None
 
 
@@ -85,7 +89,8 @@ def uninstall(cluster: Cluster, installation: Installation, wishes: Wishes, cons
     _confirm(installation, sessions, wishes, console)
 
     deadline = time.monotonic() + wishes.timeout_seconds
-    if cluster.get(Reference("v1", "Namespace", installation.namespace)) is not None:
+    namespace = cluster.get(Reference("v1", "Namespace", installation.namespace))
+    if namespace is not None and "deletionTimestamp" not in namespace["metadata"]:
         put_guard(cluster, installation)
     cluster.delete(installation.deployment(WEBHOOK))
     _until_pods_are_gone(cluster, installation, WEBHOOK, deadline)
@@ -93,7 +98,7 @@ def uninstall(cluster: Cluster, installation: Installation, wishes: Wishes, cons
         _delete_sessions(cluster, installation, deadline, console)
     else:
         _delete_sessions_without_operator(cluster, installation, found, console)
-    cluster.delete(installation.deployment(OPERATOR))
+    _delete(cluster, installation.deployment(OPERATOR))
     _until_pods_are_gone(cluster, installation, OPERATOR, deadline)
     _make_sure_of_sandboxes(found, console)
     _delete_rest(cluster, installation, wishes, deadline, console)
@@ -110,13 +115,27 @@ def _look(cluster: Cluster, installation: Installation, wishes: Wishes) -> Found
     refused = [str(each) for each in needed if not cluster.may(each)]
     if refused:
         raise CommandError("this kubeconfig's user lacks rights: " + "; ".join(refused))
-    credentials: dict[str, str] = {}
+    given = keys.from_environment(os.environ)
+    stored: dict[str, str] = {}
     for name in keys.SECRETS:
-        credentials |= keys.values_of(cluster.get(installation.secret(name)))
-    credentials |= keys.from_environment(os.environ)
+        stored |= keys.values_of(cluster.get(installation.secret(name)))
     system = cluster.get(Reference("v1", "Namespace", installation.system_namespace))
     operator = cluster.get(installation.deployment(OPERATOR))
-    return Found(credentials, wishes.installation_id or installation_id(operator, system))
+    settings = cluster.get(installation.settings)
+    candidates = [line for each in (stored, given) for line in keys.lines(each.get(keys.E2B_API_KEY, ""))]
+    return Found(
+        {**given, **stored},
+        asyncio.run(_accepted(candidates)),
+        wishes.installation_id or installation_id(operator, settings, system),
+    )
+
+
+async def _accepted(candidates: Sequence[str]) -> str | None:
+    """The first key that E2B accepts."""
+    for key in candidates:
+        if await E2BTeam(key).accepts_key():
+            return key
+    return None
 
 
 def _sessions(cluster: Cluster, installation: Installation) -> list[Object]:
@@ -148,10 +167,10 @@ def _operator_gone(installation: Installation, count: int) -> str:
 
 
 def _need_keys_for_force(found: Found) -> None:
-    if keys.E2B_API_KEY not in found.credentials:
+    if found.e2b_key is None:
         raise CommandError(
             "the sandboxes cannot be killed without E2B's key: neither the Secret "
-            f"{OPERATOR} nor E2B_API_KEY has it"
+            f"{OPERATOR} nor E2B_API_KEY has one that E2B accepts"
         )
 
 
@@ -190,7 +209,8 @@ def _delete_sessions(cluster: Cluster, installation: Installation, deadline: flo
                     "\n  ".join(
                         ["these sessions' sandboxes are not confirmed gone:", *describe_waiting(sessions)]
                     )
-                    + "\nThe operator goes on with it. Remove the cause and repeat this command."
+                    + "\nThe operator goes on with it. Remove the cause and repeat this command, or bring "
+                    "the webhook back by `managed-sessions install`."
                 )
             status.update(f"Waiting for {len(sessions)} of {len(asked)} sessions' sandboxes to be gone")
             time.sleep(_POLL_SECONDS)
@@ -204,7 +224,7 @@ def _delete_sessions_without_operator(
     sessions = _sessions(cluster, installation)
     if not sessions:
         return
-    killed = asyncio.run(_kill_sandboxes_of(sessions, found))
+    killed = asyncio.run(_kill_sandboxes_of(sessions, E2BTeam(found.e2b_key or "")))
     stopped = _stop_work(sessions, found, console)
     for session in sessions:
         reference = _reference(session)
@@ -222,8 +242,7 @@ def _delete_sessions_without_operator(
     )
 
 
-async def _kill_sandboxes_of(sessions: Sequence[Object], found: Found) -> int:
-    team = E2BTeam(found.credentials[keys.E2B_API_KEY].split()[0])
+async def _kill_sandboxes_of(sessions: Sequence[Object], team: E2BTeam) -> int:
     doomed: dict[str, Sandbox] = {}
     for session in sessions:
         marks = {
@@ -261,14 +280,17 @@ def _stop_work(sessions: Sequence[Object], found: Found, console: Console) -> in
 
 def _make_sure_of_sandboxes(found: Found, console: Console) -> None:
     """Kill what E2B still lists for this installation, and look until there is nothing."""
-    if keys.E2B_API_KEY not in found.credentials or found.installation is None:
+    if found.e2b_key is None or found.installation is None:
         console.print(
             "  ! E2B was not asked whether sandboxes are left: "
-            + ("there is no E2B key" if found.installation else "the installation's ID is unknown")
+            + (
+                "there is no key that it accepts"
+                if found.installation
+                else "the installation's ID is unknown"
+            )
         )
         return
-    key, installation = found.credentials[keys.E2B_API_KEY].split()[0], found.installation
-    killed = asyncio.run(_kill_all(E2BTeam(key), {METADATA_INSTALLATION: installation}))
+    killed = asyncio.run(_kill_all(E2BTeam(found.e2b_key), {METADATA_INSTALLATION: found.installation}))
     console.print("Sandboxes    none left in E2B" + (f" ({killed} were killed now)" if killed else ""))
 
 
@@ -292,12 +314,25 @@ def _delete_rest(
     extra += [installation.lease, Reference.to(guard(installation))]
     order = removal_order(installation.manifests(), extra, cluster_wide=stays is None)
     for reference in order:
-        cluster.delete(reference)
+        _delete(cluster, reference)
     for reference in order:
         _until(partial(_is_gone, cluster, reference), f"{reference} to be gone", deadline)
     console.print(f"Cluster      {len(order)} objects deleted")
     if stays:
         console.print(f"  ! the definition {DEFINITION.name} stays: {stays}")
+
+
+def _delete(cluster: Cluster, reference: Reference) -> None:
+    """Delete an object; the guard of `deploy/` may take a moment to see that no session is left."""
+    deadline = time.monotonic() + _GUARD_SECONDS
+    while True:
+        try:
+            cluster.delete(reference)
+            return
+        except ClusterError as error:
+            if _GUARD not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(_POLL_SECONDS)
 
 
 def _is_gone(cluster: Cluster, reference: Reference) -> bool:

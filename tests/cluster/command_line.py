@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from .systems import unique_name
 COMMAND = (sys.executable, "-m", "managed_session_cli.main")
 IMAGE = "registry.example.com/team/managed-sessions:9.9.9"
 E2B_KEY = "e2b_0123456789abcdef0123456789abcdef01234567"
+OTHER_E2B_KEY = "e2b_fedcba9876543210fedcba9876543210fedcba98"
 SIGNING_KEY = "whsec_c2lnbmluZy1rZXktb2YtYXQtbGVhc3QtMzItYnl0ZXM="
 SECONDS = 90.0
 
@@ -53,6 +54,8 @@ class Site:
     e2b: E2BSimulatorClient
     settings: AnthropicSettings
     namespace: str = field(default_factory=unique_name)
+    rights_end: ExitStack = field(default_factory=ExitStack)
+    """Ends after the processes, whose rights were taken away."""
 
     @property
     def system_namespace(self) -> str:
@@ -157,7 +160,9 @@ async def simulated_site(control_plane: ControlPlane, folder: Path) -> AsyncIter
     plain = dict(os.environ)
     async with AsyncExitStack() as stack:
         anthropic = SimulatorProcess("anthropic", folder, settings.model_dump(mode="json"), plain)
-        e2b = SimulatorProcess("e2b", folder, {"api_keys": [E2B_KEY]}, plain, f"--state-dir={folder}")
+        e2b = SimulatorProcess(
+            "e2b", folder, {"api_keys": [E2B_KEY, OTHER_E2B_KEY]}, plain, f"--state-dir={folder}"
+        )
         for each in (anthropic, e2b):
             stack.push_async_callback(each.stop)
             await each.start()

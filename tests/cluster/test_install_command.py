@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from managed_session_local.control_plane import ControlPlane
 
-from .command_line import E2B_KEY, IMAGE, Site, simulated_site
+from .command_line import E2B_KEY, IMAGE, OTHER_E2B_KEY, SIGNING_KEY, Site, simulated_site
 from .systems import unique_name
 
 OPERATOR = "managed-session-operator"
@@ -37,6 +37,23 @@ def site(clouds: Site) -> Site:
     return Site(clouds.control_plane, clouds.anthropic, clouds.e2b, clouds.settings, unique_name())
 
 
+@pytest.fixture(scope="module")
+async def installed(clouds: Site) -> Site:
+    """An installation that several tests share; each looks at what it changes itself."""
+    site = Site(clouds.control_plane, clouds.anthropic, clouds.e2b, clouds.settings, unique_name())
+    ended = await site.install()
+    assert ended.code == 0, ended.text
+    for step in ("https://YOUR-NAME/webhook", "session.status_run_started", "ANTHROPIC_WEBHOOK_SIGNING_KEY"):
+        assert step in ended.output
+    return site
+
+
+async def image_of(site: Site) -> str:
+    """The image that the operator's Deployment has."""
+    deployment = await site.get("deployment", OPERATOR, site.system_namespace)
+    return str(deployment["spec"]["template"]["spec"]["containers"][0]["image"])
+
+
 async def objects(site: Site) -> dict[tuple[str, str], str]:
     """Every object of both namespaces with its resourceVersion."""
     found: dict[tuple[str, str], str] = {}
@@ -54,33 +71,27 @@ async def values(site: Site, name: str) -> dict[str, str]:
     return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
 
-async def test_everything_is_there_after_one_command(site: Site) -> None:
-    ended = await site.install()
-    assert ended.code == 0, ended.text
+async def test_everything_is_there_after_one_command(installed: Site) -> None:
     for name in (OPERATOR, WEBHOOK):
-        deployment = await site.get("deployment", name, site.system_namespace)
+        deployment = await installed.get("deployment", name, installed.system_namespace)
         [container] = deployment["spec"]["template"]["spec"]["containers"]
         assert container["image"] == IMAGE
-    assert await values(site, OPERATOR) == {
-        "anthropic-environment-id": site.settings.environment_id,
-        "anthropic-environment-key": site.settings.environment_key,
+    assert await values(installed, OPERATOR) == {
+        "anthropic-environment-id": installed.settings.environment_id,
+        "anthropic-environment-key": installed.settings.environment_key,
         "e2b-api-key": E2B_KEY,
     }
-    assert await values(site, WEBHOOK) == {}
-    built = json.dumps(await site.e2b.templates())
-    assert "managed-session-worker" in built
-    for step in ("https://YOUR-NAME/webhook", "session.status_run_started", "ANTHROPIC_WEBHOOK_SIGNING_KEY"):
-        assert step in ended.output
+    assert await values(installed, WEBHOOK) == {}
+    assert "managed-session-worker" in json.dumps(await installed.e2b.templates())
 
 
-async def test_second_run_changes_nothing(site: Site) -> None:
-    assert (await site.install()).code == 0
-    before = await objects(site)
-    await site.e2b.clear_ledger()
-    ended = await site.install()
+async def test_second_run_changes_nothing(installed: Site) -> None:
+    before = await objects(installed)
+    await installed.e2b.clear_ledger()
+    ended = await installed.install()
     assert ended.code == 0, ended.text
-    assert await objects(site) == before
-    assert "build" not in json.dumps(dict((await site.e2b.ledger()).operations))
+    assert await objects(installed) == before
+    assert "build" not in json.dumps(dict((await installed.e2b.ledger()).operations))
 
 
 async def test_dry_run_writes_nothing_and_lists_what_would_be_new(site: Site) -> None:
@@ -92,3 +103,147 @@ async def test_dry_run_writes_nothing_and_lists_what_would_be_new(site: Site) ->
     assert await site.e2b.templates() == []
     assert f"Deployment {OPERATOR} in {site.system_namespace}: created" in ended.output
     assert "is built in E2B" in ended.output
+
+
+async def test_dry_run_of_an_upgrade_changes_no_object(installed: Site) -> None:
+    before = await objects(installed)
+    keys = {**installed.keys(), "E2B_API_KEY": OTHER_E2B_KEY}
+    ended = await installed.install("--dry-run", "--image=other:1", keys=keys)
+    assert ended.code == 0, ended.text
+    assert await objects(installed) == before
+    assert f"Deployment {OPERATOR} in {installed.system_namespace}: configured" in ended.output
+    assert f"Service {WEBHOOK} in {installed.system_namespace}: unchanged" in ended.output
+    assert f"Secret {OPERATOR}: changed: e2b-api-key" in ended.output
+
+
+async def test_upgrade_changes_the_image_alone(installed: Site) -> None:
+    before = await objects(installed)
+    ended = await installed.install("--image=registry.example.com/team/managed-sessions:10")
+    assert ended.code == 0, ended.text
+    after = await objects(installed)
+    changed = {key for key in after if after[key] != before.get(key)}
+    assert {kind for kind, _ in changed} == {"Deployment"}
+    assert len(changed) == 2
+
+
+async def test_keys_that_the_environment_lacks_are_kept_as_the_cluster_has_them(installed: Site) -> None:
+    before = await objects(installed)
+    kept = await values(installed, OPERATOR)
+    image = await image_of(installed)
+    ended = await installed.install(f"--image={image}", keys={"ANTHROPIC_WEBHOOK_SIGNING_KEY": SIGNING_KEY})
+    assert ended.code == 0, ended.text
+    assert await values(installed, OPERATOR) == kept
+    assert await values(installed, WEBHOOK) == {"anthropic-webhook-signing-key": SIGNING_KEY}
+    after = await objects(installed)
+    secret = ("Secret", f"{installed.system_namespace}/{WEBHOOK}")
+    assert {key for key in after if after[key] != before.get(key)} == {secret}
+
+
+async def test_wrong_keys_are_all_named_before_anything_is_written(site: Site) -> None:
+    wrong = {
+        # An API key is no environment key.
+        "ANTHROPIC_ENVIRONMENT_KEY": site.settings.api_key,
+        "E2B_API_KEY": "e2b_wrong",
+        "ANTHROPIC_API_KEY": "sk-ant-api03-wrong",
+        "ANTHROPIC_WEBHOOK_SIGNING_KEY": "nonsense",
+    }
+    ended = await site.install(keys={**site.keys(), **wrong})
+    assert ended.code == 1
+    assert "Anthropic refuses ANTHROPIC_ENVIRONMENT_KEY" in ended.errors
+    assert "E2B refuses E2B_API_KEY" in ended.errors
+    assert "Anthropic refuses ANTHROPIC_API_KEY" in ended.errors
+    assert "ANTHROPIC_WEBHOOK_SIGNING_KEY does not begin" in ended.errors
+    assert all(value not in ended.text for value in wrong.values())
+    assert await site.get("namespace", site.system_namespace) == {}
+
+
+async def test_absent_key_is_named_before_anything_is_written(site: Site) -> None:
+    ended = await site.install(keys={"ANTHROPIC_ENVIRONMENT_ID": site.settings.environment_id})
+    assert ended.code == 1
+    assert "not set: ANTHROPIC_ENVIRONMENT_KEY, E2B_API_KEY" in ended.errors
+    assert await site.get("namespace", site.system_namespace) == {}
+
+
+async def test_missing_right_is_named_before_anything_is_written(site: Site) -> None:
+    await site.kubectl("create", "namespace", site.namespace)
+    await site.kubectl("create", "serviceaccount", "visitor", f"--namespace={site.namespace}")
+    visitor = await site.control_plane.service_account_kubeconfig(site.namespace, "visitor")
+    ended = await site.install(f"--kubeconfig={visitor}")
+    assert ended.code == 1
+    assert "lacks rights" in ended.errors
+    assert "patch customresourcedefinitions.apiextensions.k8s.io" in ended.errors
+    assert await site.get("namespace", site.system_namespace) == {}
+
+
+async def test_without_a_yes_nothing_is_changed(site: Site) -> None:
+    ended = await site.run("install", f"--image={IMAGE}", "--no-wait", answer="n\n")
+    assert ended.code == 1
+    assert "nothing was changed" in ended.errors
+    assert await site.get("namespace", site.system_namespace) == {}
+
+
+async def test_waits_for_the_pods_and_says_what_holds_them_up(installed: Site) -> None:
+    site = installed
+    waiting = {"reason": "ImagePullBackOff", "message": "no such image"}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "operator-1", "labels": {"app.kubernetes.io/name": OPERATOR}},
+        "spec": {
+            "containers": [
+                {
+                    "name": "operator",
+                    "image": IMAGE,
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "capabilities": {"drop": ["ALL"]},
+                        "runAsNonRoot": True,
+                        "seccompProfile": {"type": "RuntimeDefault"},
+                    },
+                }
+            ],
+            "serviceAccountName": OPERATOR,
+        },
+    }
+    where = f"--namespace={site.system_namespace}"
+    await site.control_plane.kubectl("create", "--filename=-", where, input=json.dumps(pod))
+    status = {"containerStatuses": [_waits(waiting)]}
+    await site.kubectl(
+        "patch",
+        "pod",
+        "operator-1",
+        where,
+        "--subresource=status",
+        f"--patch={json.dumps({'status': status})}",
+    )
+    ended = await site.run("install", f"--image={IMAGE}", "--yes", "--timeout=3")
+    assert ended.code == 1
+    assert f"ImagePullBackOff of {IMAGE}" in ended.errors
+    assert "not ready within 3 s" in ended.errors
+
+    for name in (OPERATOR, WEBHOOK):
+        ready = {
+            "observedGeneration": 5,
+            "replicas": 2,
+            "updatedReplicas": 2,
+            "readyReplicas": 2,
+            "availableReplicas": 2,
+        }
+        await site.kubectl(
+            "patch", "deployment", name, where, "--subresource=status", "--type=merge",
+            f"--patch={json.dumps({'status': ready})}",
+        )  # fmt: skip
+    ended = await site.run("install", f"--image={IMAGE}", "--yes", "--timeout=20")
+    assert ended.code == 0, ended.text
+    assert "Pods ready" in ended.output
+
+
+def _waits(waiting: dict[str, str]) -> dict[str, Any]:
+    return {
+        "name": "operator",
+        "image": IMAGE,
+        "imageID": "",
+        "ready": False,
+        "restartCount": 0,
+        "state": {"waiting": waiting},
+    }

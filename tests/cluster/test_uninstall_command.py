@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from managed_session_api import names
@@ -14,7 +14,7 @@ from managed_session_local.simulators.e2b.client import SimulatedSandbox
 from managed_session_local.system import LocalSystem
 
 from ..rights import expect_refusals
-from .command_line import Site, simulated_site
+from .command_line import Ended, Site, simulated_site
 from .sessions import begin, resource
 from .systems import unique_name
 from .waiting import eventually
@@ -40,11 +40,28 @@ async def clouds(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site
 @pytest.fixture
 async def site(clouds: Site) -> AsyncIterator[Site]:
     """An installation that was made by the command."""
-    own = Site(clouds.control_plane, clouds.anthropic, clouds.e2b, clouds.settings, unique_name())
-    ended = await own.install()
-    assert ended.code == 0
-    async with namespaces_end(own):
+    async with installed(clouds, unique_name()) as own:
         yield own
+
+
+@asynccontextmanager
+async def installed(clouds: Site, namespace: str) -> AsyncIterator[Site]:
+    """An installation that was made by the command, in this namespace and in `…-system`."""
+    own = Site(clouds.control_plane, clouds.anthropic, clouds.e2b, clouds.settings, namespace)
+    await own.anthropic.reset()  # no work that an earlier test left in the queue
+    ended = await own.install()
+    assert ended.code == 0, ended.text
+    with own.rights_end:
+        async with namespaces_end(own):
+            yield own
+
+
+async def uninstall(site: Site, *options: str) -> Ended:
+    """`managed-sessions uninstall` without a question."""
+    # No kubelet ends the processes when their Deployments and rights are gone.
+    for namespace in (site.namespace, site.system_namespace):
+        site.rights_end.enter_context(expect_refusals(namespace))
+    return await site.run("uninstall", "--yes", *options, keys={})
 
 
 @asynccontextmanager
@@ -82,6 +99,11 @@ async def left_in(site: Site, namespace: str) -> list[str]:
     return found.split()
 
 
+async def sessions_in(site: Site, namespace: str) -> list[str]:
+    """Names of the namespace's ManagedSessions."""
+    return (await site.kubectl("get", names.PLURAL, f"--namespace={namespace}", "--output=name")).split()
+
+
 async def nothing_is_left(site: Site) -> None:
     for namespace in (site.namespace, site.system_namespace):
         assert await site.get("namespace", namespace) == {}
@@ -110,23 +132,105 @@ async def serve_a_turn(system: LocalSystem) -> str:
     return session_id
 
 
-async def test_nothing_is_left_after_one_command(site: Site) -> None:
-    with ExitStack() as rights_end:
-        await uninstalled(site, rights_end)
-
-
-async def uninstalled(site: Site, rights_end: ExitStack) -> None:
-    async with site.running() as system:
+async def test_nothing_is_left_after_one_command_although_sessions_begin_meanwhile(clouds: Site) -> None:
+    async with installed(clouds, names.RESOURCE_NAMESPACE) as site, site.running() as system:
         session_ids = [await serve_a_turn(system), await serve_a_turn(system)]
-        # No kubelet ends the processes when their Deployments and rights are gone.
-        for namespace in (site.namespace, site.system_namespace):
-            rights_end.enter_context(expect_refusals(namespace))
-        ended = await site.run("uninstall", "--yes", keys={})
+        refused = await site.run("uninstall", answer="n\n", keys={})
+        assert refused.code == 1
+        assert "remove the webhook endpoint in the Claude Console" in refused.output
+        assert len(await sessions_in(site, site.namespace)) == 2
+
+        talking = asyncio.create_task(keep_beginning_sessions(system))
+        try:
+            ended = await uninstall(site)
+        finally:
+            talking.cancel()
         assert ended.code == 0, ended.text
+        assert "their sandboxes confirmed gone by the operator" in ended.output
         await nothing_is_left(site)
+        assert (await site.kubectl("get", "validatingadmissionpolicies", "--output=name")).split() == []
         assert await site.get("customresourcedefinition", DEFINITION) == {}
-        assert "Claude Console" in ended.output
-        assert "2 deleted" in ended.output
         for session_id in session_ids:
             [sandbox] = await sandboxes_of_site(site, session_id)
             assert sandbox.state == "killed"
+    again = await site.run("uninstall", "--yes", keys={})
+    assert again.code == 0, again.text
+
+
+async def keep_beginning_sessions(system: LocalSystem) -> None:
+    while True:
+        async with begin(system) as conversation:
+            await conversation.send("Run: echo hello")
+        await asyncio.sleep(0.3)
+
+
+async def test_sandbox_that_cannot_be_killed_is_named_and_a_repetition_goes_on(site: Site) -> None:
+    async with site.running() as system:
+        session_id = await serve_a_turn(system)
+        await site.e2b.add_fault("kill", {"status": 503}, times=10_000)
+        ended = await uninstall(site, "--keep-crd", "--timeout=8")
+        assert ended.code == 1
+        assert session_id in ended.errors
+        assert "CleanupBlocked" in ended.errors
+        await site.e2b.clear_faults()
+        ended = await uninstall(site, "--keep-crd")
+        assert ended.code == 0, ended.text
+        await nothing_is_left(site)
+
+
+async def test_where_the_operator_is_gone_it_says_so_and_force_does_its_part(site: Site) -> None:
+    other = await session_of_another_installation(site)
+    async with site.running() as system:
+        await serve_a_turn(system)
+        async with begin(system) as conversation:
+            await conversation.send("Run: sleep 60")
+            session_id = conversation.session_id
+
+            async def works() -> bool:
+                status = (await resource(system, session_id)).get("status", {})
+                return "firstHeartbeatAt" in status.get("work", {})
+
+            await eventually("the worker works", works)
+        await system.operator.kill()
+        await lease_is_old(site)
+        ended = await uninstall(site)
+        assert ended.code == 1
+        assert "the operator is gone, and 2 ManagedSessions" in ended.errors
+        assert "--force" in ended.errors
+        assert len(await sessions_in(site, site.namespace)) == 2
+        assert await site.get("deployment", "managed-session-webhook", site.system_namespace) != {}
+
+        ended = await uninstall(site, "--force")
+        assert ended.code == 0, ended.text
+        assert "2 sandboxes killed, 1 work items stopped" in ended.output
+        await nothing_is_left(site)
+        report = await site.anthropic.session(session_id)
+        assert report.work is not None
+        assert report.work["state"] == "stopped"
+    # What another installation uses stays.
+    assert f"1 ManagedSessions are in other namespaces ({other})" in ended.output
+    assert await sessions_in(site, other) != []
+    assert await site.get("clusterrole", "managed-sessions-view") != {}
+
+
+async def session_of_another_installation(site: Site) -> str:
+    """Make a resource in a namespace of its own; the namespace."""
+    other = unique_name()
+    await site.kubectl("create", "namespace", other)
+    foreign = {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "metadata": {"name": "foreign", "namespace": other},
+        "spec": {"sessionID": "sesn_foreign"},
+    }
+    await site.control_plane.kubectl("create", "--filename=-", input=json.dumps(foreign))
+    return other
+
+
+async def lease_is_old(site: Site) -> None:
+    """Make the killed leader's Lease look as if time had passed."""
+    patch = {"spec": {"renewTime": "2026-01-01T00:00:00.000000Z"}}
+    await site.kubectl(
+        "patch", "lease", OPERATOR, f"--namespace={site.system_namespace}", "--type=merge",
+        f"--patch={json.dumps(patch)}",
+    )  # fmt: skip

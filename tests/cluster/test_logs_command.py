@@ -1,0 +1,91 @@
+"""`managed-sessions logs`: a sandbox's worker.log, and a paused sandbox that stays asleep."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from managed_session_api.names import METADATA_SESSION, resource_name
+from managed_session_local.control_plane import ControlPlane
+from managed_session_local.system import LocalSystem
+
+from .command_line import Site, simulated_site
+from .sessions import begin, resource
+from .waiting import eventually
+
+
+@pytest.fixture(scope="module")
+async def site(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    async with simulated_site(control_plane, tmp_path_factory.mktemp("clouds")) as site:
+        assert (await site.install()).code == 0
+        yield site
+
+
+@pytest.fixture(scope="module")
+async def system(site: Site) -> AsyncIterator[LocalSystem]:
+    async with site.running() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def resting(system: LocalSystem) -> str:
+    """A session whose turn is over and whose sandbox is paused."""
+    async with begin(system) as conversation:
+        assert await conversation.say("Run: echo hello") == "hello"
+        session_id = conversation.session_id
+
+    async def rests() -> bool:
+        return bool(
+            (await resource(system, session_id))["status"].get("sandbox", {}).get("state") == "Paused"
+        )
+
+    await eventually("the sandbox is paused", rests)
+    return session_id
+
+
+async def connects(site: Site, session_id: str) -> list[str]:
+    """Operations that E2B was asked for the session's sandbox."""
+    [sandbox] = [s for s in await site.e2b.sandboxes() if s.metadata.get(METADATA_SESSION) == session_id]
+    return [call["operation"] for call in (await site.e2b.ledger(sandbox_id=sandbox.id)).calls]
+
+
+async def test_paused_sandbox_is_not_woken_and_what_is_known_is_said(site: Site, resting: str) -> None:
+    await site.e2b.clear_ledger()
+    ended = await site.run("logs", resting, keys={})
+    assert ended.code == 1
+    assert "is paused and was not woken. --wake" in ended.errors
+    assert "Turns        1 served to their end" in ended.output
+    assert "ended " in ended.output
+    assert set(await connects(site, resting)) <= {"get"}
+    [sandbox] = [s for s in await site.e2b.sandboxes("paused") if s.metadata.get(METADATA_SESSION) == resting]
+    assert sandbox.resumes == 0
+
+
+async def test_wake_prints_the_log_and_pauses_again(site: Site, resting: str) -> None:
+    ended = await site.run("logs", resource_name(resting), "--wake", keys={})
+    assert ended.code == 0, ended.text
+    assert "executing tool tool=bash" in ended.output
+    assert "paused again" in ended.errors
+    [sandbox] = [s for s in await site.e2b.sandboxes() if s.metadata.get(METADATA_SESSION) == resting]
+    assert (sandbox.state, sandbox.resumes) == ("paused", 1)
+
+
+async def test_log_of_a_working_sandbox_is_read_beside_its_worker(site: Site, system: LocalSystem) -> None:
+    async with begin(system) as conversation:
+        await conversation.send("Run: sleep 6 && echo done")
+
+        async def works() -> bool:
+            found = await resource(system, conversation.session_id)
+            return "firstHeartbeatAt" in found.get("status", {}).get("work", {})
+
+        await eventually("the worker works", works)
+        ended = await site.run("logs", conversation.session_id, "--wake", keys={})
+        assert ended.code == 0, ended.text
+        assert "worker starts" in ended.output
+        assert await conversation.answer() == "done"
+
+
+async def test_unknown_session_is_said(site: Site) -> None:
+    ended = await site.run("logs", "sesn_unknown", keys={})
+    assert ended.code == 1
+    assert "there is no ManagedSession for sesn_unknown" in ended.errors

@@ -1,0 +1,136 @@
+"""`managed-sessions smoke` and `doctor` against an installation that works, and against broken ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from managed_session_api import names
+from managed_session_local.control_plane import ControlPlane
+from managed_session_local.system import LocalSystem
+
+from .command_line import E2B_KEY, Site, simulated_site
+from .sessions import becomes, begin
+from .waiting import eventually
+
+
+@pytest.fixture(scope="module")
+async def site(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    async with simulated_site(control_plane, tmp_path_factory.mktemp("clouds")) as site:
+        assert (await site.install()).code == 0
+        yield site
+
+
+@pytest.fixture(scope="module")
+async def system(site: Site) -> AsyncIterator[LocalSystem]:
+    async with site.running() as running:
+        yield running
+
+
+def user(site: Site) -> dict[str, str]:
+    """What the smoke test needs of its user; the environment's ID it takes from the cluster."""
+    return {"ANTHROPIC_API_KEY": site.settings.api_key, "ANTHROPIC_AGENT_ID": site.settings.agent_id}
+
+
+async def doctor(site: Site, *arguments: str) -> dict[str, dict[str, str]]:
+    """What the doctor says, by check."""
+    ended = await site.run("doctor", "--json", *arguments, keys={})
+    checks = json.loads(ended.output)
+    assert ended.code == int(any(each["verdict"] == "failed" for each in checks))
+    return {each["check"]: each for each in checks}
+
+
+async def test_smoke_shows_every_step_and_leaves_nothing(site: Site, system: LocalSystem) -> None:
+    ended = await site.run("smoke", "--second-turn", keys=user(site))
+    assert ended.code == 0, ended.text
+    for step in (
+        "session created",
+        "resource appeared",
+        "sandbox assigned",
+        "worker's first heartbeat",
+        "tool executed",
+        "answered",
+        "session idle again",
+        "sandbox paused",
+    ):
+        assert f"✓ {step}" in ended.output, step
+    assert ended.output.count("✓ sandbox paused") == 2
+    assert "cleaned up: session deleted, its sandbox is gone" in ended.output
+    assert "✗" not in ended.output
+    assert await system.kubectl("get", names.PLURAL, "--output=name") == ""
+    assert await site.e2b.sandboxes("running", "paused") == []
+
+
+@pytest.mark.usefixtures("system")
+async def test_smoke_explains_a_missing_template(site: Site) -> None:
+    for template in await site.e2b.templates():
+        await site.e2b.delete_template(template["templateID"])
+    try:
+        ended = await site.run("smoke", "--timeout=15", keys=user(site))
+    finally:
+        built = await site.run("install", "--image=any", "--yes", "--no-wait")
+        assert built.code == 0
+    assert ended.code == 1
+    assert "✗ sandbox assigned" in ended.output
+    assert "TemplateNotFound" in ended.output
+    assert "managed-sessions template build" in ended.output
+
+
+async def test_smoke_without_its_credentials_says_what_it_needs(site: Site) -> None:
+    ended = await site.run("smoke", keys={})
+    assert ended.code == 1
+    assert "ANTHROPIC_AGENT_ID is not set" in ended.errors
+
+
+@pytest.mark.usefixtures("system")
+async def test_doctor_names_what_is_wrong_and_what_to_do(site: Site) -> None:
+    checks = await doctor(site)
+    verdicts = {name: check["verdict"] for name, check in checks.items()}
+    # No pods run on this control plane; everything else is as it should be.
+    failed = {"managed-session-operator", "managed-session-webhook", "webhook service"}
+    assert {name for name, verdict in verdicts.items() if verdict == "failed"} == failed
+    for name in ("cluster", "definition", "leader", "environment key", "template", "work queue", "sandboxes"):
+        assert verdicts[name] == "ok", checks[name]
+    assert verdicts["secret managed-session-webhook"] == "warning"
+    assert "ANTHROPIC_WEBHOOK_SIGNING_KEY" in checks["secret managed-session-webhook"]["remedy"]
+
+
+async def test_doctor_explains_a_refused_key_and_the_session_that_waits_for_it(
+    site: Site, system: LocalSystem
+) -> None:
+    await site.e2b.change_settings(api_keys=["e2b_another"])
+    try:
+        async with begin(system) as conversation:
+            await conversation.send("Run: echo hello")
+            session_id = conversation.session_id
+            await becomes(system, session_id, "SandboxCredentialRejected")
+            checks = await doctor(site)
+            assert checks["template"]["verdict"] == "failed"
+            assert "E2B refuses E2B_API_KEY" in checks["template"]["detail"]
+            session = checks[f"session {session_id}"]
+            assert session["verdict"] == "failed"
+            assert "SandboxCredentialRejected" in session["detail"]
+            assert "e2b-api-key" in session["remedy"]
+    finally:
+        await site.e2b.change_settings(api_keys=[E2B_KEY])
+
+    async def served() -> bool:
+        return (await doctor(site, session_id))[f"session {session_id}"]["verdict"] == "ok"
+
+    await eventually("the session is served", served)
+
+
+async def test_doctor_with_few_rights_says_what_it_could_not_look_at(site: Site) -> None:
+    await site.kubectl("create", "serviceaccount", "viewer", f"--namespace={site.namespace}")
+    await site.kubectl(
+        "create", "rolebinding", "viewer", "--clusterrole=managed-sessions-view",
+        f"--serviceaccount={site.namespace}:viewer", f"--namespace={site.namespace}",
+    )  # fmt: skip
+    viewer = await site.control_plane.service_account_kubeconfig(site.namespace, "viewer")
+    checks = await doctor(site, f"--kubeconfig={viewer}")
+    assert checks["sessions"]["verdict"] == "ok"
+    for name in ("definition", "managed-session-operator", "secrets", "leader"):
+        assert checks[name]["verdict"] == "skipped"
+        assert "you lack the right" in checks[name]["detail"]
+    assert "ANTHROPIC_ENVIRONMENT_KEY" in checks["environment key"]["detail"]
