@@ -144,12 +144,12 @@ class OperatorSettings(Settings):
         "then /livez fails. A watch that is silent for 70 s is opened again in any case.",
     )
     orphan_grace_seconds: float = Field(
-        default=0.0,
+        default=600.0,
         ge=0,
         le=2_592_000,
-        description="How long a sandbox whose resource is not there is kept after a sweep has first seen it "
-        "so, seconds: time to restore resources from a backup while the operator runs. Two sweeps have to "
-        "agree in any case.",
+        description="How long a sandbox is kept whose resource the leader has never seen, seconds: time to "
+        "restore resources from a backup while the operator runs. One whose resource was removed by force "
+        "is killed by the second sweep that finds it so.",
     )
     end_checks_per_minute: int = Field(
         default=10,

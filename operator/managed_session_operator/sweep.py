@@ -19,6 +19,7 @@ from managed_session_operator.clients.sandboxes import SandboxView
 from managed_session_operator.context import Context
 from managed_session_operator.decisions import GIVEN_BACK, claim_active
 from managed_session_operator.failures import ConflictError, Failure, NotLeadingError, ResourceGoneError
+from managed_session_operator.orphans import Orphans
 from managed_session_operator.ownership import Owners
 from managed_session_operator.work_list import WorkItem
 
@@ -49,7 +50,7 @@ class Sweep:
         self._context = context
         self._enqueue = enqueue
         self._on_turn = on_turn
-        self._suspects: dict[str, float] = {}
+        self._orphans = Orphans(context.settings.orphan_grace_seconds)
         self._running: set[str] = set()
         self._paused: set[str] = set()
         self._unstarted: dict[str, tuple[WorkItem, datetime]] = {}
@@ -252,12 +253,9 @@ class Sweep:
                 await self._kill(view.sandbox_id)
 
     async def _kill_orphans(self, suspects: dict[str, SandboxView]) -> None:
-        """Kill what two sweeps in a row found without a resource: a create may be on its way.
-
-        Where resources may be restored from a backup meanwhile, a grace period comes on top.
-        """
-        now, grace = time.monotonic(), self._context.settings.orphan_grace_seconds
-        doomed = {each for each in suspects.keys() & self._suspects if now - self._suspects[each] >= grace}
+        """Kill what has been without a resource for long enough."""
+        found = {each: view.metadata.get(names.METADATA_RESOURCE_UID, "") for each, view in suspects.items()}
+        doomed = self._orphans.given_up(found, self._context.store.identities())
         if doomed:
             # Once more from the API server: what is known is as old as this sweep.
             await self._relist()
@@ -267,13 +265,11 @@ class Sweep:
         async def kill(view: SandboxView) -> None:
             async with side_by_side:
                 owner = owners.of(view)
-                unowned = owner is None or self._is_stray(owner, view)
-                if unowned and await self._kill(view.sandbox_id):
-                    del suspects[view.sandbox_id]
+                if owner is None or self._is_stray(owner, view):
+                    await self._kill(view.sandbox_id)
 
         views = self._understood([suspects[sandbox_id] for sandbox_id in doomed])
         await asyncio.gather(*(kill(view) for view in views))
-        self._suspects = {each: self._suspects.get(each, now) for each in suspects}
 
     async def _kill(self, sandbox_id: str) -> bool:
         context = self._context

@@ -21,6 +21,7 @@ QUICK = {
     "kubernetes_timeout_seconds": "3.5",
     "reclaim_seconds": "3",
     "sweep_seconds": "1",
+    "orphan_grace_seconds": "0",
     "retry_scale": "0.1",
     "max_idle_seconds": "1",
     "sandbox_creation_rate": "50",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from managed_session_api import names
 from managed_session_operator.clients.sandboxes import SandboxView
+from managed_session_operator.settings import OperatorSettings
 from managed_session_operator.store import ResourceStore
 from managed_session_operator.sweep import Sweep
 from managed_session_operator.work_list import WorkItem
@@ -48,7 +49,7 @@ def _sweep(*bodies: dict[str, Any]) -> Sweep:
     store = ResourceStore()
     for each in bodies:
         store.observe(each)
-    return Sweep(SimpleNamespace(store=store), lambda _: None)  # type: ignore[arg-type]
+    return Sweep(SimpleNamespace(store=store, settings=OperatorSettings.model_validate({})), lambda _: None)  # type: ignore[arg-type]
 
 
 def test_the_sandbox_of_a_resource_that_another_version_wrote_is_let_alone() -> None:
