@@ -171,6 +171,13 @@ async def nothing_was_lost(system: LocalSystem, turns: int) -> None:
         "script_mismatches",
     ):
         assert totals[clean] == 0, clean
+    answered_badly = {
+        (operation, status): count
+        for operation, statuses in ledger.operations.items()
+        for status, count in statuses.items()
+        if status.isdecimal() and int(status) >= 400
+    }
+    assert answered_badly == {}, "Anthropic had nothing to refuse"
     refused_events = [each for each in ledger.deliveries if each.get("status") not in (204, None)]
     assert refused_events == [], "no event was refused"
     _, stranded = await system.anthropic_admin.work()
