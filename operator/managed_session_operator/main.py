@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from typing import Any
 
 # The SDK reads its pool's size when it is imported: one stream stays open per running sandbox.
 if not os.environ.setdefault("E2B_MAX_CONNECTIONS", "2000").isdecimal():
@@ -27,8 +28,20 @@ from managed_session_operator.settings import OperatorSettings
 logger = logging.getLogger(__name__)
 
 
+def _without_cut_streams(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what nobody caught, but not each stream that is cut on purpose when this process stops leading.
+
+    E2B's SDK reads a stream in a task of its own; cut off, that one ends with an error that nobody awaits.
+    """
+    error = context.get("exception")
+    if type(error).__name__ == "ConnectError" and "cancelled" in str(error):
+        return
+    loop.default_exception_handler(context)
+
+
 async def run(settings: OperatorSettings) -> None:
     """Run until SIGTERM or SIGINT."""
+    asyncio.get_running_loop().set_exception_handler(_without_cut_streams)
     api_client = await connect(
         connections=settings.kubernetes_connections,
         timeout_seconds=settings.kubernetes_timeout_seconds,
