@@ -18,13 +18,15 @@ async def test_rollout_interrupts_no_turn_and_loses_no_event(
 ) -> None:
     before = {uid for uid, _ in await installation.lives()}
     async with held_turn(installation) as running:
-        talking = asyncio.create_task(talk(installation))
+        rolled_out = asyncio.Event()
+        talking = asyncio.create_task(talk(installation, rolled_out))
         for deployment in (WEBHOOK, OPERATOR):
             await installation.kubectl(
                 f"--namespace={SYSTEM}", "set", "image", f"deployment/{deployment}",
                 f"{deployment.removeprefix('managed-session-')}={images.next_version}",
             )  # fmt: skip
         await installation.rolled_out()
+        rolled_out.set()
         assert not running.answer.done()
         assert {uid for uid, _ in await installation.lives()} & before == set(), "all pods are new ones"
         await running.finish()
@@ -39,12 +41,12 @@ async def test_rollout_interrupts_no_turn_and_loses_no_event(
         await eventually(f"each event of {session_id} was taken", all_taken, seconds=DELIVERED_SECONDS)
 
 
-async def talk(installation: Installation) -> list[str]:
-    """Sessions that begin while the pods are replaced, one after the other; each is answered."""
-    sessions = []
-    for number in range(4):
+async def talk(installation: Installation, until: asyncio.Event) -> list[str]:
+    """Sessions one after the other while the pods are replaced; each is answered."""
+    sessions: list[str] = []
+    while not until.is_set():
         async with installation.clouds.begin() as session:
-            answer = await session.say(f"Run: echo answer-{number}", timeout_seconds=DELIVERED_SECONDS)
-            assert answer == f"answer-{number}"
+            answer = await session.say(f"Run: echo {len(sessions)}", timeout_seconds=DELIVERED_SECONDS)
+            assert answer == str(len(sessions))
             sessions.append(session.session_id)
     return sessions

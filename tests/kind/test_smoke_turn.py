@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from managed_session_api import names
 
-from .installation import OPERATOR, RESOURCES, SYSTEM, WEBHOOK, Installation
+from .installation import DEPLOY, OPERATOR, RESOURCES, SYSTEM, WEBHOOK, Installation
 
 WHO_AM_I = """
 import os
 print(os.getuid(), *(os.access(path, os.W_OK) for path in ("/opt/managed-sessions", "/tmp")))
 """
+OVERLAYS = sorted((DEPLOY / "kustomize").rglob("kustomization.yaml"))
 SMOKE = "Use bash to echo webhook-smoke-ok. Answer only with that text."
+
+
+async def test_manifests_have_no_field_that_this_server_does_not_know(installation: Installation) -> None:
+    for manifests in (f"--filename={DEPLOY}", *(f"--kustomize={path.parent}" for path in OVERLAYS)):
+        await installation.kubectl("apply", manifests, "--dry-run=server", "--validate=strict")
 
 
 async def test_answer_is_what_bash_printed_in_the_sandbox(installation: Installation) -> None:
