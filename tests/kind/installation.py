@@ -12,11 +12,7 @@ from typing import Any
 
 import yaml
 from managed_session_api import names
-from managed_session_local.clouds import (
-    ENVIRONMENT_KEY,
-    OPERATOR_CREDENTIALS,
-    SIGNING_KEY,
-)
+from managed_session_local.clouds import OPERATOR_CREDENTIALS, SIGNING_KEY
 
 from ..cluster.waiting import eventually
 from .commands import CommandError, Kubectl
@@ -77,8 +73,12 @@ class Installation:
                 }
             )
         )
-        (overlay / "own.yaml").write_text(yaml.safe_dump_all([self._settings(), _network_policy()]))
+        (overlay / "own.yaml").write_text(self.own_manifests())
         return overlay
+
+    def own_manifests(self) -> str:
+        """What the tests add to `deploy/`, as YAML: the clouds' addresses, and the way to the simulators."""
+        return yaml.safe_dump_all([self._settings(), _network_policy()])
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -93,11 +93,12 @@ class Installation:
         for old in await self.clouds.anthropic_admin.webhooks():
             await self.clouds.anthropic_admin.remove_webhook(old.id)
         endpoint = await self.clouds.anthropic_admin.add_webhook(WEBHOOK_URL)
-        credentials = self.clouds.clouds.only(OPERATOR_CREDENTIALS)
-        # A key that an earlier test has rotated stays.
-        known = self.secrets.get(OPERATOR, {}).get(ENVIRONMENT_KEY)
-        await self.set_secret(OPERATOR, {**credentials, **({ENVIRONMENT_KEY: known} if known else {})})
+        await self.set_secret(OPERATOR, self.credentials())
         await self.set_secret(WEBHOOK, {SIGNING_KEY: endpoint.secret})
+
+    def credentials(self) -> dict[str, str]:
+        """The operator's, by the names of their files; a key that an earlier test has rotated stays."""
+        return self.secrets.get(OPERATOR) or self.clouds.clouds.only(OPERATOR_CREDENTIALS)
 
     async def set_secret(self, name: str, values: dict[str, str]) -> None:
         """Create or replace a Secret; its values go by stdin."""
@@ -222,6 +223,17 @@ class Installation:
             return True
 
         await eventually("the manifests are deleted", deleted, seconds=120)
+
+    async def left_over(self) -> list[str]:
+        """Names of whatever of ours is in the cluster, but for the simulators."""
+        found = [
+            *await self.kubectl.list("", "namespaces", PODS),
+            *await self.kubectl.list("", "clusterroles,clusterrolebindings"),
+            *await self.kubectl.list("", "validatingadmissionpolicies,validatingadmissionpolicybindings"),
+            *await self.kubectl.list("", "customresourcedefinitions"),
+        ]
+        ours = [f"{each['kind']}/{each['metadata']['name']}" for each in found]
+        return [name for name in ours if "managed" in name]
 
 
 def _network_policy() -> dict[str, Any]:

@@ -1,0 +1,51 @@
+"""From nothing to an answered turn and back to nothing, with the commands that the documentation names."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from managed_session_local.clouds import credential_variable
+
+from .command_line import managed_sessions
+from .installation import SYSTEM, WEBHOOK_URL, Installation
+
+
+@pytest.fixture
+async def nothing_installed(installed: Installation) -> Installation:
+    """A cluster without the installation, in which the clouds' addresses are set for the one to come."""
+    if await installed.left_over():
+        await installed.remove()
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}}
+    await installed.kubectl("apply", "--server-side", "--filename=-", input=json.dumps(namespace))
+    await installed.kubectl("apply", "--server-side", "--filename=-", input=installed.own_manifests())
+    return installed
+
+
+async def test_install_smoke_doctor_logs_and_uninstall(nothing_installed: Installation) -> None:
+    installation, clouds = nothing_installed, nothing_installed.clouds
+    for old in await clouds.anthropic_admin.webhooks():
+        await clouds.anthropic_admin.remove_webhook(old.id)
+    endpoint = await clouds.anthropic_admin.add_webhook(WEBHOOK_URL)
+    credentials = {credential_variable(name): value for name, value in installation.credentials().items()}
+
+    await managed_sessions(
+        installation, "install", f"--image={installation.image}", "--yes",
+        ANTHROPIC_WEBHOOK_SIGNING_KEY=endpoint.secret, **credentials,
+    )  # fmt: skip
+    assert {restarts for _, restarts in await installation.lives()} == {0}
+
+    played = await managed_sessions(
+        installation, "smoke", "--second-turn", "--keep",
+        ANTHROPIC_API_KEY=clouds.user.api_key or "", ANTHROPIC_AGENT_ID=clouds.agent_id,
+    )  # fmt: skip
+    assert "The smoke test passed." in played
+
+    (sandbox,) = await clouds.alive()
+    session_id = sandbox.metadata["managedagents.dev/session"]
+    await managed_sessions(installation, "doctor")
+    assert "posted result" in await managed_sessions(installation, "logs", session_id, "--wake")
+
+    await managed_sessions(installation, "uninstall", "--yes")
+    assert await clouds.alive() == []
+    assert await installation.left_over() == []
