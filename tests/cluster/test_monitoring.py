@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
+import promql_parser
 import pytest
 import yaml
 from managed_session_local.control_plane import ControlPlane
@@ -60,6 +61,11 @@ async def exposed(control_plane: ControlPlane) -> AsyncIterator[dict[str, set[st
             if isinstance(counter, Counter):
                 found[f"{counter._name}_total"].update(counter._labelnames)
         yield found
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_query_is_promql(name: str) -> None:
+    promql_parser.parse(QUERIES[name].replace("$__rate_interval", "5m"))
 
 
 @pytest.mark.parametrize("name", QUERIES)
