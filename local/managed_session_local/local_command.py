@@ -43,6 +43,8 @@ async def run_local(
             clouds=clouds,
             # Never another installation's: its sandboxes would be taken for left-overs and killed.
             installation_id=own_id,
+            # Each run has an etcd of its own: what an earlier one left gets no resource any more.
+            operator_settings={"orphan_grace_seconds": "0"},
             restart_pods=True,
             report=report,
         )
