@@ -164,6 +164,8 @@ async def nothing_was_lost(system: LocalSystem, turns: int) -> None:
         for status, count in clouds.statuses.items()
         if status[-3:] >= "400" and not status.startswith("template_")
     }
+    # A hundred pauses at once take longer than a call may: asked again, E2B says that it is at it.
+    refused.pop("pause:409", None)
     assert refused == {}, "E2B had nothing to refuse"
     ledger = await system.anthropic_admin.ledger(calls=False)
     totals = ledger.totals
