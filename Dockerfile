@@ -6,7 +6,7 @@ ARG SOURCE_DATE_EPOCH=1577836800
 
 FROM ${BASE_IMAGE} AS build
 WORKDIR /build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PYTHONDONTWRITEBYTECODE=1
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1
 # The environment of the pods has no pip of its own: `pip --python` fills it from outside.
 RUN python -m venv --without-pip /opt/managed-sessions && python -m venv /opt/build-tools
 # Libraries first: they change less often than the project. An index behind a certificate authority of one's own:
@@ -16,13 +16,13 @@ RUN --mount=type=secret,id=ca-bundle,target=/run/secrets/ca-bundle,required=fals
     if [ -s /run/secrets/ca-bundle ]; then export PIP_CERT=/run/secrets/ca-bundle; fi; \
     /opt/build-tools/bin/pip install --require-hashes --only-binary=:all: --requirement requirements-build.lock \
     && /opt/build-tools/bin/pip install --require-hashes --only-binary=:all: --requirement requirements-sbom.lock \
-    && /opt/build-tools/bin/pip --python /opt/managed-sessions/bin/python install \
+    && /opt/build-tools/bin/pip --python /opt/managed-sessions/bin/python install --no-compile \
         --require-hashes --only-binary=:all: --requirement requirements.lock
 COPY . .
 ARG SOURCE_DATE_EPOCH
 RUN export SOURCE_DATE_EPOCH PYTHONHASHSEED=0 \
     && /opt/build-tools/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /dist . \
-    && /opt/build-tools/bin/pip --python /opt/managed-sessions/bin/python install --no-index --no-deps /dist/*.whl \
+    && /opt/build-tools/bin/pip --python /opt/managed-sessions/bin/python install --no-compile --no-index --no-deps /dist/*.whl \
     && /opt/build-tools/bin/cyclonedx-py environment --output-reproducible --of JSON \
         --output-file /opt/managed-sessions/sbom.cdx.json /opt/managed-sessions/bin/python \
     && python -m compileall -q -j 1 --invalidation-mode unchecked-hash /opt/managed-sessions/lib \
@@ -33,7 +33,7 @@ FROM build AS build-simulators
 COPY requirements-local.lock ./
 RUN --mount=type=secret,id=ca-bundle,target=/run/secrets/ca-bundle,required=false \
     if [ -s /run/secrets/ca-bundle ]; then export PIP_CERT=/run/secrets/ca-bundle; fi; \
-    /opt/build-tools/bin/pip --python /opt/managed-sessions/bin/python install \
+    /opt/build-tools/bin/pip --python /opt/managed-sessions/bin/python install --no-compile \
         --require-hashes --only-binary=:all: --requirement requirements-local.lock \
     && python -m compileall -q /opt/managed-sessions/lib
 

@@ -50,6 +50,13 @@ def test_everything_installed_is_checked_against_a_lock_file() -> None:
         assert "--require-hashes" in install or "--no-index --no-deps" in install
 
 
+def test_bytecode_holds_no_time() -> None:
+    installs = re.findall(r"pip --python \S+ install\b[^&]*", BUILD_STAGE + SIMULATORS_BUILD_STAGE)
+    assert len(installs) == 3
+    assert all("--no-compile" in install for install in installs)
+    assert "compileall -q -j 1 --invalidation-mode unchecked-hash" in BUILD_STAGE
+
+
 def test_build_tools_of_the_lock_file_are_those_that_the_project_names() -> None:
     locked = re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements-build.lock").read_text(), re.MULTILINE)
     for requirement in PROJECT["build-system"]["requires"]:
