@@ -184,9 +184,9 @@ async def nothing_was_lost(system: LocalSystem, turns: int) -> None:
         (operation, status): count
         for operation, statuses in ledger.operations.items()
         for status, count in statuses.items()
-        if status.isdecimal() and int(status) >= 400
+        if status in ("401", "403") or status.startswith("5")
     }
-    assert answered_badly == {}, "Anthropic had nothing to refuse"
+    assert answered_badly == {}, "no key was refused, and nothing broke"
     refused_events = [each for each in ledger.deliveries if each.get("status") not in (204, None)]
     assert refused_events == [], "no event was refused"
     _, stranded = await system.anthropic_admin.work()
