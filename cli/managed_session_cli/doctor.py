@@ -12,6 +12,7 @@ from managed_session_api.names import API_VERSION, KIND, METADATA_INSTALLATION
 from managed_session_api.resource import ManagedSession
 from managed_session_worker.template import template_name
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from managed_session_cli import diagnosis, keys
@@ -57,7 +58,7 @@ def doctor(
     if as_json:
         print(json.dumps([each.to_json() for each in checks], indent=2))
     else:
-        _show(checks, console)
+        show(checks, console)
     return all(each.verdict is not Verdict.FAILED for each in checks)
 
 
@@ -225,15 +226,16 @@ def _no_key(name: str, credential: str) -> Check:
     )
 
 
-def _show(checks: list[Check], console: Console) -> None:
+def show(checks: list[Check], console: Console) -> None:
+    """Print the checks as a table for people, and how many failed."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(width=1)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for each in checks:
-        table.add_row(_MARKS[each.verdict], each.name, each.detail)
+        table.add_row(_MARKS[each.verdict], each.name, escape(each.detail))
         if each.remedy and each.verdict is not Verdict.OK:
-            table.add_row("", "", f"[bold]→[/] {each.remedy}")
+            table.add_row("", "", f"[bold]→[/] {escape(each.remedy)}")
     console.print(table, soft_wrap=False)
     failed = sum(each.verdict is Verdict.FAILED for each in checks)
     skipped = sum(each.verdict is Verdict.SKIPPED for each in checks)

@@ -294,7 +294,7 @@ def _wait(cluster: Cluster, installation: Installation, seconds: float, console:
                 # An API server that restarts meanwhile is no reason to give up.
                 if time.monotonic() > deadline:
                     raise
-                console.print(f"  {error}")
+                console.print(f"  {error}", markup=False)
                 now = []
             if now and all(each.done for each in now):
                 break

@@ -16,6 +16,7 @@ from managed_session_api.names import API_VERSION, KIND
 from managed_session_api.resource import ManagedSession
 from managed_session_local.conversation import Conversation
 from rich.console import Console
+from rich.markup import escape
 
 from managed_session_cli import keys
 from managed_session_cli.cluster import Cluster, Reference
@@ -107,7 +108,7 @@ def _webhook_health(cluster: Cluster, installation: Installation, console: Conso
     status, text = cluster.proxied(installation.system_namespace, WEBHOOK, "http", "/health")
     healthy, said = health(status, text)
     mark = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[yellow]![/]"}[healthy]
-    console.print(f"{mark} webhook health: {said}")
+    console.print(f"{mark} webhook health: {escape(said)}")
     if healthy is False:
         console.print("    → run: managed-sessions doctor")
     return healthy is not False
@@ -178,7 +179,7 @@ class _SmokeTest:
         first = len(conversation.events)
         await conversation.send(message)
         began = reached = time.monotonic()
-        self._console.print(f"[green]✓[/] message sent: {message}", markup=True)
+        self._console.print(f"[green]✓[/] message sent: {escape(message)}")
         for step in Step:
             while (shown := evidence(step, seen)) is None:
                 now = time.monotonic()
@@ -194,7 +195,7 @@ class _SmokeTest:
                     or standing(before)[:2] != standing(seen.resource)[:2]
                 ):
                     reached = now
-            self._console.print(f"[green]✓[/] {step} after {time.monotonic() - began:.1f} s: {shown}")
+            self._console.print(f"[green]✓[/] {step} after {time.monotonic() - began:.1f} s: {escape(shown)}")
         return seen.resource.status.turns if seen.resource else 0
 
     def _fail(self, step: Step, seen: Observation, session_id: str, seconds: float) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,9 +12,11 @@ from managed_session_api.names import METADATA_RESOURCE_UID
 from managed_session_api.resource import ManagedSession
 from managed_session_cli import diagnosis
 from managed_session_cli.clouds import Sandbox, WorkSummary
-from managed_session_cli.diagnosis import Verdict
+from managed_session_cli.diagnosis import Check, Verdict
+from managed_session_cli.doctor import show
 from managed_session_cli.installation import DEFINITION, Installation
 from managed_session_cli.session_diagnosis import session_checks
+from rich.console import Console
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 [OWN] = [each for each in Installation().manifests() if each["metadata"]["name"] == DEFINITION.name]
@@ -132,3 +135,18 @@ def test_sandbox_of_a_session_is_compared_with_e2b() -> None:
     assert verdicts(recorded, sandbox(paused=False))["sandbox"] is Verdict.WARNING
     assert verdicts(recorded, None)["sandbox"] is Verdict.FAILED
     assert verdicts(recorded, None, asked=False)["sandbox"] is Verdict.SKIPPED
+
+
+def test_table_shows_what_was_said_word_for_word_with_the_remedies_of_what_is_wrong() -> None:
+    console = Console(width=120, record=True, file=io.StringIO())
+    checks = [
+        Check("cluster", Verdict.OK, "Kubernetes v1.37.2", "not shown"),
+        Check("session sesn_1", Verdict.FAILED, "waits for [sevt_1]", "send [it]"),
+        Check("secrets", Verdict.SKIPPED, "you lack the right"),
+    ]
+    show(checks, console)
+    text = console.export_text()
+    assert "✗  session sesn_1  waits for [sevt_1]" in text
+    assert "→ send [it]" in text
+    assert "not shown" not in text
+    assert "1 of 3 checks failed; 1 could not be made." in text
