@@ -77,14 +77,14 @@ class Site:
             "E2B_SANDBOX_URL": self.e2b.url,
         }
 
-    async def run(
-        self, *arguments: str, keys: Mapping[str, str] | None = None, answer: str | None = None
-    ) -> Ended:
-        """Run a command on the installation; `keys` are the credentials in its environment."""
+    async def start(
+        self, *arguments: str, keys: Mapping[str, str] | None = None, stdin: int = asyncio.subprocess.DEVNULL
+    ) -> asyncio.subprocess.Process:
+        """Start a command on the installation; `keys` are the credentials in its environment."""
         cleared = {
             name: value for name, value in os.environ.items() if not name.startswith(("ANTHROPIC_", "E2B_"))
         }
-        process = await asyncio.create_subprocess_exec(
+        return await asyncio.create_subprocess_exec(
             *COMMAND,
             *arguments,
             f"--namespace={self.namespace}",
@@ -95,10 +95,17 @@ class Site:
                 **(self.keys() if keys is None else keys),
                 "KUBECONFIG": str(self.control_plane.kubeconfig),
             },
-            stdin=asyncio.subprocess.PIPE if answer is not None else asyncio.subprocess.DEVNULL,
+            stdin=stdin,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
+
+    async def run(
+        self, *arguments: str, keys: Mapping[str, str] | None = None, answer: str | None = None
+    ) -> Ended:
+        """Run a command to its end; `answer` is what is typed."""
+        stdin = asyncio.subprocess.DEVNULL if answer is None else asyncio.subprocess.PIPE
+        process = await self.start(*arguments, keys=keys, stdin=stdin)
         content = answer.encode() if answer is not None else None
         try:
             output, errors = await asyncio.wait_for(process.communicate(content), SECONDS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from collections.abc import AsyncIterator
 
 import pytest
@@ -70,18 +72,30 @@ async def test_wake_prints_the_log_and_pauses_again(site: Site, resting: str) ->
     assert (sandbox.state, sandbox.resumes) == ("paused", 1)
 
 
-async def test_log_of_a_working_sandbox_is_read_beside_its_worker(site: Site, system: LocalSystem) -> None:
+async def test_log_of_a_working_sandbox_is_followed_beside_its_worker(
+    site: Site, system: LocalSystem
+) -> None:
     async with begin(system) as conversation:
+        session_id = conversation.session_id
         await conversation.send("Run: sleep 6 && echo done")
 
         async def works() -> bool:
-            found = await resource(system, conversation.session_id)
+            found = await resource(system, session_id)
             return "firstHeartbeatAt" in found.get("status", {}).get("work", {})
 
         await eventually("the worker works", works)
-        ended = await site.run("logs", conversation.session_id, "--wake", keys={})
-        assert ended.code == 0, ended.text
-        assert "worker starts" in ended.output
+        following = await site.start("logs", session_id, "--follow", keys={})
+        try:
+            assert following.stdout is not None
+            lines = [await asyncio.wait_for(following.stdout.readline(), 60)]
+            while b"posted result" not in lines[-1]:
+                lines.append(await asyncio.wait_for(following.stdout.readline(), 60))
+        finally:
+            following.send_signal(signal.SIGINT)
+            _, errors = await asyncio.wait_for(following.communicate(), 30)
+        assert b"worker starts" in lines[0]
+        assert len(lines) == len(set(lines))
+        assert b"Traceback" not in errors
         assert await conversation.answer() == "done"
 
 
