@@ -1,4 +1,4 @@
-"""Whether a session's sandbox may be paused by somebody else than the operator, and what a reason asks for."""
+"""Whether somebody else than the operator may pause a sandbox, and what a reason asks for."""
 
 from __future__ import annotations
 
