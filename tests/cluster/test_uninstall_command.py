@@ -161,7 +161,7 @@ async def keep_beginning_sessions(system: LocalSystem) -> None:
     while True:
         async with begin(system) as conversation:
             await conversation.send("Run: echo hello")
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1)
 
 
 async def test_sandbox_that_cannot_be_killed_is_named_and_a_repetition_goes_on(site: Site) -> None:
