@@ -218,5 +218,6 @@ def orphans(sandboxes: Sequence[Sandbox], found: Sequence[ManagedSession]) -> Ch
         "sandboxes",
         Verdict.WARNING,
         f"{detail}; {len(lost)} without a resource: {names}",
-        "The operator kills them within two sweeps (a minute). If they stay, see its log.",
+        "The operator kills them: in a minute, or after ten where it has never seen the resource. If they stay, "
+        "see its log.",
     )
