@@ -218,6 +218,6 @@ def orphans(sandboxes: Sequence[Sandbox], found: Sequence[ManagedSession]) -> Ch
         "sandboxes",
         Verdict.WARNING,
         f"{detail}; {len(lost)} without a resource: {names}",
-        "The operator kills them: in a minute, or after ten where it has never seen the resource. If they stay, "
+        "The operator kills them: in a minute, or after ten where it never saw the resource. If they stay, "
         "see its log.",
     )
