@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator
 
 import pytest
@@ -91,7 +90,7 @@ async def test_log_of_a_working_sandbox_is_followed_beside_its_worker(
             while b"posted result" not in lines[-1]:
                 lines.append(await asyncio.wait_for(following.stdout.readline(), 60))
         finally:
-            following.send_signal(signal.SIGINT)
+            following.terminate()
             _, errors = await asyncio.wait_for(following.communicate(), 30)
         assert b"worker starts" in lines[0]
         assert len(lines) == len(set(lines))
