@@ -227,6 +227,7 @@ async def empty_cluster(folder: Path) -> AsyncIterator[Scene]:
         yield Scene(control_plane, stand_in, reader, e2b_admin, user, settings)
 
 
+@pytest.mark.timeout(600)
 async def test_from_nothing_to_the_first_answered_turn_and_back(tmp_path: Path) -> None:
     async with empty_cluster(tmp_path) as scene:
         install, credentials, *pages = WAYS["cli"]
@@ -241,6 +242,7 @@ async def test_from_nothing_to_the_first_answered_turn_and_back(tmp_path: Path) 
         await scene.uninstall(uninstall, "cli")
 
 
+@pytest.mark.timeout(600)
 async def test_the_same_with_kubectl_alone(tmp_path: Path) -> None:
     async with empty_cluster(tmp_path) as scene:
         install, uninstall = WAYS["kubectl"]
@@ -250,6 +252,7 @@ async def test_the_same_with_kubectl_alone(tmp_path: Path) -> None:
         await scene.uninstall(uninstall, "kubectl")
 
 
+@pytest.mark.timeout(600)
 async def test_the_way_out_by_hand_where_the_operator_is_gone(tmp_path: Path) -> None:
     async with empty_cluster(tmp_path) as scene:
         await scene.reader.read("install.md", "kubectl")
