@@ -34,6 +34,8 @@ async def test_turn_that_outlasts_the_countdown_several_times_is_not_interrupted
 async def test_operator_killed_in_the_middle_of_a_long_turn_does_not_interrupt_it(
     system: LocalSystem,
 ) -> None:
+    # As in an installation, the countdown is longer than an operator's absence.
+    await system.operator.restart(sandbox_timeout_seconds="60")
     calls = [{"tool": "bash", "input": {"command": "sleep 3; echo part >> parts; wc -l < parts"}}] * 4
     async with begin(system) as conversation:
         await conversation.send(json.dumps({"script": [*calls, {"say": "parts: {result}"}]}))

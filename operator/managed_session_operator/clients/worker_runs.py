@@ -31,6 +31,9 @@ WORKDIR = "/mnt/session"
 _ATTACH = f"python3 -I -S {ROOT}/lib/managed_session_worker/attach.py"
 _USER = "root"
 _CLOSE_SECONDS = 0.5
+_LONGEST_LINE = 65_536
+_LONGEST_COMPLAINT = 200
+"""Characters that are kept of what a sandbox writes, which is not to be trusted to be short."""
 
 
 class StartRequest(BaseModel):
@@ -96,8 +99,14 @@ class WorkerRun:
     refused: str | None = None
     cut: str | None = None
     """Why the stream ended before the worker did."""
+    complaint: str = ""
+    """The end of what the command in the sandbox wrote to standard error."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     began: float = field(default_factory=time.monotonic)
+
+    def complain(self, text: str) -> None:
+        """Keep the end of standard error, for who reads why the stream ended."""
+        self.complaint = (self.complaint + text)[-_LONGEST_COMPLAINT:]
 
     def age_seconds(self) -> float:
         """How long this process has been listening."""
@@ -187,6 +196,8 @@ class WorkerRuns:
                 timeout=0,
                 user=_USER,
                 on_stdout=lines.feed,
+                on_stderr=run.complain,
+                retain_output=False,
             )
         self._runs[name] = run
         self._tasks[name] = asyncio.create_task(self._follow(name, run, handle), name=f"worker-{name}")
@@ -216,7 +227,7 @@ class WorkerRuns:
             await asyncio.shield(_disconnect(handle))
             raise
         except e2b.CommandExitException as error:
-            cut = f"attach exited with {error.exit_code}: {(error.stderr or '').strip()[-200:]}"
+            cut = f"attach exited with {error.exit_code}: {run.complaint.strip()}"
         except Exception as error:  # noqa: BLE001 - the SDK raises plain Exception for cut streams
             cut = f"the stream from the sandbox was cut ({type(error).__name__})"
         if run.live:
@@ -282,19 +293,23 @@ async def _disconnect(handle: Any) -> None:
 
 
 class _Lines:
-    """Cuts standard output into JSON lines; what is not one is logged and passed over."""
+    """Cuts standard output into JSON lines; what is not one, or is too long, is logged and passed over."""
 
     def __init__(self, on_event: Callable[[dict[str, Any]], None]) -> None:
         self._on_event = on_event
         self._rest = ""
 
     def feed(self, chunk: str) -> None:
-        *lines, self._rest = (self._rest + chunk).split("\n")
+        *lines, rest = (self._rest + chunk).split("\n")
+        self._rest = rest[: _LONGEST_LINE + 1]
         for line in lines:
-            if not line.strip():
-                continue
-            try:
-                event = json.loads(line)
-                self._on_event(event)
-            except (ValueError, TypeError, KeyError):
-                logger.warning("line that is no event from attach", extra={"length": len(line)})
+            if line.strip():
+                self._read(line)
+
+    def _read(self, line: str) -> None:
+        try:
+            if len(line) > _LONGEST_LINE:
+                raise ValueError("too long")
+            self._on_event(json.loads(line))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            logger.warning("line that is no event from attach", extra={"length": len(line)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -111,6 +112,25 @@ def test_what_is_no_event_is_passed_over_and_the_next_one_heard() -> None:
     heard: list[dict[str, Any]] = []
     lines = _Lines(heard.append)
     lines.feed('Traceback (most recent call last):\n\n{"half": \n{"event": "accepted"}\n')
+    assert heard == [{"event": "accepted"}]
+
+
+def test_a_line_without_an_end_takes_no_room_and_the_next_one_is_heard() -> None:
+    heard: list[dict[str, Any]] = []
+    lines = _Lines(heard.append)
+    tracemalloc.start()
+    for _ in range(200):
+        lines.feed("[" * 100_000)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 1_000_000
+    lines.feed('\n{"event": "accepted"}\n')
+    assert heard == [{"event": "accepted"}]
+
+
+def test_a_line_of_nothing_but_brackets_is_passed_over() -> None:
+    heard: list[dict[str, Any]] = []
+    _Lines(heard.append).feed("[" * 60_000 + '\n{"event": "accepted"}\n')
     assert heard == [{"event": "accepted"}]
 
 
