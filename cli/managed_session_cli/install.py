@@ -323,7 +323,7 @@ def _next_steps(
     console.print("The webhook makes it faster and tells about ends. To use it:\n")
     console.print(
         f"  1. Publish the Service {WEBHOOK} (port 8000, namespace {where}) under a public name with HTTPS "
-        "on port 443: by an Ingress, a Gateway or a tunnel; see docs/webhook.md."
+        "on port 443: by an Ingress, a Gateway or a tunnel; see docs/exposing.md."
     )
     console.print(
         "  2. In the Claude Console, under Manage > Webhooks, create an endpoint for "
