@@ -25,7 +25,7 @@ from managed_session_cli.installation import (
     OPERATOR,
     WEBHOOK,
     Installation,
-    accesses_to_apply,
+    accesses,
     template_setting,
 )
 from managed_session_cli.rollout import Rollout, rollout
@@ -101,7 +101,7 @@ def _prepare(cluster: Cluster, installation: Installation, wishes: Wishes, conso
     manifests = installation.manifests(wishes.image)
     system = installation.system_namespace
     needed = [
-        *accesses_to_apply(manifests),
+        *accesses("patch", manifests),
         *(Access(verb, "", "secrets", system) for verb in ("get", "create", "patch")),
         Access("list", "", "pods", system),
     ]

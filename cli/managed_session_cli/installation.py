@@ -98,23 +98,10 @@ def template_setting(operator: Object | None, settings: Object | None) -> str | 
     return setting(_TEMPLATE, operator, settings)
 
 
-def accesses_to_apply(manifests: Iterable[Object]) -> list[Access]:
-    """The rights that applying these objects needs."""
+def accesses(verb: str, manifests: Iterable[Object]) -> list[Access]:
+    """The rights that this verb needs on these objects; to apply them is `patch`."""
     wanted = {
-        Access(
-            "patch", _group(each["apiVersion"]), _plural(each["kind"]), each["metadata"].get("namespace", "")
-        )
-        for each in manifests
-    }
-    return sorted(wanted, key=str)
-
-
-def accesses_to_delete(manifests: Iterable[Object]) -> list[Access]:
-    """The rights that deleting these objects needs."""
-    wanted = {
-        Access(
-            "delete", _group(each["apiVersion"]), _plural(each["kind"]), each["metadata"].get("namespace", "")
-        )
+        Access(verb, _group(each["apiVersion"]), _plural(each["kind"]), each["metadata"].get("namespace", ""))
         for each in manifests
     }
     return sorted(wanted, key=str)

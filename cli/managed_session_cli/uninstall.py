@@ -32,7 +32,7 @@ from managed_session_cli.installation import (
     OPERATOR,
     WEBHOOK,
     Installation,
-    accesses_to_delete,
+    accesses,
     installation_id,
 )
 from managed_session_cli.operator_presence import presence
@@ -106,7 +106,7 @@ def uninstall(cluster: Cluster, installation: Installation, wishes: Wishes, cons
 
 
 def _look(cluster: Cluster, installation: Installation, wishes: Wishes) -> Found:
-    needed = accesses_to_delete(installation.manifests())
+    needed = accesses("delete", installation.manifests())
     needed += [Access(verb, "managedagents.dev", "managedsessions", "") for verb in ("list",)]
     needed += [
         Access(verb, "managedagents.dev", "managedsessions", installation.namespace)

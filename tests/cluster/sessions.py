@@ -29,6 +29,17 @@ QUICK = {
 }
 """Settings of an operator whose slow clocks run fast."""
 
+TOTALS_OF_TROUBLE = (
+    "lease_conflicts",
+    "leases_lapsed",
+    "results_repeated",
+    "results_rejected",
+    "results_without_lease",
+    "worker_streams_overlapping",
+    "script_mismatches",
+)
+"""What Anthropic's simulator counts and must not have seen where nothing is broken on purpose."""
+
 
 def begin(system: LocalSystem) -> AbstractAsyncContextManager[Conversation]:
     """A new session in the system's environment."""

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 from managed_session_local.conversation import Conversation
 
-from .sessions import begin
+from .sessions import TOTALS_OF_TROUBLE, begin
 from .systems import StartSystem
 from .waiting import eventually
 
@@ -66,15 +66,7 @@ async def test_fifty_sessions_at_once_are_all_answered_twice_each_in_its_own_san
     assert refused == {}, "E2B had nothing to refuse"
     ledger = await system.anthropic_admin.ledger(calls=False)
     assert ledger.totals["turns_answered"] == ledger.totals["messages"] == 2 * SESSIONS
-    for clean in (
-        "lease_conflicts",
-        "leases_lapsed",
-        "results_repeated",
-        "results_rejected",
-        "results_without_lease",
-        "worker_streams_overlapping",
-        "script_mismatches",
-    ):
+    for clean in TOTALS_OF_TROUBLE:
         assert ledger.totals[clean] == 0, clean
     _, stranded = await system.anthropic_admin.work()
     assert stranded == []

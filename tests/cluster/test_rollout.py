@@ -15,7 +15,7 @@ from managed_session_local.system import LocalSystem
 
 from .leaders import leader, lease
 from .service import Service, running_service
-from .sessions import QUICK, begin
+from .sessions import QUICK, TOTALS_OF_TROUBLE, begin
 from .systems import StartSystem
 from .waiting import eventually
 
@@ -170,15 +170,7 @@ async def nothing_was_lost(system: LocalSystem, turns: int) -> None:
     ledger = await system.anthropic_admin.ledger(calls=False)
     totals = ledger.totals
     assert totals["turns_answered"] == totals["messages"] == totals["leases"] == turns, "one worker a turn"
-    for clean in (
-        "lease_conflicts",
-        "leases_lapsed",
-        "results_repeated",
-        "results_rejected",
-        "results_without_lease",
-        "worker_streams_overlapping",
-        "script_mismatches",
-    ):
+    for clean in TOTALS_OF_TROUBLE:
         assert totals[clean] == 0, clean
     answered_badly = {
         (operation, status): count

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 
 from anthropic import AsyncAnthropic
 from managed_session_api.conditions import Reason
-from managed_session_runtime.credentials import CredentialError
 
 from managed_session_operator.clients.anthropic_wire import anthropic_failure, fenced_http_client
 from managed_session_operator.clients.rotating_key import PLACEHOLDER, RotatingKey
@@ -36,10 +35,7 @@ class ApiKeySessions:
     @property
     def possible(self) -> bool:
         """Whether an API key is configured. One that can't be read must stop nothing that needs none."""
-        try:
-            return bool(self._api_key.candidates())
-        except CredentialError:
-            return False
+        return bool(self._api_key.lines())
 
     async def interrupt(self, session_id: str) -> None:
         """Send `user.interrupt`, after which Anthropic queues the session's work again.

@@ -8,7 +8,7 @@ from managed_session_cli.changes import Change, change
 from managed_session_cli.installation import (
     OPERATOR,
     Installation,
-    accesses_to_apply,
+    accesses,
     installation_id,
     template_setting,
 )
@@ -31,7 +31,7 @@ def test_pods_are_told_of_an_unusual_namespace() -> None:
 
 
 def test_needed_rights_name_resources_as_the_server_does() -> None:
-    found = {str(each) for each in accesses_to_apply(Installation().manifests())}
+    found = {str(each) for each in accesses("patch", Installation().manifests())}
     assert "patch customresourcedefinitions.apiextensions.k8s.io" in found
     assert "patch networkpolicies.networking.k8s.io in managed-sessions-system" in found
     assert "patch namespaces" in found

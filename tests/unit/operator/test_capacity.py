@@ -11,20 +11,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from managed_session_operator.capacity import Capacity
 from managed_session_operator.waiting_line import WaitingLine
 
+from .clock import Clock
 from .examples import NOW, ago
 
 NAMES = [f"session-{number}" for number in range(8)]
 names = st.sampled_from(NAMES)
-
-
-class Clock:
-    """Seconds that pass when they are told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class CapacityMachine(RuleBasedStateMachine):

@@ -8,13 +8,7 @@ import pytest
 from managed_session_operator.liveness import Liveness, WatchProgress
 from managed_session_operator.reconcile_queue import ReconcileQueue
 
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from .clock import Clock
 
 
 @pytest.fixture

@@ -5,16 +5,10 @@ from __future__ import annotations
 import pytest
 from managed_session_operator.orphans import Orphans
 
+from .clock import Clock
+
 GRACE = 600.0
 LOST = {"isandbox": "uid-1"}
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
