@@ -6,6 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
+from managed_session_api import names
 from managed_session_local.conversation import Conversation
 
 from .sessions import TOTALS_OF_TROUBLE, begin
@@ -45,8 +46,16 @@ async def test_fifty_sessions_at_once_are_all_answered_twice_each_in_its_own_san
         async def all_paused() -> bool:
             return len(await system.e2b_admin.sandboxes("paused")) == SESSIONS
 
+        async def all_pauses_written_down() -> bool:
+            states = "jsonpath={.items[*].status.sandbox.state}"
+            return (await system.kubectl("get", names.PLURAL, f"--output={states}")).split() == [
+                "Paused"
+            ] * SESSIONS
+
         assert (await system.e2b_admin.ledger()).peak_concurrent == SESSIONS
         await eventually("all sandboxes are paused", all_paused, seconds=60)
+        # A pause that the operator did not live to write down would be sent again, and E2B would answer 409.
+        await eventually("all pauses are written down", all_pauses_written_down, seconds=60)
         await system.operator.restart(max_idle_seconds="1")
         second = await asyncio.gather(*(turn(2, each) for each in conversations))
         for conversation, answer in zip(conversations, second, strict=True):
