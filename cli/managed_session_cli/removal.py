@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from managed_session_cli.cluster import Object, Reference
 
-_GUARDS = ("ValidatingAdmissionPolicyBinding", "ValidatingAdmissionPolicy")
-"""Of this installation alone; they refuse the deletion of what follows them while they see a session."""
+DELETION_GUARD = "managed-sessions-deletion-guard"
+"""Of this installation alone: it refuses the deletion of what follows it while it sees a session."""
 
 
 def removal_order(
@@ -18,10 +18,11 @@ def removal_order(
     Args:
         manifests: in the order in which they are applied.
         extra: namespaced objects that are in no manifest.
-        cluster_wide: also what other installations share: the resource's definition and roles for people.
+        cluster_wide: also what other installations share: the resource's definition, the policy on webhooks
+            and roles for people.
     """
     references = [Reference.to(each) for each in reversed(manifests)]
-    guards = [each for kind in _GUARDS for each in references if each.kind == kind]
+    guards = [each for each in references if each.name == DELETION_GUARD]
     namespaces = [each for each in references if each.kind == "Namespace"]
     namespaced = [each for each in references if each.namespace]
     known = {*guards, *namespaces, *namespaced}

@@ -36,12 +36,11 @@ from managed_session_cli.installation import (
     installation_id,
 )
 from managed_session_cli.operator_presence import presence
-from managed_session_cli.removal import cluster_wide_stays, describe_waiting, removal_order
+from managed_session_cli.removal import DELETION_GUARD, cluster_wide_stays, describe_waiting, removal_order
 from managed_session_cli.uninstall_guard import guard, put_guard
 
 _POLL_SECONDS = 0.5
 _LEADER_SECONDS = 20.0
-_GUARD = "managed-sessions-deletion-guard"
 _GUARD_SECONDS = 15.0
 
 
@@ -330,7 +329,7 @@ def _delete(cluster: Cluster, reference: Reference) -> None:
             cluster.delete(reference)
             return
         except ClusterError as error:
-            if _GUARD not in str(error) or time.monotonic() > deadline:
+            if DELETION_GUARD not in str(error) or time.monotonic() > deadline:
                 raise
         time.sleep(_POLL_SECONDS)
 

@@ -13,7 +13,7 @@ from managed_session_local.side_by_side import side_by_side
 
 _FIRST = ("Namespace", "CustomResourceDefinition")
 _ABOUT_PODS = ("Deployment", "PodDisruptionBudget", "NetworkPolicy")
-_GUARD = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+_GUARD = "managed-sessions-deletion-guard"
 
 
 def deploy_folder() -> Path:
@@ -47,9 +47,11 @@ def load_manifests(
     for path in sorted(deploy_folder().glob("*.yaml")):
         objects += filter(None, yaml.load_all(path.read_bytes(), Loader=_LOADER))
     usual = all(name == usual_name for usual_name, name in moved.items())
-    left_out = (() if pods else _ABOUT_PODS) + (() if usual else _GUARD)
-    objects = [each for each in objects if each["kind"] not in left_out]
-    return [_moved(each, moved) for each in objects]
+    return [
+        _moved(each, moved)
+        for each in objects
+        if (pods or each["kind"] not in _ABOUT_PODS) and (usual or each["metadata"]["name"] != _GUARD)
+    ]
 
 
 async def install(control_plane: ControlPlane, namespace: str, system_namespace: str) -> None:

@@ -37,6 +37,7 @@ def test_what_installations_share_stays_where_it_has_to() -> None:
     order = kinds(cluster_wide=False)
     assert "Namespace" in order
     assert not {"CustomResourceDefinition", "ClusterRole"} & set(order)
+    assert order.count("ValidatingAdmissionPolicy") == 1, "the guard is not shared, the policy on webhooks is"
 
 
 def in_namespace(name: str) -> dict[str, Any]:
