@@ -74,6 +74,12 @@ async def test_kill_leaves_no_process_and_no_file(
 ) -> None:
     sandbox = await e2b.AsyncSandbox.create(worker_name)
     await sandbox.commands.run("setsid sleep 1000 & sleep 1000", background=True, timeout=0)
+
+    async def both_sleep() -> bool:
+        processes = (await control.sandbox(sandbox.sandbox_id)).processes
+        return [process.command for process in processes].count("sleep 1000") == 2
+
+    await until(both_sleep)
     before = await control.sandbox(sandbox.sandbox_id)
     assert before.root is not None
     assert before.init_pid is not None
