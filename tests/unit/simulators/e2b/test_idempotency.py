@@ -58,7 +58,7 @@ async def test_other_body_under_the_same_key_is_a_mismatch(e2b: E2B, control: E2
 
 async def test_repetition_while_in_flight_is_refused(control: E2BSimulatorClient) -> None:
     headers = {"X-API-Key": "k", "Idempotency-Key": new_key()}
-    await control.change_settings(latencies={"create": {"mean_ms": 500}})
+    await control.change_settings(latencies={"create": {"mean_ms": 2000}})
     async with httpx.AsyncClient(base_url=control.url, headers=headers) as client:
         answers = await asyncio.gather(
             *(client.post("/v2/sandboxes", json={"templateID": "base"}) for _ in range(4))
@@ -112,7 +112,7 @@ async def test_create_that_lost_its_client_is_in_progress_and_then_replayed(
     e2b: E2B, control: E2BSimulatorClient
 ) -> None:
     key = new_key()
-    await control.add_fault("create", {"action": "drop_while_in_progress", "seconds": 1})
+    await control.add_fault("create", {"action": "drop_while_in_progress", "seconds": 3})
     with pytest.raises(httpx.HTTPError):
         await e2b.AsyncSandbox.create("base", idempotency_key=key, retries=0)
     with pytest.raises(SandboxException) as caught:
