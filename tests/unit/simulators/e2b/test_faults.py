@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import httpx
 import pytest
@@ -11,6 +12,8 @@ from e2b.exceptions import (
     ServiceBusyException,
 )
 from managed_session_local.simulators.e2b.client import E2BSimulatorClient
+
+Until = Callable[..., Awaitable[None]]
 
 
 async def test_response_lost_after_commit_leaves_a_sandbox_behind(
@@ -145,12 +148,16 @@ async def test_bad_requests_of_the_control_surface_say_what_is_wrong(control: E2
     [({"action": "hang", "seconds": 30}, 0), ({"action": "hang_after_commit", "seconds": 30}, 1)],
 )
 async def test_create_can_hang_past_its_clients_patience_before_or_after_it_was_done(
-    e2b: E2B, control: E2BSimulatorClient, action: dict[str, object], made: int
+    e2b: E2B, control: E2BSimulatorClient, until: Until, action: dict[str, object], made: int
 ) -> None:
     await control.add_fault("create", action)
     with pytest.raises(httpx.ReadTimeout):
-        await e2b.AsyncSandbox.create("base", retries=0, request_timeout=0.5)
-    assert len(await control.sandboxes("running")) == made
+        await e2b.AsyncSandbox.create("base", retries=0, request_timeout=2)
+
+    async def as_many() -> bool:
+        return len(await control.sandboxes("running")) == made
+
+    await until(as_many)
 
 
 async def test_should_retry_decides_whether_the_sdk_repeats_a_call(
