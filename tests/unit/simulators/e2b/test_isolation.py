@@ -1,5 +1,6 @@
 import os
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from e2b import E2B
@@ -59,9 +60,15 @@ async def test_python3_is_the_interpreter_of_the_simulator_and_the_environment_i
     assert b"host-secret-key" not in Path(f"/proc/{first}/environ").read_bytes()
 
 
-async def test_orphans_are_reaped_and_the_first_process_cannot_be_killed(e2b: E2B) -> None:
+async def test_orphans_are_reaped_and_the_first_process_cannot_be_killed(
+    e2b: E2B, until: Callable[..., Awaitable[None]]
+) -> None:
     sandbox = await e2b.AsyncSandbox.create("base")
     await sandbox.commands.run("(sleep 0.01 &) ; kill -9 1; kill -9 -1; true", user="root")
-    shown = await sandbox.commands.run("sleep 0.05; ps -eo stat,args", user="root")
-    assert "defunct" not in shown.stdout
-    assert "e2b-init" in shown.stdout
+
+    async def reaped() -> bool:
+        shown = await sandbox.commands.run("ps -eo stat,args", user="root")
+        assert "e2b-init" in shown.stdout
+        return "defunct" not in shown.stdout
+
+    await until(reaped)
