@@ -151,6 +151,7 @@ async def test_lease_lapses_after_its_ttl_and_the_item_can_be_claimed_anew(
     with pytest.raises(BetaHeartbeatPreconditionFailedError) as caught:
         await api.beat(work, beat.last_heartbeat)
     assert caught.value.details.current_state.state == "queued"
+    await simulator.change_settings(work={"lease_ttl_seconds": 300})
     await api.worker.beta.environments.work.ack(again.id, environment_id=api.environment_id)
     assert (await api.beat(again)).state == "active"
     counts = (await simulator.session(session.id)).counts
