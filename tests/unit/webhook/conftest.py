@@ -71,16 +71,16 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Harn
     async with serve(api_server, host="127.0.0.1", port=0, drain_seconds=1) as kubernetes:
         configuration = Configuration()
         configuration.host = kubernetes.url
-        async with TimeoutApiClient(configuration, timeout_seconds=0.3) as client:
+        async with TimeoutApiClient(configuration, timeout_seconds=1.0) as client:
             credentials = CredentialDirectory(folder, {})
             verifier = SignatureVerifier(credentials)
             api = SessionApi(client, "managed-sessions")
             app = webhook_app(
                 delivery=DeliveryEndpoint(
                     verifier=verifier,
-                    recorder=EventRecorder(api, concurrency=4, deadline_seconds=1.0),
+                    recorder=EventRecorder(api, concurrency=4, deadline_seconds=3.0),
                     metrics=WebhookMetrics(CollectorRegistry()),
-                    bodies=BodyReader(timeout_seconds=1.0, large_bodies=2),
+                    bodies=BodyReader(timeout_seconds=3.0, large_bodies=2),
                     retry_after_seconds=7,
                 ),
                 verifier=verifier,
