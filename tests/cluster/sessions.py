@@ -83,13 +83,18 @@ async def events_of(system: LocalSystem, session_id: str) -> list[tuple[str, str
     return [(event["type"], event["reason"]) for event in json.loads(found)["items"]]
 
 
-async def warned(system: LocalSystem, session_id: str, reason: str) -> None:
-    """Wait for the Warning Event about the resource that has this reason."""
+async def told(system: LocalSystem, session_id: str, reason: str, *, type_: str = "Normal") -> None:
+    """Wait for the Event about the resource that has this reason; Events come after what they tell of."""
 
     async def look() -> bool:
-        return ("Warning", reason) in await events_of(system, session_id)
+        return (type_, reason) in await events_of(system, session_id)
 
-    await eventually(f"a Warning Event {reason}", look)
+    await eventually(f"a {type_} Event {reason}", look)
+
+
+async def warned(system: LocalSystem, session_id: str, reason: str) -> None:
+    """Wait for the Warning Event about the resource that has this reason."""
+    await told(system, session_id, reason, type_="Warning")
 
 
 async def sandboxes_of(system: LocalSystem, session_id: str, *states: str) -> list[SimulatedSandbox]:

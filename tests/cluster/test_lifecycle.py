@@ -12,7 +12,7 @@ from managed_session_api import names
 from managed_session_local.control_plane import ControlPlane
 from managed_session_local.system import LocalSystem
 
-from .sessions import QUICK, becomes, begin, events_of, paused, resource, sandboxes_of
+from .sessions import QUICK, becomes, begin, paused, resource, sandboxes_of, told
 from .systems import StartSystem, local_system
 from .waiting import eventually
 
@@ -141,7 +141,7 @@ async def test_end_is_noticed_without_its_webhook(start_system: StartSystem, how
         else:
             await system.anthropic_admin.terminate_session(session_id)
         await becomes(system, session_id, "SessionEnded")
-        assert ("Normal", "SessionEnded") in await events_of(system, session_id)
+        await told(system, session_id, "SessionEnded")
         await change(system, session_id, ttlSecondsAfterEnd=0)
         await eventually("sandbox and resource are gone", lambda: gone(system, session_id))
 

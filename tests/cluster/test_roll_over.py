@@ -10,7 +10,7 @@ from managed_session_local.conversation import Conversation
 from managed_session_local.simulators.e2b.client import SimulatedSandbox
 from managed_session_local.system import LocalSystem
 
-from .sessions import QUICK, begin, condition, events_of, paused, sandboxes_of
+from .sessions import QUICK, begin, condition, paused, sandboxes_of, told, warned
 from .systems import StartSystem, local_system
 from .waiting import eventually
 
@@ -61,7 +61,7 @@ async def test_tool_call_that_outlasts_the_longest_running_time_goes_on(system: 
         assert (await only_sandbox(system, conversation)).resumes >= 1
         ledger = await system.e2b_admin.ledger()
         assert ledger.events.get("timeout_pause", 0) == 0, "no sandbox reached the longest time by itself"
-        assert ("Normal", "SandboxRolledOver") in await events_of(system, conversation.session_id)
+        await told(system, conversation.session_id, "SandboxRolledOver")
 
 
 @pytest.mark.parametrize("operation", ["pause", "connect", "process_start"])
@@ -158,6 +158,6 @@ async def test_pause_that_went_back_to_an_earlier_state_is_said(start_system: St
 
         lost = await eventually("the loss is said", said)
         assert lost["reason"] == "WorkspaceRolledBack"
-        assert ("Warning", "WorkspaceRolledBack") in await events_of(system, session_id)
+        await warned(system, session_id, "WorkspaceRolledBack")
         assert "three" in await conversation.say("Run: echo three")
         assert len(await sandboxes_of(system, session_id)) == 1

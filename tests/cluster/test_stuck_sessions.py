@@ -12,7 +12,7 @@ from managed_session_local.control_plane import ControlPlane
 from managed_session_local.conversation import Conversation
 from managed_session_local.system import LocalSystem
 
-from .sessions import QUICK, becomes, begin, condition, events_of, paused, resource
+from .sessions import QUICK, becomes, begin, condition, paused, resource, warned
 from .systems import local_system
 from .waiting import eventually
 
@@ -96,7 +96,7 @@ async def test_stranded_work_is_stopped_and_its_session_interrupted_and_served(s
     await becomes(system, stranded.session_id, "Idle", status="True")
     sent = await sent_types(system, stranded.session_id, "api_key")
     assert sent == ["user.message", "user.interrupt"], "the message is the user's own, and not sent again"
-    assert ("Warning", "SessionInterrupted") in await events_of(system, stranded.session_id)
+    await warned(system, stranded.session_id, "SessionInterrupted")
     await serves(system, stranded.session_id)
 
 

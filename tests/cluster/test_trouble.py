@@ -10,7 +10,7 @@ from managed_session_api import names
 from managed_session_local.control_plane import ControlPlane
 from managed_session_local.system import LocalSystem
 
-from .sessions import QUICK, becomes, begin, events_of, paused, resource, sandboxes_of, warned
+from .sessions import QUICK, becomes, begin, paused, resource, sandboxes_of, told, warned
 from .systems import local_system
 from .waiting import eventually
 
@@ -173,7 +173,7 @@ async def test_ended_session_is_noticed_and_its_sandbox_goes(system: LocalSystem
         if how == "archive":
             await system.user.beta.sessions.archive(session_id)
             await becomes(system, session_id, "SessionEnded")
-            assert ("Normal", "SessionEnded") in await events_of(system, session_id)
+            await told(system, session_id, "SessionEnded")
             assert await paused(system, session_id), "kept, unbilled, for ttlSecondsAfterEnd"
             await system.kubectl(
                 "patch", names.PLURAL, names.resource_name(session_id), "--type=merge", "--patch",
