@@ -157,7 +157,7 @@ async def sweeps(system: LocalSystem, count: int) -> None:
 async def wedge(system: LocalSystem, conversation: Conversation) -> None:
     """Let a message arrive between the worker's idle decision and its stop."""
     fault = await system.anthropic_admin.add_fault(
-        "work.stop", {"action": "hang", "seconds": 1.5}, match={"work_id": conversation.session_id}
+        "work.stop", {"action": "hang", "seconds": 60}, match={"work_id": conversation.session_id}
     )
     await conversation.say("Run: echo first")
 
@@ -166,6 +166,7 @@ async def wedge(system: LocalSystem, conversation: Conversation) -> None:
 
     await eventually("the worker is stopping its work", stopping)
     await conversation.send("Run: echo second")
+    await system.anthropic_admin.clear_faults()
 
 
 @WITH_KEY
