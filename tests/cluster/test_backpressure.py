@@ -120,13 +120,15 @@ async def test_lowered_setting_kills_nothing_and_new_sessions_wait(start_system:
     system = await start_system(operator_settings={**QUICK, "max_active_sandboxes": "2"})
     async with AsyncExitStack() as stack:
         running = await _begin(system, stack, 2)
-        await _send_in_order(running, "Run: sleep 12; echo went on")
+        await _send_in_order(running, "Run: until test -e go; do sleep 0.1; done; echo went on")
         for conversation in running:
             await becomes(system, conversation.session_id, "Running", status="True")
         await system.operator.restart(max_active_sandboxes="1")
         (late,) = await _begin(system, stack, 1)
         await late.send("Run: echo late")
         await becomes(system, late.session_id, "AwaitingCapacity")
+        for sandbox in await system.e2b_admin.sandboxes("running"):
+            sandbox.path("/mnt/session/go").touch()
         assert all("went on" in answer for answer in await _answers(running))
         assert "late" in await late.answer()
     assert (await system.e2b_admin.ledger()).peak_concurrent == 2

@@ -50,7 +50,11 @@ async def test_suspended_in_a_tool_call_the_session_is_paused_and_served_when_it
 ) -> None:
     async with begin(system) as conversation:
         session_id = conversation.session_id
-        await conversation.send("Run: echo >> /mnt/session/calls; sleep 5; wc -l < /mnt/session/calls")
+        # The first call does not end by itself.
+        await conversation.send(
+            "Run: echo >> /mnt/session/calls; test $(wc -l < /mnt/session/calls) -gt 1 || sleep 100; "
+            "wc -l < /mnt/session/calls"
+        )
         await eventually("the call runs", lambda: file_written(system, session_id, "/mnt/session/calls"))
         await change(system, session_id, suspend=True)
         await becomes(system, session_id, "Suspended")
@@ -82,7 +86,10 @@ async def test_resumed_before_the_lease_has_lapsed_the_session_says_what_it_wait
     )
     async with begin(system) as conversation:
         session_id = conversation.session_id
-        await conversation.send("Run: echo > /mnt/session/begun; sleep 2; echo served")
+        # The first call does not end by itself.
+        await conversation.send(
+            "Run: test -e /mnt/session/begun || { echo > /mnt/session/begun; sleep 100; }; echo served"
+        )
         await eventually("the call runs", lambda: file_written(system, session_id, "/mnt/session/begun"))
         await change(system, session_id, suspend=True)
         await becomes(system, session_id, "Suspended")
