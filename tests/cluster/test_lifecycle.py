@@ -116,7 +116,11 @@ async def test_lost_sandbox_is_not_replaced_where_the_policy_says_fail(system: L
         (sandbox,) = await sandboxes_of(system, session_id)
         await system.e2b_admin.vanish(sandbox.id)
         await becomes(system, session_id, "SandboxVanished")
-        assert (await resource(system, session_id))["status"]["phase"] == "Failed"
+
+        async def failed() -> bool:
+            return bool((await resource(system, session_id))["status"]["phase"] == "Failed")
+
+        await eventually("the phase follows the condition", failed)
         await conversation.send("Run: cat /mnt/session/kept || echo empty")
 
         async def offered() -> bool:
