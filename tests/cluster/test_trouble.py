@@ -54,12 +54,15 @@ async def test_key_without_rights_is_named_and_the_turn_is_served_once_it_has_th
     system: LocalSystem,
 ) -> None:
     refusal = {"code": 403, "message": "this API key may not create sandboxes"}
-    await system.e2b_admin.add_fault("create", {"status": 403, "body": refusal}, times=2)
+    await system.e2b_admin.add_fault("create", {"status": 403, "body": refusal}, times=10_000)
     async with begin(system) as troubled, begin(system) as other:
-        await troubled.send("Run: echo served after all")
-        condition = await becomes(system, troubled.session_id, "SandboxCredentialRejected")
-        assert "may not create sandboxes" in condition["message"]
-        await warned(system, troubled.session_id, "SandboxCredentialRejected")
+        try:
+            await troubled.send("Run: echo served after all")
+            condition = await becomes(system, troubled.session_id, "SandboxCredentialRejected")
+            assert "may not create sandboxes" in condition["message"]
+            await warned(system, troubled.session_id, "SandboxCredentialRejected")
+        finally:
+            await system.e2b_admin.clear_faults()
         assert "served after all" in await troubled.answer()
         assert "fine" in await other.say("Run: echo fine")
 
@@ -111,7 +114,7 @@ async def test_reached_quota_is_named_and_the_turn_waits_for_a_place(system: Loc
     await system.e2b_admin.change_settings(max_concurrent_sandboxes=1)
     try:
         async with begin(system) as first, begin(system) as second:
-            await first.send("Run: sleep 4; echo first done")
+            await first.send("Run: until test -e go; do sleep 0.1; done; echo first done")
 
             async def running() -> bool:
                 return bool(await sandboxes_of(system, first.session_id, "running"))
@@ -120,6 +123,8 @@ async def test_reached_quota_is_named_and_the_turn_waits_for_a_place(system: Loc
             await second.send("Run: echo second done")
             await becomes(system, second.session_id, "SandboxQuotaExceeded")
             await warned(system, second.session_id, "SandboxQuotaExceeded")
+            (sandbox,) = await sandboxes_of(system, first.session_id)
+            sandbox.path("/mnt/session/go").touch()
             assert "first done" in await first.answer()
             assert "second done" in await second.answer()
     finally:
