@@ -35,10 +35,12 @@ async def test_settled_session_costs_no_write_and_no_call(system: LocalSystem, r
         await system.e2b_admin.clear_ledger()
         await system.anthropic_admin.clear_ledger()
 
-        async def swept() -> bool:
-            return await listings(system) >= 3
+        async def swept_and_polled() -> bool:
+            # A poll is in the ledger when it is over.
+            polled = "work.poll" in (await system.anthropic_admin.ledger()).operations
+            return polled and await listings(system) >= 3
 
-        await eventually("three sweeps have passed", swept)
+        await eventually("three sweeps and a poll have passed", swept_and_polled)
         assert set((await system.e2b_admin.ledger()).operations) == {"list"}
         lists = (await system.e2b_admin.ledger()).operations["list"]
         operations = (await system.anthropic_admin.ledger()).operations
