@@ -61,8 +61,14 @@ async def test_leader_and_standby_are_alive_and_ready(system: LocalSystem) -> No
     leading = await leader(system)
     for pod in system.operators:
         await answers(pod, "livez", 200)
-        status, said = await probe(pod, "readyz")
-        assert (status, said["leading"]) == (200, pod is leading)
+
+    async def say_who_leads() -> bool:
+        said = [await probe(pod, "readyz") for pod in system.operators]
+        return [(status, each.get("leading")) for status, each in said] == [
+            (200, pod is leading) for pod in system.operators
+        ]
+
+    await eventually("both are ready, and say who leads", say_who_leads)
 
 
 async def test_process_that_stands_still_does_not_answer(system: LocalSystem) -> None:
