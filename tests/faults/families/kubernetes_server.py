@@ -109,9 +109,10 @@ async def _partitioned_while_a_message_comes(scene: Scene) -> None:
     conversation = await scene.begin()
     assert "kept" in await scene.say(conversation, "Run: echo kept | tee /mnt/session/file")
     await scene.settled(conversation)
+    losses = _lease_losses(scene)
     async with scene.proxy.partitioned():
         await scene.send(conversation, "Run: cat /mnt/session/file")
-        await _lease_lost(scene)
+        await _lease_lost(scene, losses)
     assert "kept" in await conversation.answer()
 
 
@@ -119,17 +120,19 @@ async def _partitioned_while_deleted(scene: Scene) -> None:
     conversation = await scene.begin()
     assert "done" in await scene.say(conversation, "Run: echo done")
     await scene.settled(conversation)
+    losses = _lease_losses(scene)
     async with scene.proxy.partitioned():
         await delete(scene, conversation)
-        await _lease_lost(scene)
+        await _lease_lost(scene, losses)
 
 
-async def _lease_lost(scene: Scene) -> None:
-    log = scene.system.operator.log
-    before = log.read_text().count('"lease lost"')
+def _lease_losses(scene: Scene) -> int:
+    return scene.system.operator.log.read_text().count('"lease lost"')
 
+
+async def _lease_lost(scene: Scene, before: int) -> None:
     async def lost() -> bool:
-        return log.read_text().count('"lease lost"') > before
+        return _lease_losses(scene) > before
 
     await eventually("the Lease is lost", lost)
 
