@@ -140,9 +140,9 @@ async def _offered_again_after_the_turn(scene: Scene) -> None:
 async def _offered_again_during_acknowledgement(scene: Scene) -> None:
     """The acknowledgement takes longer than the reclaim window, so the item is offered once more."""
     conversation = await scene.begin()
-    await scene.send(conversation, "Run: echo served")
     ack = Fault("work.ack", hanging(5), match={"work_id": conversation.session_id})
     struck = await ack.inject(scene)
+    await scene.send(conversation, "Run: echo served")
     await struck.wait()
     await count_is(scene, conversation, "work_offered", 2)
     assert "served" in await conversation.answer()
@@ -166,7 +166,12 @@ async def _no_token(scene: Scene) -> None:
     await scene.send(conversation, "Run: echo never")
     condition = await becomes(scene.system, conversation.session_id, "NoSessionToken")
     assert "environment key" in condition["message"]
-    assert not await sandboxes_of(scene.system, conversation.session_id, "running")
+
+    async def none_runs() -> bool:
+        return not await sandboxes_of(scene.system, conversation.session_id, "running", "pausing")
+
+    await eventually("the sandbox that the webhook's word has prepared is paused", none_runs)
+    assert not (await scene.system.anthropic_admin.session(conversation.session_id)).counts["leases"]
     await work_is(scene, conversation, "stopped")
     await scene.system.anthropic_admin.change_settings(work={"issue_secrets": True})
     await user_sends(scene, conversation, type="user.interrupt")
@@ -203,8 +208,9 @@ async def _health_checks(scene: Scene) -> None:
 
 async def _health_check_fails(scene: Scene) -> None:
     """The acknowledgement of a health check fails; sessions are served."""
-    work_id = await scene.system.anthropic_admin.add_healthcheck()
-    struck = await Fault("work.ack", answered(500), match={"work_id": work_id}, times=2).inject(scene)
+    # Nothing else is queued, and the operator is quick to acknowledge what is.
+    struck = await Fault("work.ack", answered(500), times=2).inject(scene)
+    await scene.system.anthropic_admin.add_healthcheck()
     await struck.wait(2)
     conversation = await scene.begin()
     assert "served" in await scene.say(conversation, "Run: echo served")
