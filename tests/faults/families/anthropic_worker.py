@@ -93,6 +93,11 @@ def _in_tool_call(*faults: Fault) -> Play:
     return play
 
 
+def _slow_at_first(command: str) -> str:
+    """A message whose tool call takes long by this command, and none the second time it is made."""
+    return f"Run: test -e begun || {{ touch begun; {command}; }}; echo served"
+
+
 async def _heartbeats(scene: Scene, conversation: Conversation, more: int) -> None:
     """Wait until the session's workers have heartbeated so many times more."""
 
@@ -112,8 +117,8 @@ async def _heartbeats(scene: Scene, conversation: Conversation, more: int) -> No
 async def _no_heartbeat_succeeds(scene: Scene) -> None:
     """Heartbeats fail until the lease has lapsed; the tool call still runs then."""
     conversation = await scene.begin()
-    await scene.send(conversation, "Run: sleep 5.17; echo served")
-    await tool_runs(scene, conversation, "sleep 5.17")
+    await scene.send(conversation, _slow_at_first("sleep 60.17"))
+    await tool_runs(scene, conversation, "sleep 60.17")
     match = {**WORKER, "work_id": conversation.session_id}
     await Fault("work.heartbeat", answered(503), times=None, match=match).inject(scene)
     await count_is(scene, conversation, "leases_lapsed", 1)
@@ -141,8 +146,8 @@ async def _lapse_while_idling(scene: Scene) -> None:
 async def _crash(scene: Scene) -> None:
     """The worker dies; its lease lives on, so its work can't be had before it has lapsed."""
     conversation = await scene.begin()
-    await scene.send(conversation, "Run: sleep 2.23; echo served")
-    await tool_runs(scene, conversation, "sleep 2.23")
+    await scene.send(conversation, _slow_at_first("sleep 60.23"))
+    await tool_runs(scene, conversation, "sleep 60.23")
     await worker_dies(scene, conversation)
     await becomes(scene.system, conversation.session_id, "AwaitingLease")
     await scene.settled(conversation)
@@ -153,9 +158,9 @@ async def _crash(scene: Scene) -> None:
 async def _offered_under_a_live_lease(scene: Scene) -> None:
     """The worker dies, and the item is offered although its lease lives."""
     conversation = await scene.begin()
-    item = await offer_without_operator(scene, conversation, "Run: sleep 2.29; echo served")
+    item = await offer_without_operator(scene, conversation, _slow_at_first("sleep 60.29"))
     await stale_offers(scene, item, 1)
-    await tool_runs(scene, conversation, "sleep 2.29")
+    await tool_runs(scene, conversation, "sleep 60.29")
     await worker_dies(scene, conversation)
     await becomes(scene.system, conversation.session_id, "AwaitingLease")
     await stale_offers(scene, item, 1)
