@@ -10,12 +10,17 @@ from managed_session_api import names
 from ...cluster.sessions import becomes, resource, sandboxes_of, warned
 from ...cluster.waiting import eventually
 from ..arrangements import SHORT_LIMITS
+from ..by_hand import frozen, patch
 from ..row import Outcome, Play, Row
 from ..scene import Scene
 
 FAMILY = "E2B create"
 HELD_SECONDS = 6
 """Longer than the operator's patience with a create."""
+
+_LAG: dict[str, Any] = {"list_lag_seconds": 3}
+_LONG_LAG: dict[str, Any] = {"list_lag_seconds": 30}
+"""Nothing new is listed until all is calm again."""
 
 
 def _create_meets(
@@ -68,12 +73,13 @@ async def _replayed_sandbox_is_dead(scene: Scene) -> None:
     session_id = conversation.session_id
     await admin.add_fault(
         "create",
-        {"status": 504, "after_commit": True, "seconds": 2},
+        {"status": 504, "after_commit": True, "seconds": 60},
         match={"metadata": {names.METADATA_SESSION: session_id}},
     )
     await scene.send(conversation, "Run: echo served")
     (lost,) = await eventually("the sandbox is made", lambda: sandboxes_of(scene.system, session_id))
     await admin.vanish(lost.id)
+    await admin.clear_faults()
     assert "served" in await conversation.answer()
     assert len(await sandboxes_of(scene.system, session_id)) == 2
 
@@ -83,18 +89,17 @@ async def _body_changes_between_two_sends(scene: Scene) -> None:
     admin = scene.system.e2b_admin
     conversation = await scene.begin()
     session_id = conversation.session_id
-    await scene.e2b_settings(list_lag_seconds=3)
+    await scene.e2b_settings(**_LONG_LAG)
     await admin.add_fault(
         "create",
-        {"status": 504, "after_commit": True, "seconds": 2},
+        {"status": 504, "after_commit": True, "seconds": 60},
         match={"metadata": {names.METADATA_SESSION: session_id}},
     )
     await scene.send(conversation, "Run: echo served")
     await eventually("the sandbox is made", lambda: sandboxes_of(scene.system, session_id))
-    await scene.system.kubectl(
-        "patch", names.PLURAL, names.resource_name(session_id), "--type=merge", "--patch",
-        json.dumps({"spec": {"sandbox": {"metadata": {"team": "red"}}}}),
-    )  # fmt: skip
+    async with frozen(scene):
+        await patch(scene, conversation, {"spec": {"sandbox": {"metadata": {"team": "red"}}}})
+    await admin.clear_faults()
     assert "served" in await conversation.answer()
     statuses = [call["status"] for call in (await admin.ledger(operation="create")).calls]
     assert 409 in statuses, "the key was sent with another body"
@@ -123,7 +128,6 @@ def _row(name: str, play: Play, **outcome: Any) -> Row:
 
 
 _AFTER: dict[str, Any] = {"after_commit": True}
-_LAG: dict[str, Any] = {"list_lag_seconds": 3}
 
 ROWS = [
     _row("create is lost on its way", _create_meets("drop_before")),
@@ -169,11 +173,11 @@ ROWS = [
     _row("the outcome of a create's key is unknown", _create_meets("idempotency_outcome_unknown")),
     _row(
         "the outcome of a create's key is unknown and listings lag",
-        _create_meets("idempotency_outcome_unknown", sandboxes=2, **_LAG),
+        _create_meets("idempotency_outcome_unknown", sandboxes=2, **_LONG_LAG),
     ),
     _row(
         "keys are ignored, a create's answer is lost and listings lag",
-        _create_meets("drop_after_commit", sandboxes=2, idempotency_enabled=False, **_LAG),
+        _create_meets("drop_after_commit", sandboxes=2, idempotency_enabled=False, **_LONG_LAG),
     ),
     _row(
         "keys are ignored and a create is done long after its client left",

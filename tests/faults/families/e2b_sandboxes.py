@@ -139,7 +139,7 @@ async def _vanishes_while_it_is_resumed(scene: Scene) -> None:
     """The resume is answered, and the sandbox is gone before its worker starts."""
     conversation = await _first_turn(scene)
     sandbox = await _the_sandbox(scene, conversation)
-    hang = {"action": "hang_after_commit", "seconds": 2}
+    hang = {"action": "hang_after_commit", "seconds": 60}
     await scene.system.e2b_admin.add_fault("connect", hang, match={"sandboxID": sandbox.id})
     await scene.send(conversation, "Run: cat /mnt/session/file || echo empty")
 
@@ -148,6 +148,7 @@ async def _vanishes_while_it_is_resumed(scene: Scene) -> None:
 
     await eventually("the sandbox is resumed", resumed)
     await scene.system.e2b_admin.vanish(sandbox.id)
+    await scene.system.e2b_admin.clear_faults()
     assert "empty" in await conversation.answer()
     await _workspace_lost(scene, conversation)
 
