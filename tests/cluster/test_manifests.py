@@ -68,6 +68,7 @@ async def cluster() -> AsyncIterator[ControlPlane]:
     async with ControlPlane() as control_plane:
         await control_plane.kubectl("apply", f"--filename={DEPLOY}", f"--filename={UPSTREAM}")
         await control_plane.kubectl("wait", "--for=condition=Established", "crd", "--all")
+        await control_plane.kubectl("create", "namespace", "gateways")
         yield control_plane
 
 
@@ -105,10 +106,9 @@ def of_kind(objects: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [each for each in objects if each["kind"] == kind]
 
 
-def test_restricted_overlay_makes_nothing_cluster_wide_but_the_definition() -> None:
+def test_restricted_overlay_makes_nothing_cluster_wide() -> None:
     made = kustomized(RESTRICTED, resolve_binaries())
-    cluster_wide = {each["kind"] for each in made if "namespace" not in each["metadata"]}
-    assert cluster_wide == {"CustomResourceDefinition"}
+    assert {each["kind"] for each in made if "namespace" not in each["metadata"]} == set()
 
 
 def test_restricted_overlay_names_every_peer() -> None:
@@ -129,10 +129,27 @@ def test_restricted_overlay_gives_the_setting_for_the_right_that_it_takes_away()
 
 
 def test_public_ways_lead_to_the_webhook_alone() -> None:
-    (ingress,) = yaml.safe_load_all((EXAMPLES / "ingress.yaml").read_text())
+    ingress, _ = yaml.safe_load_all((EXAMPLES / "ingress.yaml").read_text())
     _, route = yaml.safe_load_all((EXAMPLES / "gateway.yaml").read_text())
     paths = [path for rule in ingress["spec"]["rules"] for path in rule["http"]["paths"]]
     assert [(path["path"], path["pathType"]) for path in paths] == [("/webhook", "Exact")]
     matches = [match["path"] for rule in route["spec"]["rules"] for match in rule["matches"]]
     assert matches == [{"type": "Exact", "value": "/webhook"}]
     assert ingress["spec"]["tls"]
+
+
+def test_a_challenge_over_http_reaches_its_pod_beside_the_ingress() -> None:
+    """cert-manager runs it in the Ingress's namespace, where nothing may come in by default."""
+    ingress, policy = yaml.safe_load_all((EXAMPLES / "ingress.yaml").read_text())
+    assert policy["metadata"]["namespace"] == ingress["metadata"]["namespace"]
+    assert policy["spec"]["podSelector"]["matchLabels"] == {"acme.cert-manager.io/http01-solver": "true"}
+    assert policy["spec"]["ingress"] == [{"ports": [{"port": 8089, "protocol": "TCP"}]}]
+
+
+def test_a_gateways_own_pods_are_not_among_ours_and_it_admits_our_route() -> None:
+    gateway, route = yaml.safe_load_all((EXAMPLES / "gateway.yaml").read_text())
+    ours = route["metadata"]["namespace"]
+    assert gateway["metadata"]["namespace"] != ours
+    assert route["spec"]["parentRefs"][0]["namespace"] == gateway["metadata"]["namespace"]
+    admitted = gateway["spec"]["listeners"][0]["allowedRoutes"]["namespaces"]["selector"]["matchLabels"]
+    assert admitted == {"kubernetes.io/metadata.name": ours}
