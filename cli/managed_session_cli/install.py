@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
 import typer
+from managed_session_api.names import API_VERSION, KIND, METADATA_INSTALLATION
 from managed_session_local.errors import TemplateError
 from managed_session_local.worker_template import ensure_template
 from managed_session_worker.template import template_name
@@ -26,10 +29,17 @@ from managed_session_cli.installation import (
     WEBHOOK,
     Installation,
     accesses,
+    installation_id,
     template_setting,
 )
 from managed_session_cli.rollout import Rollout, rollout
 from managed_session_cli.uninstall_guard import remove_guard
+
+_IMAGE = re.compile(
+    r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9][\w.-]*)(:\d+)?(/[a-z0-9][a-z0-9._-]*)*"
+    r"(:[\w][\w.-]*)?(@sha256:[0-9a-f]{64})?"
+)
+"""A reference as nodes pull it; a blank, an upper-case name or `https://` is refused by them only."""
 
 _FIRST = ("Namespace", "CustomResourceDefinition")
 _POLL_SECONDS = 1.0
@@ -81,6 +91,10 @@ def install(cluster: Cluster, installation: Installation, wishes: Wishes, consol
     Raises:
         CommandError: something is in the way; nothing has been written if a check says so.
     """
+    if not _IMAGE.fullmatch(wishes.image):
+        raise CommandError(
+            f"--image={wishes.image!r} is no image reference: write REGISTRY/NAME:TAG, as the nodes pull it"
+        )
     preparation = _prepare(cluster, installation, wishes, console)
     changes = _dry_run(cluster, installation, preparation)
     _show_plan(preparation, changes, console, all_objects=wishes.dry_run)
@@ -104,6 +118,7 @@ def _prepare(cluster: Cluster, installation: Installation, wishes: Wishes, conso
         *accesses("patch", manifests),
         *(Access(verb, "", "secrets", system) for verb in ("get", "create", "patch")),
         Access("list", "", "pods", system),
+        Access("list", "managedagents.dev", "managedsessions", installation.namespace),
     ]
     refused = [str(each) for each in needed if not cluster.may(each)]
     if refused:
@@ -124,8 +139,14 @@ def _prepare(cluster: Cluster, installation: Installation, wishes: Wishes, conso
             "the self-hosted environment, the E2B key at https://e2b.dev/dashboard?tab=keys."
         )
     deployed = cluster.get(installation.deployment(OPERATOR))
-    name = template_setting(deployed, cluster.get(installation.settings)) or template_name()
+    settings = cluster.get(installation.settings)
+    name = template_setting(deployed, settings) or template_name()
     exists = _check_keys(available, name, console)
+    own_id = installation_id(deployed, settings, cluster.get(Reference("v1", "Namespace", system)))
+    stored = keys.values_of(present[OPERATOR]).get(keys.E2B_API_KEY, "")
+    if own_id and not set(keys.lines(available[keys.E2B_API_KEY])) <= set(keys.lines(stored)):
+        sessions = cluster.list(API_VERSION, KIND, installation.namespace)
+        asyncio.run(_check_team(sessions, own_id, stored, available[keys.E2B_API_KEY]))
     return Preparation(manifests, available, keys.plan_writes(given, present), name, not exists)
 
 
@@ -156,6 +177,32 @@ def _check_keys(credentials: dict[str, str], template: str, console: Console) ->
     names = ", ".join(sorted(credentials))
     console.print(f"Keys         accepted: {names}")
     return bool(exists)
+
+
+async def _check_team(sessions: Sequence[Object], own_id: str, stored: str, wanted: str) -> None:
+    """Refuse a key of another E2B team: every sandbox would look vanished, and its files would be lost."""
+    recorded = {each.get("status", {}).get("sandbox", {}).get("id") for each in sessions}
+    if recorded & await _sandboxes(wanted, own_id):
+        return
+    lost = recorded & await _sandboxes(stored, own_id)
+    if lost:
+        raise CommandError(
+            "nothing was changed, because E2B_API_KEY is of another E2B team, which has none of the "
+            f"{len(lost)} sandboxes of this installation's sessions: their files would be lost. "
+            "Take a key of the same team, or unset the variable to keep the cluster's key; to move, delete "
+            "the sessions first."
+        )
+
+
+async def _sandboxes(value: str, own_id: str) -> set[str]:
+    """IDs of the installation's sandboxes that a credential's keys see; none where they are not accepted."""
+    found: set[str] = set()
+    for key in keys.lines(value):
+        with suppress(CloudError):
+            found |= {
+                each.sandbox_id for each in await E2BTeam(key).sandboxes({METADATA_INSTALLATION: own_id})
+            }
+    return found
 
 
 def _first_accepted(value: str, problems: list[str], ask: Callable[[str], T]) -> T | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from managed_session_api import names
 from managed_session_local.control_plane import ControlPlane
 
 from .command_line import E2B_KEY, IMAGE, OTHER_E2B_KEY, SIGNING_KEY, Site, simulated_site
@@ -139,6 +140,14 @@ async def test_keys_that_the_environment_lacks_are_kept_as_the_cluster_has_them(
     assert {key for key in after if after[key] != before.get(key)} == {secret}
 
 
+@pytest.mark.parametrize("image", ["", "two words", "https://registry.example.com/team/name:1", "Team/Name"])
+async def test_what_is_no_image_reference_is_refused_before_anything_is_asked(site: Site, image: str) -> None:
+    ended = await site.install(f"--image={image}")
+    assert ended.code == 1
+    assert "REGISTRY/NAME:TAG" in ended.errors
+    assert ended.output == ""
+
+
 async def test_wrong_keys_are_all_named_before_anything_is_written(site: Site) -> None:
     wrong = {
         # An API key is no environment key.
@@ -247,3 +256,39 @@ def _waits(waiting: dict[str, str]) -> dict[str, Any]:
         "restartCount": 0,
         "state": {"waiting": waiting},
     }
+
+
+async def test_key_of_another_team_is_refused_while_sessions_have_their_sandboxes_in_this_one(
+    site: Site,
+) -> None:
+    assert (await site.install()).code == 0
+    await session_with_a_paused_sandbox(site)
+    another = "e2b_00000000000000000000000000000000deadbeef"
+    await site.e2b.change_settings(other_teams_keys=[another])
+    before = await values(site, OPERATOR)
+    refused = await site.install(keys={**site.keys(), "E2B_API_KEY": another})
+    assert refused.code == 1
+    assert "another E2B team" in refused.errors
+    assert await values(site, OPERATOR) == before
+    ended = await site.install(keys={**site.keys(), "E2B_API_KEY": OTHER_E2B_KEY})
+    assert ended.code == 0, ended.text
+    assert (await values(site, OPERATOR))["e2b-api-key"] == OTHER_E2B_KEY
+
+
+async def session_with_a_paused_sandbox(site: Site) -> None:
+    """As an operator leaves it after a turn."""
+    marks = {names.METADATA_INSTALLATION: await site.installation_id()}
+    [template, *_] = await site.e2b.templates()
+    [sandbox_id] = await site.e2b.add_paused(template["templateID"], [marks])
+    session = {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "metadata": {"name": "rests", "namespace": site.namespace},
+        "spec": {"sessionID": "sesn_rests"},
+    }
+    await site.control_plane.kubectl("create", "--filename=-", input=json.dumps(session))
+    status = json.dumps({"status": {"sandbox": {"id": sandbox_id, "state": "Paused"}}})
+    await site.kubectl(
+        "patch", names.PLURAL, "rests", f"--namespace={site.namespace}", "--subresource=status",
+        "--type=merge", f"--patch={status}",
+    )  # fmt: skip

