@@ -24,6 +24,8 @@ FIELD_MANAGER = "managed-sessions"
 
 _SECONDS = 30.0
 _PAGE = 500
+_MALFORMED = (TypeError, AttributeError, LookupError)
+"""What the Kubernetes client raises for a file that is YAML and something else."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,11 @@ class Cluster:
             self._api = config.new_client_from_config(  # type: ignore[no-untyped-call]
                 config_file=str(kubeconfig) if kubeconfig else None, context=context, persist_config=False
             )
-        except (config.ConfigException, OSError, yaml.YAMLError) as error:
+        except (config.ConfigException, OSError, yaml.YAMLError, ValueError, *_MALFORMED) as error:
             named = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+            said = "it is no kubeconfig" if isinstance(error, _MALFORMED) else str(error).rstrip(".")
             raise CommandError(
-                f"the kubeconfig {named} cannot be used: {error}. Name one with --kubeconfig or KUBECONFIG, "
+                f"the kubeconfig {named} cannot be used: {said}. Name one with --kubeconfig or KUBECONFIG, "
                 "and its context with --context."
             ) from None
         self._api.user_agent = "managed-sessions-cli"

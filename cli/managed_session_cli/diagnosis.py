@@ -130,7 +130,7 @@ def leader(present: Presence) -> Check:
     )
 
 
-def secrets(present: Mapping[str, Iterable[str]]) -> list[Check]:
+def secrets(present: Mapping[str, Iterable[str]], *, webhook_wanted: bool = True) -> list[Check]:
     """Whether the Secrets have the keys that each process needs; `present` has their keys by Secret."""
     checks = []
     for name, allowed in keys.SECRETS.items():
@@ -142,7 +142,7 @@ def secrets(present: Mapping[str, Iterable[str]]) -> list[Check]:
             text = f"{', '.join(lacking)} missing ({names})"
             fix = f"Set {variables} and run `managed-sessions install` again."
             checks.append(Check(f"secret {name}", Verdict.FAILED, text, fix))
-        elif keys.SIGNING_KEY in allowed and keys.SIGNING_KEY not in there:
+        elif keys.SIGNING_KEY in allowed and keys.SIGNING_KEY not in there and webhook_wanted:
             text = f"{keys.SIGNING_KEY} missing: the webhook answers 503, work is found by polling alone"
             variable = keys.credential_variable(keys.SIGNING_KEY)
             fix = f"Create the endpoint in the Console, set {variable}, run `managed-sessions install` again."
@@ -189,8 +189,11 @@ def sessions(found: Sequence[ManagedSession]) -> list[Check]:
     return checks
 
 
-def endpoints(slices: Sequence[Object]) -> Check:
-    """Whether the webhook's Service leads to a ready pod."""
+def endpoints(slices: Sequence[Object], *, webhook_wanted: bool = True) -> Check:
+    """Whether the webhook's Service leads to a ready pod, where there is to be one."""
+    if not webhook_wanted:
+        text = "no webhook pods are wanted: work is found by polling"
+        return Check("webhook service", Verdict.OK, text)
     ready = sum(
         1
         for each in slices

@@ -136,7 +136,7 @@ class Examination:
             name: keys.values_of(self._cluster.get(self._installation.secret(name))).keys()
             for name in keys.SECRETS
         }
-        return diagnosis.secrets(present)
+        return diagnosis.secrets(present, webhook_wanted=self._webhook_wanted())
 
     def _environment(self) -> AnthropicEnvironment | None:
         needed = (keys.ENVIRONMENT_ID, keys.ENVIRONMENT_KEY)
@@ -187,9 +187,13 @@ class Examination:
     def _endpoints(self) -> Check:
         labels = {"kubernetes.io/service-name": WEBHOOK}
         where = self._installation.system_namespace
-        return diagnosis.endpoints(
-            self._cluster.list("discovery.k8s.io/v1", "EndpointSlice", where, labels=labels)
-        )
+        slices = self._cluster.list("discovery.k8s.io/v1", "EndpointSlice", where, labels=labels)
+        return diagnosis.endpoints(slices, webhook_wanted=self._webhook_wanted())
+
+    def _webhook_wanted(self) -> bool:
+        """Whether the installation is to have a webhook: it was not scaled to zero."""
+        deployment = self._cluster.get(self._installation.deployment(WEBHOOK))
+        return deployment is None or deployment["spec"].get("replicas", 1) > 0
 
     def _sessions(self) -> list[ManagedSession]:
         found = self._cluster.list(API_VERSION, KIND, self._installation.namespace)

@@ -111,3 +111,12 @@ def test_kubeconfig_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         Cluster(tmp_path / "missing")
     with pytest.raises(CommandError, match="cannot be used"):
         Cluster(kubeconfig(tmp_path, "http://127.0.0.1:1"), context="another")
+
+
+@pytest.mark.parametrize("content", ["hello", "- a\n- b", "foo: [", "clusters: {}", ""])
+def test_file_that_is_no_kubeconfig_is_named(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "config"
+    file.write_text(content)
+    with pytest.raises(CommandError, match=f"the kubeconfig {file} cannot be used") as raised:
+        Cluster(file)
+    assert ".." not in str(raised.value)

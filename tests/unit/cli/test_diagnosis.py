@@ -112,6 +112,15 @@ def test_service_needs_a_ready_endpoint() -> None:
     assert diagnosis.endpoints([{"endpoints": [unready]}, {"endpoints": None}]).verdict is Verdict.FAILED
 
 
+def test_installation_that_is_to_poll_alone_lacks_neither_endpoint_nor_signing_key() -> None:
+    assert diagnosis.endpoints([], webhook_wanted=False).verdict is Verdict.OK
+    operator = {
+        "managed-session-operator": ("anthropic-environment-id", "anthropic-environment-key", "e2b-api-key")
+    }
+    checks = diagnosis.secrets(operator, webhook_wanted=False)
+    assert {each.verdict for each in checks} == {Verdict.OK}
+
+
 def test_sandbox_without_a_resource_is_named() -> None:
     check = diagnosis.orphans([sandbox(), sandbox(uid="gone")], [session("Idle", ready="True")])
     assert check.verdict is Verdict.WARNING
