@@ -92,8 +92,8 @@ docs-site: setup ## Build docs/ as a site into site/; a link that leads nowhere 
 manifests: setup binaries ## Write deploy/*.yaml anew from deploy/kustomize/base
 	$(BIN)/python deploy/kustomize/render.py
 
-image: ## Build the image of webhook and operator; IMAGE=REGISTRY/NAME:TAG
-	docker build --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) --tag $(IMAGE) .
+image: ## Build the image of webhook and operator; IMAGE=REGISTRY/NAME:TAG, PLATFORM=linux/arm64 for other nodes
+	docker build $(if $(PLATFORM),--platform=$(PLATFORM)) --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) --tag $(IMAGE) .
 
 sbom: ## Write the image's bill of materials to sbom.cdx.json (CycloneDX)
 	docker run --rm $(IMAGE) cat /opt/managed-sessions/sbom.cdx.json > sbom.cdx.json

@@ -201,6 +201,16 @@ def test_disruption_budget_covers_the_pods(name: str) -> None:
     assert budget["spec"]["maxUnavailable"] == 1
 
 
+@pytest.mark.parametrize("name", PROCESSES)
+def test_pods_of_one_version_are_spread_over_the_nodes(name: str) -> None:
+    (spread,) = pod(name)["topologySpreadConstraints"]
+    labels = deployment(name)["spec"]["template"]["metadata"]["labels"]
+    assert spread["labelSelector"]["matchLabels"].items() <= labels.items()
+    assert spread["topologyKey"] == "kubernetes.io/hostname"
+    # Else those of the version before, which are about to go, would take the good places.
+    assert spread["matchLabelKeys"] == ["pod-template-hash"]
+
+
 def test_service_leads_to_the_webhook_and_not_to_its_metrics() -> None:
     (service,) = objects("Service")
     labels = deployment("managed-session-webhook")["spec"]["template"]["metadata"]["labels"]
