@@ -19,6 +19,7 @@ from managed_session_operator.clients.sandboxes import SandboxView
 from managed_session_operator.context import Context
 from managed_session_operator.decisions import GIVEN_BACK, claim_active
 from managed_session_operator.failures import ConflictError, Failure, NotLeadingError, ResourceGoneError
+from managed_session_operator.lost_leases import LostLeases
 from managed_session_operator.orphans import Orphans
 from managed_session_operator.ownership import Owners
 from managed_session_operator.work_list import WorkItem
@@ -54,6 +55,7 @@ class Sweep:
         self._running: set[str] = set()
         self._paused: set[str] = set()
         self._unstarted: dict[str, tuple[WorkItem, datetime]] = {}
+        self._lost_leases = LostLeases()
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -159,6 +161,23 @@ class Sweep:
             found = items.of_session(resource.spec.session_id)
             noted = self._unstarted.get(found.work_id) if found is not None else None
             context.memory(resource.metadata.name).unstarted_since = noted[1] if noted is not None else None
+        for resource, item in self._lost_leases.found(context.store.all(), items):
+            await self._end_worker(resource, requeued=item.state == "queued")
+
+    async def _end_worker(self, resource: ManagedSession, *, requeued: bool) -> None:
+        """End a worker that has lost its lease, and listen anew: the next look learns of its end.
+
+        One whose item is stopped ends by itself.
+        """
+        context, name, claim = self._context, resource.metadata.name, resource.status.work.claim
+        sandbox = context.memory(name).sandbox
+        logger.warning("a worker holds its work no more", extra={"resource": name, "claim": claim})
+        try:
+            if requeued and sandbox is not None and claim is not None:
+                await context.runs.stop(sandbox, claim, context.epoch())
+        except (Failure, CredentialError) as error:
+            logger.warning("worker not stopped", extra={"claim": claim, "cause": str(error)})
+        await context.runs.forget(name)
 
     def _is_served_elsewhere(self, item: WorkItem, asked_at: datetime) -> bool:
         """Whether a worker holds the item that is not, and was not when it was listed, one of ours."""

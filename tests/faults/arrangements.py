@@ -64,6 +64,14 @@ SHORT_LIMITS = Arrangement(
 )
 """The wait for a worker's start and the lease of abandoned work end within seconds."""
 
+ONE_PLACE = Arrangement(
+    "one place",
+    webhook=False,
+    operator={"max_active_sandboxes": "1"},
+    anthropic={"work": {"lease_ttl_seconds": 4, "enqueue_at_creation": False}},
+)
+"""One sandbox may run at a time, and the lease of abandoned work ends within seconds."""
+
 OWN_CONTROL_PLANE = Arrangement("own control plane", own_control_plane=True)
 """Its API server and etcd may be stopped."""
 

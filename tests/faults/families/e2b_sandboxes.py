@@ -197,6 +197,20 @@ async def _expires_while_no_operator_is_there(scene: Scene) -> None:
     await _goes_on_after_a_pause(scene, conversation, sandbox)
 
 
+async def _stream_falls_silent(scene: Scene) -> None:
+    """Of the end of its worker nothing is heard, and nothing of the stream's end."""
+    conversation = await _first_turn(scene)
+    started_accepted_heartbeat = 3
+    await scene.system.e2b_admin.add_fault(
+        "process_start",
+        {"action": "silent_stream", "after_events": started_accepted_heartbeat},
+        match={"body": {"process": {"$contains": "attach.py start"}}},
+    )
+    await _served_from_the_same_files(scene, conversation)
+    await scene.settled(conversation)
+    await _served_from_the_same_files(scene, conversation)
+
+
 async def _reaches_its_longest_life(scene: Scene) -> None:
     """E2B pauses what has run for as long as the plan allows, whatever its countdown was."""
     await scene.e2b_settings(max_lifetime_seconds=6)
@@ -300,6 +314,7 @@ ROWS = [
     _row("the sandbox reaches its longest life in a tool call", _reaches_its_longest_life),
     _row("the sandbox is paused by hand in a tool call", _is_paused_by_hand_in_a_tool_call),
     _row("the sandbox is resumed by hand", _is_resumed_by_hand),
+    _row("the worker's stream falls silent before its end", _stream_falls_silent),
     _row("the template is deleted", _template_is_deleted, sandboxes=2),
     _row("the E2B key is revoked in the middle of a turn", _key_is_revoked),
 ]

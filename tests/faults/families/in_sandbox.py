@@ -10,7 +10,7 @@ from managed_session_local.simulators.e2b.client import HostProcess, SimulatedSa
 
 from ...cluster.sessions import becomes, resource, sandboxes_of
 from ...cluster.waiting import eventually
-from ..arrangements import SHORT_LIMITS
+from ..arrangements import ONE_PLACE, SHORT_LIMITS
 from ..row import Outcome, Play, Row
 from ..scene import Scene
 from .e2b_sandboxes import GATED, let_go, running_tool
@@ -139,6 +139,16 @@ async def _worker_is_frozen_and_superseded(scene: Scene) -> None:
     await _gone(scene, sandbox.id, frozen)
 
 
+async def _worker_is_frozen_in_the_only_place(scene: Scene) -> None:
+    """There is no room to ask the queue for anything, the abandoned work included."""
+    conversation, other = await scene.begin(), await scene.begin()
+    sandbox = await running_tool(scene, conversation)
+    frozen = await _send_signal(scene, sandbox.id, "worker", signal.SIGSTOP)
+    assert "served" in await scene.say(other, "Run: echo served")
+    await _gone(scene, sandbox.id, frozen)
+    assert "finished" in await conversation.answer()
+
+
 async def _frozen_worker_thaws_after_its_lease(scene: Scene) -> None:
     """Nobody has taken over yet when it thaws: it ends itself before it does anything."""
     conversation = await scene.begin()
@@ -258,6 +268,12 @@ ROWS = [
     _row("the worker is killed while it waits", _worker_is_killed_while_it_waits_for_a_message),
     _row("the worker is killed while no operator is there", _operator_is_away_when_the_worker_is_killed),
     _row("the worker is frozen and another one takes over", _worker_is_frozen_and_superseded),
+    Row(
+        FAMILY,
+        "the worker is frozen and has the only place",
+        _worker_is_frozen_in_the_only_place,
+        arrangement=ONE_PLACE,
+    ),
     _row("the worker is frozen and thaws after its lease", _frozen_worker_thaws_after_its_lease),
     _row("the supervisor is frozen in a tool call", _supervisor_is_frozen_in_a_tool_call),
     _row("the supervisor is frozen between two turns", _supervisor_is_frozen_between_turns),
