@@ -45,6 +45,17 @@ def _said(error: anthropic.APIStatusError) -> str:
     return f"HTTP {error.status_code}" + (f": {str(text)[:200]}" if text else "")
 
 
+def _says_gone(operation: str, body: object) -> bool:
+    """Whether an answer 404 is Anthropic's word that something does not exist.
+
+    A session's files are deleted on it, so it must have the form of Anthropic's errors. A poll's means less,
+    and what it says is documented nowhere.
+    """
+    if operation == "poll":
+        return isinstance(body, dict) or not body
+    return isinstance(body, dict) and isinstance(body.get("error"), dict)
+
+
 def anthropic_failure(
     operation: str, error: Exception, *, rejected: Reason = Reason.ENVIRONMENT_CREDENTIAL_REJECTED
 ) -> Failure | NotLeadingError:
@@ -62,10 +73,10 @@ def anthropic_failure(
     said = f"Anthropic answered {operation} with {_said(error)}"
     if status in (401, 403):
         kind, reason = Kind.PERSON, rejected
-    elif status == 404 and (isinstance(error.body, dict) or not error.body):
+    elif status == 404 and _says_gone(operation, error.body):
         kind, reason = Kind.GONE, Reason.SESSION_ENDED
     elif status == 404:
-        # Not Anthropic's own answer (a proxy's page): it says nothing about the session.
+        # Not Anthropic's own answer (a proxy's, a gateway's): it says nothing about the session.
         kind, reason = Kind.RETRY, Reason.ENVIRONMENT_UNREACHABLE
     elif status == 429:
         kind, reason = Kind.QUOTA, Reason.ENVIRONMENT_UNREACHABLE

@@ -71,8 +71,15 @@ class SessionView:
         return self.archived or self.status == "terminated"
 
 
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
+
 def _time(text: str | None) -> datetime | None:
-    return as_utc(datetime.fromisoformat(text)) if text else None
+    """The time; None also for one that can't be read: one odd item must not hide all others of a list."""
+    try:
+        return as_utc(datetime.fromisoformat(text.upper())) if text else None
+    except (ValueError, AttributeError):
+        return None
 
 
 def _work_item(item: Any) -> WorkItem:
@@ -80,7 +87,7 @@ def _work_item(item: Any) -> WorkItem:
         work_id=item.id,
         session_id=item.data.id if getattr(item.data, "type", None) == "session" else None,
         state=str(item.state),
-        created_at=as_utc(datetime.fromisoformat(item.created_at)),
+        created_at=_time(item.created_at) or _LONG_AGO,
         acknowledged_at=_time(item.acknowledged_at),
         latest_heartbeat_at=_time(item.latest_heartbeat_at),
     )

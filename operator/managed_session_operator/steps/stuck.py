@@ -22,7 +22,8 @@ async def look(context: Context, resource: ManagedSession) -> float | None:
     memory, now = context.memory(resource.metadata.name), context.now()
     turn = await context.queue.turn(resource.spec.session_id)
     if turn is None:
-        memory.end_check_due = True
+        # Where there is a session all the same, it is looked at again after the next sweep.
+        memory.end_check_due, memory.acted_at = True, now
         return None
     memory.look = memory.look.again(turn, now) if memory.look is not None else Look(turn, now, now)
     if turn.awaited is Awaited.NOBODY and (suspected(resource) or has_hint(resource)):

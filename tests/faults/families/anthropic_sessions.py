@@ -9,7 +9,7 @@ from itertools import cycle
 from managed_session_api import names
 from managed_session_local.conversation import Conversation
 
-from ...cluster.sessions import becomes, resource
+from ...cluster.sessions import becomes, condition, resource
 from ...cluster.waiting import eventually
 from ..anthropic_side import (
     LOST,
@@ -31,6 +31,7 @@ from ..anthropic_side import (
 from ..arrangements import IMPATIENT
 from ..row import Outcome, Row
 from ..scene import Scene
+from .e2b_listing import LISTINGS, sweeps_pass
 
 FAMILY = "anthropic sessions"
 
@@ -153,15 +154,48 @@ QUESTIONS: list[tuple[str, Action]] = [
 ]
 
 
-async def _asked_at_the_end(scene: Scene) -> None:
-    """Whether a session has ended is answered by a proxy's page: it says nothing about the session."""
+NOT_ANTHROPIC: list[tuple[str, Action]] = [
+    ("a proxy answers 404", PROXY_PAGE),
+    ("a proxy answers 404 with nothing", answered(404, body="")),
+    ("a gateway answers 404 in JSON of its own", answered(404, body={"detail": "Not Found"})),
+]
+
+
+def _asked_at_the_end(action: Action) -> Play:
+    """Whether a session has ended is answered by somebody else: it says nothing about the session."""
+
+    async def play(scene: Scene) -> None:
+        conversation = await scene.begin()
+        assert "kept" in await scene.say(conversation, "Run: echo kept | tee file")
+        await scene.settled(conversation)
+        match = {**OPERATOR, "session_id": conversation.session_id}
+        struck = await Fault("sessions.get", action, times=3, match=match).inject(scene)
+        await scene.system.anthropic_admin.deliver(type="session.deleted", object_id=conversation.session_id)
+        await struck.wait(3)
+        assert "kept" in await scene.say(conversation, "Run: cat file")
+
+    return play
+
+
+async def _no_events_of_a_living_session(scene: Scene) -> None:
+    """A session is there, and there are no events of it: asked again at the sweep's pace."""
     conversation = await scene.begin()
-    assert "kept" in await scene.say(conversation, "Run: echo kept | tee file")
-    await scene.settled(conversation)
     match = {**OPERATOR, "session_id": conversation.session_id}
-    struck = await Fault("sessions.get", PROXY_PAGE, times=3, match=match).inject(scene)
-    await scene.system.anthropic_admin.deliver(type="session.deleted", object_id=conversation.session_id)
+    assert "kept" in await scene.say(conversation, "Run: echo kept | tee file")
+
+    async def idle() -> bool:
+        return (await condition(scene.system, conversation.session_id, "Ready")).get("reason") == "Idle"
+
+    await eventually("the session is idle", idle)
+    struck = await Fault("events.list", answered(404), times=None, match=match).inject(scene)
+    await scene.system.anthropic_admin.deliver(
+        type="session.status_run_started", object_id=conversation.session_id
+    )
     await struck.wait(3)
+    before = await struck.count()
+    await sweeps_pass(scene)
+    assert await struck.count() - before <= LISTINGS + 2
+    await scene.calm()
     assert "kept" in await scene.say(conversation, "Run: cat file")
 
 
@@ -252,7 +286,16 @@ ROWS = [
     ),
     Row(FAMILY, "the operator may not see a new session", _not_ours(403)),
     Row(FAMILY, "the operator is told that there is no such new session", _not_ours(404)),
-    Row(FAMILY, "an end is asked about and a proxy answers 404", _asked_at_the_end),
+    *(
+        Row(FAMILY, f"an end is asked about and {name}", _asked_at_the_end(action))
+        for name, action in NOT_ANTHROPIC
+    ),
+    Row(
+        FAMILY,
+        "a living session's events are not found",
+        _no_events_of_a_living_session,
+        arrangement=IMPATIENT,
+    ),
     Row(FAMILY, "a webhook tells an end that did not happen", _false_end),
     Row(FAMILY, "an archived session's time is over", _kept_after_the_end, outcome=Outcome(gone=True)),
     Row(FAMILY, "sessions are deleted with their work queued", _many_deleted, outcome=Outcome(unanswered=4)),

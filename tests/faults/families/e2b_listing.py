@@ -27,7 +27,7 @@ async def _two_sessions(scene: Scene) -> list[Conversation]:
     return conversations
 
 
-async def _sweeps_pass(scene: Scene) -> None:
+async def sweeps_pass(scene: Scene) -> None:
     """Wait until some sweeps have had their listings answered."""
     admin = scene.system.e2b_admin
     before = len((await admin.ledger(operation="list")).calls)
@@ -52,7 +52,7 @@ def _listings_meet(action: dict[str, Any] | str, **settings: Any) -> Play:
         conversations = await _two_sessions(scene)
         await scene.e2b_settings(**settings)
         await scene.system.e2b_admin.add_fault("list", action, times=100)
-        await _sweeps_pass(scene)
+        await sweeps_pass(scene)
         await _all_served_as_before(scene, conversations)
 
     return play
@@ -63,7 +63,7 @@ async def _hidden_while_it_runs(scene: Scene) -> None:
     conversation = await scene.begin()
     sandbox = await running_tool(scene, conversation, GATED)
     await scene.system.e2b_admin.hide(sandbox.id, 3600)
-    await _sweeps_pass(scene)
+    await sweeps_pass(scene)
     let_go(sandbox)
     assert "finished" in await conversation.answer()
     assert len(await sandboxes_of(scene.system, conversation.session_id)) == 1
@@ -74,7 +74,7 @@ async def _hidden_while_it_is_paused(scene: Scene) -> None:
     for conversation in conversations:
         (sandbox,) = await sandboxes_of(scene.system, conversation.session_id)
         await scene.system.e2b_admin.hide(sandbox.id, 3600)
-    await _sweeps_pass(scene)
+    await sweeps_pass(scene)
     await _all_served_as_before(scene, conversations)
 
 
@@ -83,7 +83,7 @@ async def _shown_twice(scene: Scene) -> None:
     for conversation in conversations:
         (sandbox,) = await sandboxes_of(scene.system, conversation.session_id)
         await scene.system.e2b_admin.duplicate(sandbox.id, 100)
-    await _sweeps_pass(scene)
+    await sweeps_pass(scene)
     await _all_served_as_before(scene, conversations)
 
 

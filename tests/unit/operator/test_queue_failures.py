@@ -7,8 +7,9 @@ from typing import Any
 import anthropic
 import httpx2
 import pytest
+from anthropic.types.beta.environments import BetaSelfHostedWork
 from managed_session_api.conditions import Reason
-from managed_session_operator.clients.work_queue import SessionView, WorkQueue
+from managed_session_operator.clients.work_queue import SessionView, WorkQueue, _work_item
 from managed_session_operator.failures import Failure, Kind, NotLeadingError
 
 from .examples import key
@@ -18,9 +19,9 @@ def _queue(fence: Any = lambda: None) -> WorkQueue:
     return WorkQueue(lambda: "env_1", key(), worker_id="test", fence=fence, timeout=1)
 
 
-async def _translated(error: Exception) -> Failure:
+async def _translated(error: Exception, operation: str = "session") -> Failure:
     with pytest.raises(Failure) as raised:
-        async with _queue()._call("poll"):
+        async with _queue()._call(operation):
             raise error
     return raised.value
 
@@ -53,9 +54,31 @@ async def test_an_answer_tells_who_has_to_act(status: int, kind: Kind, reason: R
     assert failure.definite == (status < 500)
 
 
-async def test_a_page_of_a_proxy_is_not_taken_for_the_end_of_a_session() -> None:
-    failure = await _translated(_answer(404, "<html>not here</html>"))
+@pytest.mark.parametrize("body", ["<html>not here</html>", None, {}, {"detail": "Not Found"}, []])
+async def test_what_a_proxy_answers_is_not_taken_for_the_end_of_a_session(body: object) -> None:
+    failure = await _translated(_answer(404, body))
     assert failure.kind is Kind.RETRY
+
+
+@pytest.mark.parametrize("body", [None, {"message": "EnvironmentInstance not found"}])
+async def test_a_poll_goes_on_after_a_404_of_any_form_but_a_page(body: object) -> None:
+    assert (await _translated(_answer(404, body), "poll")).kind is Kind.GONE
+    assert (await _translated(_answer(404, "<html>not here</html>"), "poll")).kind is Kind.RETRY
+
+
+@pytest.mark.parametrize(
+    ("item", "state"),
+    [
+        ({"id": "work_1", "created_at": "2026-11-23t17:00:00.123456789z", "state": "queued"}, "queued"),
+        ({"id": "work_1", "created_at": "yesterday", "state": "queued"}, "queued"),
+        ({"id": "work_1", "created_at": None, "data": None, "state": "stopped"}, "stopped"),
+        ({"id": "work_1", "data": {"type": "surprise"}}, "None"),
+    ],
+    ids=["other form of a time", "no time", "nulls", "nearly nothing"],
+)
+def test_an_odd_item_of_the_work_list_hides_no_other(item: dict[str, Any], state: str) -> None:
+    read = _work_item(BetaSelfHostedWork.construct(**item))
+    assert (read.work_id, read.state, read.unstarted) == ("work_1", state, False)
 
 
 async def test_the_time_that_the_server_asks_for_is_kept() -> None:
