@@ -187,11 +187,15 @@ async def _refuse_without_token(context: Context, resource: ManagedSession, offe
 
 
 async def refresh_token(context: Context, resource: ManagedSession) -> float | None:
-    """The same work was offered again before it was acknowledged: its newest token counts."""
+    """The same work was offered again before it was acknowledged: its newest token counts.
+
+    A token is not promised with every answer: one that came before is kept.
+    """
     offer, claim_id = context.inbox.get(resource.spec.session_id), resource.status.work.claim
     if offer is not None and claim_id is not None:
-        await context.tokens.put(resource, claim_id, offer.secret)
-        context.memory(resource.metadata.name).token = (claim_id, offer.secret)
+        if offer.secret is not None:
+            await context.tokens.put(resource, claim_id, offer.secret)
+            context.memory(resource.metadata.name).token = (claim_id, offer.secret)
         context.inbox.remove(offer)
     return None
 

@@ -19,6 +19,7 @@ from ..anthropic_side import (
     in_first_turn,
     in_second_turn,
     offer_without_operator,
+    set_work,
     stale_offers,
     tool_runs,
     user_sends,
@@ -160,6 +161,19 @@ async def _offered_again_between_acknowledgement_and_start(scene: Scene) -> None
     assert "served" in await conversation.answer()
 
 
+async def _offered_again_without_its_token(scene: Scene) -> None:
+    """The secret may be left out when an item is offered again: the first one's is still good."""
+    conversation = await scene.begin()
+    ack = Fault("work.ack", LOST, times=None, match={"work_id": conversation.session_id})
+    struck = await ack.inject(scene)
+    await scene.send(conversation, "Run: echo served")
+    await struck.wait()
+    await set_work(scene, issue_secrets=False)
+    await count_is(scene, conversation, "work_offered", 3)
+    await scene.system.anthropic_admin.clear_faults()
+    assert "served" in await conversation.answer()
+
+
 async def _no_token(scene: Scene) -> None:
     """The offer carries no secret: nothing is started, and the resource says so."""
     conversation = await scene.begin()
@@ -258,6 +272,11 @@ ROWS = [
         FAMILY,
         "work is offered again between acknowledgement and start",
         _by_message(_offered_again_between_acknowledgement_and_start),
+    ),
+    Row(
+        FAMILY,
+        "work is offered again without its token",
+        with_work_settings(_offered_again_without_its_token, issue_secrets=True, enqueue_at_creation=False),
     ),
     Row(FAMILY, "an offer comes without a token", with_work_settings(_no_token, issue_secrets=False)),
     Row(FAMILY, "work has IDs of its own", with_work_settings(_work_ids, item_ids="work")),
