@@ -30,6 +30,7 @@ from managed_session_cli.smoke_steps import (
     Step,
     evidence,
     explanation,
+    filled_in,
     health,
     hopeless,
 )
@@ -201,7 +202,8 @@ class _SmokeTest:
     def _fail(self, step: Step, seen: Observation, session_id: str, seconds: float) -> NoReturn:
         self._console.print(f"[red]✗[/] {step}: not within {seconds:.0f} s")
         for line in explanation(step, seen):
-            self._console.print(f"    → {line.replace('SESSION', session_id)}", markup=False)
+            text = filled_in(line, session_id, self._installation.system_namespace)
+            self._console.print(f"    → {text}", markup=False)
         raise _StepFailedError
 
     def _resource(self, session_id: str) -> ManagedSession | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -127,12 +128,17 @@ def explanation(step: Step, seen: Observation) -> list[str]:
     return lines + _CAUSES[step]
 
 
+def filled_in(line: str, session_id: str, system_namespace: str) -> str:
+    """A line of an explanation with the names that its placeholders stand for."""
+    return re.sub(r"\bSYSTEM\b", system_namespace, re.sub(r"\bSESSION\b", session_id, line))
+
+
 _CAUSES = {
     Step.RESOURCE: [
         "the operator cannot poll the queue: refused key, other environment, no leader",
         "or another worker of this environment took the work",
         "run: managed-sessions doctor",
-        f"run: kubectl logs --selector=app.kubernetes.io/name={OPERATOR} --namespace=managed-sessions-system",
+        f"run: kubectl logs --namespace=SYSTEM --selector=app.kubernetes.io/name={OPERATOR} --prefix --tail=99",
     ],
     Step.SANDBOX: [
         "E2B does not create the sandbox: template absent, key refused, limit of running sandboxes reached",

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 from managed_session_api.resource import ManagedSession
-from managed_session_cli.smoke_steps import Observation, Step, evidence, explanation, health, hopeless
+from managed_session_cli.smoke_steps import (
+    Observation,
+    Step,
+    evidence,
+    explanation,
+    filled_in,
+    health,
+    hopeless,
+)
 
 
 def event(kind: str, **fields: Any) -> SimpleNamespace:
@@ -86,6 +94,15 @@ def test_failed_step_is_explained_by_the_resource_and_by_a_command() -> None:
     assert "managed-sessions template build" in lines[1]
     for step in Step:
         assert any("managed-sessions" in line for line in explanation(step, Observation()))
+
+
+def test_explanation_names_session_and_namespace_and_leaves_settings_alone() -> None:
+    def explained(step: Step) -> str:
+        return "\n".join(filled_in(line, "sesn_1", "ours") for line in explanation(step, Observation()))
+
+    assert "--namespace=ours " in explained(Step.RESOURCE)
+    assert "MANAGED_SESSIONS_MAX_IDLE_SECONDS" in explained(Step.PAUSED)
+    assert "managed-sessions doctor sesn_1" in explained(Step.PAUSED)
 
 
 @pytest.mark.parametrize(
