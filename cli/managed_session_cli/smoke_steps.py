@@ -138,7 +138,7 @@ _CAUSES = {
         "the operator cannot poll the queue: refused key, other environment, no leader",
         "or another worker of this environment took the work",
         "run: managed-sessions doctor",
-        f"run: kubectl logs --namespace=SYSTEM --selector=app.kubernetes.io/name={OPERATOR} --prefix --tail=99",
+        f"run: kubectl logs --namespace=SYSTEM --selector=app.kubernetes.io/name={OPERATOR} --tail=99",
     ],
     Step.SANDBOX: [
         "E2B does not create the sandbox: template absent, key refused, limit of running sandboxes reached",
