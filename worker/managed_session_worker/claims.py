@@ -20,6 +20,8 @@ from managed_session_worker.workspace import give_to, keep_reserve, remove_stale
 
 #: How long all processes of a superseded worker may take to be gone after SIGKILL.
 KILL_SECONDS = 10.0
+#: Who listens to one claim. One that was left behind by a cut stream never goes away by itself.
+MOST_LISTENERS = 4
 #: Endings that were in order: what the agent left running in the background stays, also through a pause.
 ORDERLY: frozenset[str] = frozenset({"Idle", "NoMessage", "SessionEnded", "Stopped"})
 COUNTERS = ("toolCalls", "toolErrors", "resultsPosted", "resultsRefused")
@@ -215,7 +217,11 @@ class Claims:
         if record["reason"]:
             listener.tell(protocol.exited(claim, record))
         else:
-            self._listeners.setdefault(claim, []).append(listener)
+            listeners = self._listeners.setdefault(claim, [])
+            for oldest in listeners[: 1 - MOST_LISTENERS]:
+                replaced = RefusedError("Replaced", "others have begun to listen since")
+                oldest.tell(protocol.refused(replaced, epoch=self._ledger.highest_epoch, claim=claim))
+            listeners.append(listener)
 
     def _stop(self, claim: str, epoch: int, listener: Listener) -> None:
         if epoch < self._ledger.highest_epoch:

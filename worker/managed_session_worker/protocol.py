@@ -11,7 +11,7 @@ CLAIM_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,127}")
 LOG_LEVELS = frozenset({"DEBUG", "INFO", "WARNING", "ERROR"})
 
 Event = dict[str, Any]
-RefusalReason = Literal["StaleEpoch", "StaleClaim", "UnknownClaim", "BadRequest", "StartFailed"]
+RefusalReason = Literal["StaleEpoch", "StaleClaim", "UnknownClaim", "BadRequest", "StartFailed", "Replaced"]
 ExitReason = Literal[
     "Idle",
     "NoMessage",

@@ -1,9 +1,14 @@
 import json
+import os
 import signal
+import socket
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from managed_session_worker.paths import SOCKET_NAME, within_directory
+from managed_session_worker.server import MAX_CONNECTIONS
 from managed_session_worker.workspace import RESERVE_BYTES
 
 from .worker_sandbox import FIRST, SECOND, THIRD, Sandbox, alive, eventually
@@ -213,3 +218,23 @@ def test_room_is_held_back_on_the_disk_and_again_after_a_claim_that_needed_it(
     wire.end_turn()
     attach.record()
     assert reserve.stat().st_blocks * 512 >= RESERVE_BYTES
+
+
+def test_who_listens_anew_is_heard_however_many_were_left_behind(sandbox: Sandbox, wire: Wire) -> None:
+    """The operator's stream may be cut again and again; E2B lets what was at its other end run on."""
+    attach = sandbox.start()
+    attach.event("heartbeat")
+    with ExitStack() as left:
+        directory = os.open(sandbox.paths.run, os.O_RDONLY | os.O_DIRECTORY)
+        left.callback(os.close, directory)
+        for _ in range(MAX_CONNECTIONS + 10):
+            peer = left.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            peer.connect(within_directory(directory, SOCKET_NAME))
+            peer.sendall(json.dumps({"command": "watch", "claim": FIRST}).encode() + b"\n")
+            assert b"accepted" in peer.recv(65536)
+        newest = sandbox.attach("watch", FIRST)
+        newest.event("heartbeat")
+        assert attach.event("refused")["reason"] == "Replaced"
+        wire.say()
+        wire.end_turn()
+        assert newest.record()["reason"] == "Idle"
