@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from managed_session_cli.cluster import Object, Reference
+from managed_session_cli.installation import PART_OF
 
 DELETION_GUARD = "managed-sessions-deletion-guard"
 """Of this installation alone: it refuses the deletion of what follows it while it sees a session."""
 
 
+def given_namespaces(namespaces: Sequence[Object]) -> set[str]:
+    """Names of those that no installation has made, since they lack its label; these stay."""
+    return {
+        each["metadata"]["name"]
+        for each in namespaces
+        if not PART_OF.items() <= (each["metadata"].get("labels") or {}).items()
+    }
+
+
 def removal_order(
-    manifests: Sequence[Object], extra: Sequence[Reference], *, cluster_wide: bool
+    manifests: Sequence[Object],
+    extra: Sequence[Reference],
+    *,
+    cluster_wide: bool,
+    given: Collection[str] = (),
+    guarded: bool = True,
 ) -> list[Reference]:
     """All objects in the order of their removal: what others build on goes last.
 
@@ -20,14 +35,24 @@ def removal_order(
         extra: namespaced objects that are in no manifest.
         cluster_wide: also what other installations share: the resource's definition, the policy on webhooks
             and roles for people.
+        given: names of namespaces that stay.
+        guarded: also this installation's guard against a deletion in the wrong order.
     """
     references = [Reference.to(each) for each in reversed(manifests)]
-    guards = [each for each in references if each.name == DELETION_GUARD]
-    namespaces = [each for each in references if each.kind == "Namespace"]
+    guards = [each for each in references if each.name == DELETION_GUARD] if guarded else []
+    namespaces = [each for each in references if each.kind == "Namespace" and each.name not in given]
     namespaced = [each for each in references if each.namespace]
-    known = {*guards, *namespaces, *namespaced}
-    shared = [each for each in references if each not in known] if cluster_wide else []
-    return [*guards, *namespaced, *extra, *namespaces, *shared]
+    shared = [
+        each
+        for each in references
+        if not each.namespace and each.kind != "Namespace" and each.name != DELETION_GUARD
+    ]
+    return [*guards, *namespaced, *extra, *namespaces, *(shared if cluster_wide else [])]
+
+
+def is_cluster_wide(manifest: Object) -> bool:
+    """Whether an object of `deploy/` belongs to the whole cluster and is no namespace."""
+    return "namespace" not in manifest["metadata"] and manifest["kind"] != "Namespace"
 
 
 def cluster_wide_stays(sessions: Sequence[Object], operators: Sequence[Object], *, keep: bool) -> str | None:

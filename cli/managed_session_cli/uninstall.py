@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,12 +31,11 @@ from managed_session_cli.installation import (
     OPERATOR,
     WEBHOOK,
     Installation,
-    accesses,
-    installation_id,
 )
 from managed_session_cli.operator_presence import presence
 from managed_session_cli.removal import DELETION_GUARD, cluster_wide_stays, describe_waiting, removal_order
 from managed_session_cli.uninstall_guard import guard, put_guard
+from managed_session_cli.uninstall_survey import Found, look
 
 _POLL_SECONDS = 0.5
 _LEADER_SECONDS = 20.0
@@ -55,21 +53,6 @@ class Wishes:
     installation_id: str | None
 
 
-@dataclass(frozen=True)
-class Found:
-    """What there is to remove, read before anything is removed.
-
-    Attributes:
-        credentials: of the cluster's Secrets, completed by the environment's.
-        e2b_key: one that E2B accepts, from either place; None where there is none.
-        installation: what marks the sandboxes; None where that can't be known.
-    """
-
-    credentials: dict[str, str]
-    e2b_key: str | None
-    installation: str | None
-
-
 def uninstall(cluster: Cluster, installation: Installation, wishes: Wishes, console: Console) -> None:
     """Remove the installation.
 
@@ -78,19 +61,17 @@ def uninstall(cluster: Cluster, installation: Installation, wishes: Wishes, cons
             command can be repeated.
     """
     console.print(f"Cluster      {cluster.server}, Kubernetes {cluster.version()}")
-    found = _look(cluster, installation, wishes)
+    found = look(cluster, installation, wishes.installation_id)
     sessions = _sessions(cluster, installation)
     alive = _operator_acts(cluster, installation, console)
     if sessions and not alive and not wishes.force:
         raise CommandError(_operator_gone(installation, len(sessions)))
     if not alive and wishes.force and sessions:
         _need_keys_for_force(found)
-    _confirm(installation, sessions, wishes, console)
+    _confirm(installation, sessions, found, wishes, console)
 
     deadline = time.monotonic() + wishes.timeout_seconds
-    namespace = cluster.get(Reference("v1", "Namespace", installation.namespace))
-    if namespace is not None and "deletionTimestamp" not in namespace["metadata"]:
-        put_guard(cluster, installation)
+    _refuse_new_sessions(cluster, installation, found, console)
     cluster.delete(installation.deployment(WEBHOOK))
     _until_pods_are_gone(cluster, installation, WEBHOOK, deadline)
     if alive:
@@ -100,41 +81,7 @@ def uninstall(cluster: Cluster, installation: Installation, wishes: Wishes, cons
     _delete(cluster, installation.deployment(OPERATOR))
     _until_pods_are_gone(cluster, installation, OPERATOR, deadline)
     _make_sure_of_sandboxes(found, console)
-    _delete_rest(cluster, installation, wishes, deadline, console)
-    console.print("\n[bold green]Uninstalled.[/]")
-
-
-def _look(cluster: Cluster, installation: Installation, wishes: Wishes) -> Found:
-    needed = accesses("delete", installation.manifests())
-    needed += [Access(verb, "managedagents.dev", "managedsessions", "") for verb in ("list",)]
-    needed += [
-        Access(verb, "managedagents.dev", "managedsessions", installation.namespace)
-        for verb in ("delete", "patch")
-    ]
-    refused = [str(each) for each in needed if not cluster.may(each)]
-    if refused:
-        raise CommandError("this kubeconfig's user lacks rights: " + "; ".join(refused))
-    given = keys.from_environment(os.environ)
-    stored: dict[str, str] = {}
-    for name in keys.SECRETS:
-        stored |= keys.values_of(cluster.get(installation.secret(name)))
-    system = cluster.get(Reference("v1", "Namespace", installation.system_namespace))
-    operator = cluster.get(installation.deployment(OPERATOR))
-    settings = cluster.get(installation.settings)
-    candidates = [line for each in (stored, given) for line in keys.lines(each.get(keys.E2B_API_KEY, ""))]
-    return Found(
-        {**given, **stored},
-        asyncio.run(_accepted(candidates)),
-        wishes.installation_id or installation_id(operator, settings, system),
-    )
-
-
-async def _accepted(candidates: Sequence[str]) -> str | None:
-    """The first key that E2B accepts."""
-    for key in candidates:
-        if await E2BTeam(key).accepts_key():
-            return key
-    return None
+    _delete_rest(cluster, installation, found, wishes, deadline, console)
 
 
 def _sessions(cluster: Cluster, installation: Installation) -> list[Object]:
@@ -174,8 +121,15 @@ def _need_keys_for_force(found: Found) -> None:
 
 
 def _confirm(
-    installation: Installation, sessions: Sequence[Object], wishes: Wishes, console: Console
+    installation: Installation, sessions: Sequence[Object], found: Found, wishes: Wishes, console: Console
 ) -> None:
+    names = [each["metadata"]["name"] for each in found.namespaces]
+    if not names:
+        console.print(
+            f"There is neither the namespace {installation.namespace} nor {installation.system_namespace}: "
+            "is the installation in others (--namespace, --system-namespace)? What may be left elsewhere is "
+            "removed."
+        )
     console.print(
         "\nFirst remove the webhook endpoint in the Claude Console (Manage > Webhooks): Anthropic would go "
         "on sending events there and disable it after failures. Work that is queued in the environment stays "
@@ -183,12 +137,33 @@ def _confirm(
     )
     console.print(
         f"This deletes {len(sessions)} ManagedSessions with their sandboxes and the files in them, then the "
-        f"operator, the webhook, the roles, the Secrets and the namespaces {installation.namespace} and "
-        f"{installation.system_namespace} with everything in them"
-        + ("." if wishes.keep_crd else ", and the resource's definition where nobody else uses it.")
+        "operator, the webhook, the roles, the Secrets"
+        + "".join(
+            f", the namespace {name} with everything in it" for name in names if name not in found.given
+        )
+        + ("." if wishes.keep_crd or found.refused else ", and the definition where nobody else uses it.")
+        + "".join(f" The namespace {name} stays: it was there before." for name in sorted(found.given))
     )
     if not wishes.yes and not typer.confirm("\nThe endpoint is removed, go on?", default=False):
         raise CommandError("nothing was changed")
+
+
+def _refuse_new_sessions(
+    cluster: Cluster, installation: Installation, found: Found, console: Console
+) -> None:
+    """Let no new resource come up; who administers a given namespace alone may not do so."""
+    names = [n["metadata"]["name"] for n in found.namespaces if "deletionTimestamp" not in n["metadata"]]
+    if installation.namespace not in names:
+        return
+    try:
+        put_guard(cluster, installation)
+    except ClusterError as error:
+        if error.status != 403:
+            raise
+        console.print(
+            "  ! you may write no ResourceQuota, so that sessions which begin meanwhile are not kept out: "
+            "repeat this command if some are left",
+        )
 
 
 def _delete_sessions(cluster: Cluster, installation: Installation, deadline: float, console: Console) -> None:
@@ -302,32 +277,47 @@ async def _kill_all(team: E2BTeam, metadata: dict[str, str]) -> int:
 
 
 def _delete_rest(
-    cluster: Cluster, installation: Installation, wishes: Wishes, deadline: float, console: Console
+    cluster: Cluster,
+    installation: Installation,
+    found: Found,
+    wishes: Wishes,
+    deadline: float,
+    console: Console,
 ) -> None:
-    stays = cluster_wide_stays(
-        cluster.list(API_VERSION, KIND),
-        cluster.list("apps/v1", "Deployment", labels={"app.kubernetes.io/name": OPERATOR}),
-        keep=wishes.keep_crd,
-    )
+    if found.refused:
+        stays: str | None = "you lack rights: " + "; ".join(found.refused)
+    else:
+        stays = cluster_wide_stays(
+            cluster.list(API_VERSION, KIND),
+            cluster.list("apps/v1", "Deployment", labels={"app.kubernetes.io/name": OPERATOR}),
+            keep=wishes.keep_crd,
+        )
     extra = [installation.secret(name) for name in keys.SECRETS]
-    extra += [installation.lease, Reference.to(guard(installation))]
-    order = removal_order(installation.manifests(), extra, cluster_wide=stays is None)
-    for reference in order:
-        _delete(cluster, reference)
+    extra += [installation.settings, installation.lease]
+    if cluster.may(Access("delete", "", "resourcequotas", installation.namespace)):
+        extra.append(Reference.to(guard(installation)))
+    order = removal_order(
+        installation.manifests(),
+        extra,
+        cluster_wide=stays is None,
+        given=found.given,
+        guarded=not found.refused,
+    )
+    deleted = sum([_delete(cluster, reference) for reference in order])
     for reference in order:
         _until(partial(_is_gone, cluster, reference), f"{reference} to be gone", deadline)
-    console.print(f"Cluster      {len(order)} objects deleted")
+    console.print(f"Cluster      {deleted} objects deleted")
     if stays:
-        console.print(f"  ! the definition {DEFINITION.name} stays: {stays}")
+        console.print(f"  ! the definition {DEFINITION.name} stays: {stays}", markup=False)
+    console.print("\n[bold green]Uninstalled.[/]" if deleted else "\nThere was nothing to remove.")
 
 
-def _delete(cluster: Cluster, reference: Reference) -> None:
+def _delete(cluster: Cluster, reference: Reference) -> bool:
     """Delete an object; the guard of `deploy/` may take a moment to see that no session is left."""
     deadline = time.monotonic() + _GUARD_SECONDS
     while True:
         try:
-            cluster.delete(reference)
-            return
+            return cluster.delete(reference)
         except ClusterError as error:
             if DELETION_GUARD not in str(error) or time.monotonic() > deadline:
                 raise

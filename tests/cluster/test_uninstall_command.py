@@ -6,9 +6,12 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import pytest
 from managed_session_api import names
+from managed_session_cli.installation import Installation
 from managed_session_local.control_plane import ControlPlane, KubectlError
 from managed_session_local.simulators.e2b.client import SimulatedSandbox
 from managed_session_local.system import LocalSystem
@@ -155,6 +158,7 @@ async def test_nothing_is_left_after_one_command_although_sessions_begin_meanwhi
             assert sandbox.state == "killed"
     again = await site.run("uninstall", "--yes", keys={})
     assert again.code == 0, again.text
+    assert "nothing to remove" in again.output
 
 
 async def keep_beginning_sessions(system: LocalSystem) -> None:
@@ -211,6 +215,60 @@ async def test_where_the_operator_is_gone_it_says_so_and_force_does_its_part(sit
     assert f"1 ManagedSessions are in other namespaces ({other})" in ended.output
     assert await sessions_in(site, other) != []
     assert await site.get("clusterrole", "managed-sessions-view") != {}
+
+
+async def test_who_may_act_in_given_namespaces_alone_removes_everything_but_these(clouds: Site) -> None:
+    site = Site(clouds.control_plane, clouds.anthropic, clouds.e2b, clouds.settings, unique_name())
+    await site.anthropic.reset()
+    tenant = await given_namespaces_with_an_installation(site)
+    with site.rights_end:
+        async with site.running() as system:
+            session_id = await serve_a_turn(system)
+            for namespace in (site.namespace, site.system_namespace):
+                # The local system has taken them for its own.
+                await site.kubectl("label", "namespace", namespace, "app.kubernetes.io/part-of-")
+            ended = await uninstall(site, f"--kubeconfig={tenant}")
+    assert ended.code == 0, ended.text
+    assert f"The namespace {site.namespace} stays" in ended.output
+    assert f"the definition {DEFINITION} stays: you lack rights" in ended.output
+    [sandbox] = await sandboxes_of_site(site, session_id)
+    assert sandbox.state == "killed"
+    for namespace in (site.namespace, site.system_namespace):
+        assert "deletionTimestamp" not in (await site.get("namespace", namespace))["metadata"]
+        left = await site.kubectl("get", KINDS, f"--namespace={namespace}", "--output=name")
+        assert [each for each in left.split() if not each.endswith("/tenant")] == []
+    assert await site.get("customresourcedefinition", DEFINITION) != {}
+
+
+async def given_namespaces_with_an_installation(site: Site) -> Path:
+    """As a platform team gives them, with an installation without what is cluster-wide; the tenant's file."""
+    for namespace in (site.namespace, site.system_namespace):
+        await site.kubectl("create", "namespace", namespace)
+    await site.kubectl("create", "serviceaccount", "tenant", f"--namespace={site.system_namespace}")
+    for namespace in (site.namespace, site.system_namespace):
+        rules = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]
+        role = {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "Role",
+            "metadata": {"name": "tenant", "namespace": namespace},
+            "rules": rules,
+        }
+        await site.control_plane.kubectl("create", "--filename=-", input=json.dumps(role))
+        await site.kubectl(
+            "create", "rolebinding", "tenant", f"--namespace={namespace}", "--role=tenant",
+            f"--serviceaccount={site.system_namespace}:tenant",
+        )  # fmt: skip
+    manifests = Installation(site.namespace, site.system_namespace).manifests("any")
+    wide = [each for each in manifests if each["kind"] == "CustomResourceDefinition"]
+    await apply(site, wide)
+    await site.kubectl("wait", "--for=condition=Established", f"crd/{DEFINITION}")
+    await apply(site, [each for each in manifests if "namespace" in each["metadata"]])
+    return await site.control_plane.service_account_kubeconfig(site.system_namespace, "tenant")
+
+
+async def apply(site: Site, objects: list[dict[str, Any]]) -> None:
+    content = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+    await site.control_plane.kubectl("apply", "--server-side", "--filename=-", input=content)
 
 
 async def session_of_another_installation(site: Site) -> str:

@@ -9,7 +9,7 @@ import pytest
 from managed_session_cli.cluster import Reference
 from managed_session_cli.installation import Installation
 from managed_session_cli.operator_presence import presence
-from managed_session_cli.removal import cluster_wide_stays, describe_waiting, removal_order
+from managed_session_cli.removal import cluster_wide_stays, describe_waiting, given_namespaces, removal_order
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 MANIFESTS = Installation().manifests()
@@ -38,6 +38,15 @@ def test_what_installations_share_stays_where_it_has_to() -> None:
     assert "Namespace" in order
     assert not {"CustomResourceDefinition", "ClusterRole"} & set(order)
     assert order.count("ValidatingAdmissionPolicy") == 1, "the guard is not shared, the policy on webhooks is"
+
+
+def test_only_namespaces_that_an_installation_has_made_go() -> None:
+    made = [each for each in MANIFESTS if each["kind"] == "Namespace"]
+    given = {"metadata": {"name": "managed-sessions", "labels": {"team": "ours"}}}
+    assert given_namespaces(made) == set()
+    assert given_namespaces([given, *made]) == {"managed-sessions"}
+    order = removal_order(MANIFESTS, [SECRET], cluster_wide=True, given={"managed-sessions"})
+    assert [each.name for each in order if each.kind == "Namespace"] == ["managed-sessions-system"]
 
 
 def in_namespace(name: str) -> dict[str, Any]:
