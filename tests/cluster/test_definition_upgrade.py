@@ -192,7 +192,11 @@ async def test_resources_of_an_earlier_definition_lose_nothing_and_are_served(
         assert "kept" in await conversation.say("Run: cat /mnt/session/file")
         await eventually("the sandbox is paused", lambda: paused(system, conversation.session_id))
         assert len(await sandboxes_of(system, conversation.session_id)) == 1
-        assert (await resource(system, conversation.session_id))["status"]["turns"] == 2
+
+        async def turns_written_down() -> bool:
+            return bool((await resource(system, conversation.session_id))["status"]["turns"] == 2)
+
+        await eventually("both turns are written down", turns_written_down)
     await system.kubectl(
         "patch", names.PLURAL, FULL, "--type=merge", '--patch={"metadata":{"finalizers":null}}'
     )
