@@ -292,7 +292,7 @@ async def test_assignments_are_for_the_holder_of_the_admin_token(
 async def test_sigterm_lets_requests_finish_and_ends_with_success(
     kubeconfig: Path, namespace: str, credentials: Path, cluster: Cluster
 ) -> None:
-    slow = {"MANAGED_SESSIONS_WEBHOOK_SHUTDOWN_DELAY_SECONDS": "2"}
+    slow = {"MANAGED_SESSIONS_WEBHOOK_SHUTDOWN_DELAY_SECONDS": "5"}
     async with running_webhook(kubeconfig, namespace, credentials, **slow) as webhook:
         await until(lambda: has_status(webhook, "/readyz", 200))
         webhook.process.send_signal(signal.SIGTERM)
@@ -310,7 +310,13 @@ async def test_event_under_way_at_sigterm_is_recorded_and_answered(
     cluster: Cluster,
     tmp_path: Path,
 ) -> None:
-    slow = {"MANAGED_SESSIONS_WEBHOOK_SHUTDOWN_DELAY_SECONDS": "1"}
+    slow = {
+        "MANAGED_SESSIONS_WEBHOOK_SHUTDOWN_DELAY_SECONDS": "5",
+        # The call that is held is not given up meanwhile.
+        "MANAGED_SESSIONS_KUBERNETES_TIMEOUT_SECONDS": "60",
+        "MANAGED_SESSIONS_WEBHOOK_DEADLINE_SECONDS": "60",
+        "MANAGED_SESSIONS_WEBHOOK_DRAIN_SECONDS": "60",
+    }
     async with ApiServerProxy(control_plane.url, control_plane.ca_file) as proxy:
         through = redirect_kubeconfig(kubeconfig, proxy.url, tmp_path / "through-the-proxy")
         async with running_webhook(through, namespace, credentials, **slow) as webhook:
