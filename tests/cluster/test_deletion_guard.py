@@ -90,6 +90,15 @@ async def let_go(control_plane: ControlPlane) -> None:
     )
 
 
+async def end_noticed(control_plane: ControlPlane) -> None:
+    """Wait until the API server has seen the last resource go, which takes it a moment."""
+
+    async def free() -> bool:
+        return await refusal(control_plane, DEFINITION) == ""
+
+    await eventually("the resource's end is noticed", free)
+
+
 async def test_what_sandboxes_are_ended_with_stays_as_long_as_there_are_resources(
     installed: ControlPlane,
 ) -> None:
@@ -101,11 +110,7 @@ async def test_what_sandboxes_are_ended_with_stays_as_long_as_there_are_resource
     await installed.start_api_server()
     await guards(installed, DEFINITION)
     await let_go(installed)
-
-    async def free() -> bool:
-        return await refusal(installed, DEFINITION) == ""
-
-    await eventually("the resource's end is noticed", free)
+    await end_noticed(installed)
     for what in GUARDED:
         assert await refusal(installed, *what) == "", what
 
@@ -123,6 +128,7 @@ async def test_deletion_of_everything_is_refused_and_undone_by_an_apply(installe
 
 async def test_guard_works_for_a_definition_that_was_deleted_and_made_again(installed: ControlPlane) -> None:
     await let_go(installed)
+    await end_noticed(installed)
     await installed.kubectl("delete", DEFINITION)
     assert await refusal(installed, "namespace/managed-sessions") == ""
     await install(installed)
@@ -160,6 +166,7 @@ async def refused_then_deleted(rights_end: contextlib.ExitStack) -> None:
             assert await conversation.say("Run: echo still served") == "still served"
         await system.kubectl("delete", PLURAL, "--all", "--timeout=30s")
         assert await system.e2b_admin.sandboxes("running", "paused") == []
+        await end_noticed(system.control_plane)
         for namespace in (system.namespace, system.system_namespace):
             rights_end.enter_context(expect_refusals(namespace, OPERATOR))
         deletions = await system.control_plane.kubectl(*DELETE, "--ignore-not-found")
