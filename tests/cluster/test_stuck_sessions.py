@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from anthropic import AsyncAnthropic
+from managed_session_api import names
 from managed_session_local.control_plane import ControlPlane
 from managed_session_local.conversation import Conversation
 from managed_session_local.system import LocalSystem
@@ -276,6 +277,11 @@ async def test_announced_run_without_work_is_looked_at_once_and_settles(system: 
         await conversation.say("Run: true")
         await eventually("the sandbox is paused", lambda: paused(system, conversation.session_id))
         await becomes(system, conversation.session_id, "Idle", status="True")
+        # It is said for all but the first two of these seconds.
+        await system.kubectl(
+            "patch", names.PLURAL, names.resource_name(conversation.session_id), "--type=merge",
+            "--patch", json.dumps({"spec": {"worker": {"attachTimeoutSeconds": 10}}}),
+        )  # fmt: skip
         await system.anthropic_admin.deliver(
             type="session.status_run_started", object_id=conversation.session_id
         )
