@@ -114,6 +114,8 @@ def _in_second_turn(effect: Effect, *, after_commit: bool) -> Play:
         conversation = await scene.begin()
         assert "kept" in await scene.say(conversation, "Run: echo kept | tee /mnt/session/file")
         await scene.settled(conversation)
+        # The first turn's last write is not the one to be held.
+        await becomes_phase(scene, conversation, "Idle")
         held = await scene.hold(effect, after_commit=after_commit)
         await scene.send(conversation, "Run: cat /mnt/session/file")
         await _kill_and_restart(scene, held)
