@@ -33,6 +33,8 @@ from managed_session_cli.rollout import rollout
 from managed_session_cli.session_diagnosis import session_checks
 from managed_session_cli.sessions import find_session
 
+_FILE_WIDTH = 250
+"""Columns where nobody's terminal says how many there are: a command to paste stays on one line."""
 _MARKS = {
     Verdict.OK: "[green]✓[/]",
     Verdict.WARNING: "[yellow]![/]",
@@ -240,6 +242,8 @@ def show(checks: list[Check], console: Console) -> None:
         table.add_row(_MARKS[each.verdict], each.name, escape(each.detail))
         if each.remedy and each.verdict is not Verdict.OK:
             table.add_row("", "", f"[bold]→[/] {escape(each.remedy)}")
+    if not console.is_terminal:
+        console.width = max(console.width, _FILE_WIDTH)
     console.print(table, soft_wrap=False)
     failed = sum(each.verdict is Verdict.FAILED for each in checks)
     skipped = sum(each.verdict is Verdict.SKIPPED for each in checks)

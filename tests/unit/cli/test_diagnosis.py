@@ -159,3 +159,12 @@ def test_table_shows_what_was_said_word_for_word_with_the_remedies_of_what_is_wr
     assert "→ send [it]" in text
     assert "not shown" not in text
     assert "1 of 3 checks failed; 1 could not be made." in text
+
+
+def test_what_goes_into_a_file_or_a_pipe_is_not_broken_into_lines() -> None:
+    command = (
+        "Set ANTHROPIC_ENVIRONMENT_ID, ANTHROPIC_ENVIRONMENT_KEY and run `managed-sessions install --image X`"
+    )
+    file = io.StringIO()
+    show([Check("secret", Verdict.FAILED, "missing", command)], Console(file=file, highlight=False))
+    assert command in file.getvalue()
