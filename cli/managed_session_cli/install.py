@@ -128,6 +128,12 @@ def _prepare(cluster: Cluster, installation: Installation, wishes: Wishes, conso
             + ". A cluster administrator has them."
         )
     console.print(f"Permissions  {len(needed)} needed, all there")
+    for name in (installation.namespace, system):
+        namespace = cluster.get(Reference("v1", "Namespace", name))
+        if namespace is not None and "deletionTimestamp" in namespace["metadata"]:
+            raise CommandError(
+                f"the namespace {name} is being deleted, and everything in it: run this again when it is gone"
+            )
     present = {name: cluster.get(installation.secret(name)) for name in keys.SECRETS}
     given = keys.from_environment(os.environ)
     available = {key: value for secret in present.values() for key, value in keys.values_of(secret).items()}

@@ -258,6 +258,16 @@ def _waits(waiting: dict[str, str]) -> dict[str, Any]:
     }
 
 
+async def test_namespace_that_is_being_deleted_is_not_installed_into(site: Site) -> None:
+    await site.kubectl("create", "namespace", site.system_namespace)
+    # It stays so here, where no controller empties namespaces.
+    await site.kubectl("delete", "namespace", site.system_namespace, "--wait=false")
+    ended = await site.install()
+    assert ended.code == 1
+    assert f"the namespace {site.system_namespace} is being deleted" in ended.errors
+    assert await site.get("namespace", site.namespace) == {}
+
+
 async def test_key_of_another_team_is_refused_while_sessions_have_their_sandboxes_in_this_one(
     site: Site,
 ) -> None:
