@@ -72,6 +72,8 @@ class Memory:
     """The announced run and when this process first saw it: (event ID, time)."""
     fresh_attempt: int | None = None
     """The create that this process has announced and not sent yet: nothing can exist under its key."""
+    not_ours: tuple[float, tuple[object, ...]] | None = None
+    """Until when the session is not asked about again, by a clock that nobody sets, and for what that holds."""
     made_here: str | None = None
     """The UID of the resource if this process has made it, so that no sandbox of it can be older."""
     skills_written: str | None = None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 
 import pytest
+from managed_session_api import names
 from managed_session_local.control_plane import ControlPlane
 from managed_session_local.system import LocalSystem
 
@@ -78,3 +80,24 @@ async def status_writes(system: LocalSystem) -> float:
         for line in text.splitlines()
         if line.startswith("managed_sessions_status_writes_total")
     )
+
+
+async def test_a_resource_of_no_session_is_asked_about_once(system: LocalSystem) -> None:
+    session_id = "sesn_01OfNobody"
+    made_by_hand = {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "metadata": {"name": names.resource_name(session_id)},
+        "spec": {"sessionID": session_id, "environmentID": system.clouds.environment_id},
+    }
+    await system.kubectl("create", "--filename=-", input=json.dumps(made_by_hand))
+    await becomes(system, session_id, "SessionEnded")
+    await system.anthropic_admin.clear_ledger()
+    before = await listings(system)
+
+    async def swept() -> bool:
+        return await listings(system) >= before + 3
+
+    await eventually("three sweeps have passed", swept)
+    assert "sessions.get" not in (await system.anthropic_admin.ledger()).operations
+    await system.kubectl("delete", names.PLURAL, names.resource_name(session_id))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -50,9 +51,20 @@ async def adopt(context: Context, resource: ManagedSession) -> float | None:
 
 async def prove(context: Context, resource: ManagedSession) -> float | None:
     """Ask Anthropic whose session it is; what a webhook made and is not ours is removed."""
+    memory, event = context.memory(resource.metadata.name), resource.status.last_event
+    asked_for = (
+        resource.metadata.generation,
+        event.id if event is not None else None,
+        context.queue.environment_id,
+        context.queue.key_lines(),
+    )
+    known = memory.not_ours
+    if known is not None and known[1] == asked_for and (left := known[0] - time.monotonic()) > 0:
+        # The sweep looks at every resource, and is to cost no call for each.
+        return left
     session = await _visible_session(context, resource.spec.session_id)
     if session is not None and session.environment_id == context.queue.environment_id:
-        context.memory(resource.metadata.name).session = session
+        memory.session = session
         await _take(context, resource, session.agent_id)
         return None
     if resource.spec.environment_id is None:
@@ -69,6 +81,7 @@ async def prove(context: Context, resource: ManagedSession) -> float | None:
             Step.REFUSE, Reason.ENVIRONMENT_MISMATCH, f"the session belongs to {session.environment_id}"
         )
     await stand(context, resource, refusal)
+    memory.not_ours = (time.monotonic() + _LOOK_AGAIN_SECONDS, asked_for)
     return _LOOK_AGAIN_SECONDS
 
 
