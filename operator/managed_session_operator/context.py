@@ -73,7 +73,7 @@ class Memory:
     fresh_attempt: int | None = None
     """The create that this process has announced and not sent yet: nothing can exist under its key."""
     not_ours: tuple[float, tuple[object, ...]] | None = None
-    """Until when the session is not asked about again, by a clock that nobody sets, and for what that holds."""
+    """Until when the session is not asked about again, by the monotonic clock, and for what that holds."""
     made_here: str | None = None
     """The UID of the resource if this process has made it, so that no sandbox of it can be older."""
     skills_written: str | None = None
