@@ -136,8 +136,8 @@ async def test_nothing_runs_on_when_the_command_is_killed(assets: Path, tmp_path
 
 async def test_operator_that_was_killed_is_started_again(assets: Path, tmp_path: Path) -> None:
     quick = {
-        "MANAGED_SESSIONS_LEASE_DURATION_SECONDS": "2",
-        "MANAGED_SESSIONS_LEASE_RENEW_SECONDS": "0.3",
+        "MANAGED_SESSIONS_LEASE_DURATION_SECONDS": "4",
+        "MANAGED_SESSIONS_LEASE_RENEW_SECONDS": "0.5",
         "MANAGED_SESSIONS_RECLAIM_SECONDS": "5",
     }
     async with running(environment(assets, tmp_path, **quick)) as command:
@@ -210,7 +210,11 @@ async def test_credentials_in_the_environment_lead_to_the_clouds_that_the_sdks_v
         assert await ask(command, "Run: echo real", clouds.settings.api_key) == "real"
         deliveries = (await clouds.anthropic.ledger()).deliveries
         assert {each["status"] for each in deliveries} == {204}
-        assert [each.state for each in await clouds.e2b.sandboxes()] in (["running"], ["paused"])
+
+        async def paused() -> bool:
+            return [each.state for each in await clouds.e2b.sandboxes()] == ["paused"]
+
+        await eventually("its sandbox is paused", paused)
         templates = {name for each in await clouds.e2b.templates() for name in json.dumps(each).split('"')}
         assert "managed-session-worker" in templates
 
@@ -233,7 +237,7 @@ async def test_sandboxes_that_a_killed_run_left_in_the_cloud_are_gone_after_the_
     async with running(variables) as command:
         assert await ask(command, "Run: echo one", clouds.settings.api_key) == "one"
         await command.end(signal.SIGKILL)
-    [left] = await clouds.e2b.sandboxes("running", "paused")
+    [left] = await clouds.e2b.sandboxes("running", "pausing", "paused")
     async with running(variables) as command:
         assert await command.end(signal.SIGTERM) == 0
     assert (await clouds.e2b.sandbox(left.id)).state == "killed"
