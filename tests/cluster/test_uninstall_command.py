@@ -187,7 +187,7 @@ async def test_where_the_operator_is_gone_it_says_so_and_force_does_its_part(sit
     async with site.running() as system:
         await serve_a_turn(system)
         async with begin(system) as conversation:
-            await conversation.send("Run: sleep 60")
+            await conversation.send("Run: sleep 600")
             session_id = conversation.session_id
 
             async def works() -> bool:
