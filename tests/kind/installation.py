@@ -50,10 +50,12 @@ class Installation:
     secrets: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
 
     async def apply(self) -> None:
-        """Apply the manifests in one go, then the credentials; returns when all pods are ready."""
+        """Apply the manifests in one go, then the credentials; returns when all pods are ready to use."""
         await self.kubectl("apply", f"--kustomize={self._overlay()}", "--validate=strict")
         await self._register()
         await self.rolled_out()
+        # The webhook is ready without its key too, and would refuse events.
+        await self.credential_reached(WEBHOOK, SIGNING_KEY)
 
     def _overlay(self) -> Path:
         """An overlay that names the image, the clouds' addresses, and lets the pods reach the simulators."""
