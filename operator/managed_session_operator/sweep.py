@@ -177,7 +177,9 @@ class Sweep:
                 await context.runs.stop(sandbox, claim, context.epoch())
         except (Failure, CredentialError) as error:
             logger.warning("worker not stopped", extra={"claim": claim, "cause": str(error)})
-        await context.runs.forget(name)
+        if context.runs.get(name, claim) is not None:
+            # And not the stream of a claim that has come meanwhile.
+            await context.runs.forget(name)
 
     def _is_served_elsewhere(self, item: WorkItem, asked_at: datetime) -> bool:
         """Whether a worker holds the item that is not, and was not when it was listed, one of ours."""
