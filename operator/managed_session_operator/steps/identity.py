@@ -15,10 +15,11 @@ from managed_session_runtime.credentials import CredentialError
 
 from managed_session_operator.clients.work_queue import SessionView
 from managed_session_operator.context import Context
-from managed_session_operator.decisions import Decision, Step, claim_active
+from managed_session_operator.decisions import Decision, Step, claim_active, has_hint
 from managed_session_operator.failures import Failure, Kind
 from managed_session_operator.policy import sandbox_marks
 from managed_session_operator.steps.standing import stand
+from managed_session_operator.turns import Awaited
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,9 @@ async def prove(context: Context, resource: ManagedSession) -> float | None:
     session = await _visible_session(context, resource.spec.session_id)
     if session is not None and session.environment_id == context.queue.environment_id:
         memory.session = session
+        if not has_hint(resource) and await _may_be_stuck(context, resource):
+            # Nothing else would ever make the operator look at it.
+            resource = await context.write_status(resource, recovery={"suspectedAt": context.now()})
         await _take(context, resource, session.agent_id)
         return None
     if resource.spec.environment_id is None:
@@ -83,6 +87,16 @@ async def prove(context: Context, resource: ManagedSession) -> float | None:
     await stand(context, resource, refusal)
     memory.not_ours = (time.monotonic() + _LOOK_AGAIN_SECONDS, asked_for)
     return _LOOK_AGAIN_SECONDS
+
+
+async def _may_be_stuck(context: Context, resource: ManagedSession) -> bool:
+    """Whether the session of a resource without a past is in a turn: one that another resource began."""
+    try:
+        turn = await context.queue.turn(resource.spec.session_id)
+    except Failure as failure:
+        logger.info("turn not read", extra={"resource": resource.metadata.name, "cause": str(failure)})
+        return True
+    return turn is not None and turn.awaited in (Awaited.AGENT, Awaited.RESULTS)
 
 
 async def _visible_session(context: Context, session_id: str) -> SessionView | None:
@@ -141,7 +155,7 @@ async def _stop_work(context: Context, resource: ManagedSession, work_id: str) -
     """Stop the item, whose worker is dead: tried again for a while, but no resource waits for it for ever."""
     deleted = resource.metadata.deletion_timestamp or context.now()
     try:
-        await context.queue.stop(work_id)
+        await context.queue.stop_held(work_id)
     except CredentialError as error:
         logger.warning("work not stopped", extra={"work": work_id, "cause": str(error)})
     except Failure as failure:

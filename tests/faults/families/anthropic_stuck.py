@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 
+from managed_session_api import names
 from managed_session_local.conversation import Conversation
 
-from ...cluster.sessions import condition
+from ...cluster.sessions import condition, resource
 from ...cluster.waiting import eventually
 from ..anthropic_side import (
     WORKER,
@@ -21,7 +23,8 @@ from ..anthropic_side import (
     work_is,
 )
 from ..arrangements import IMPATIENT
-from ..row import Row
+from ..by_hand import name_of
+from ..row import Outcome, Row
 from ..scene import Scene
 
 FAMILY = "anthropic stuck"
@@ -107,6 +110,16 @@ def _said(wedge: Wedge) -> Play:
     return play
 
 
+async def _deleted_and_made_again(scene: Scene, conversation: Conversation) -> None:
+    """A resource without a past, whose session waits for a worker that was killed."""
+    await _message_during_the_stop(scene, conversation)
+    body = await resource(scene.system, conversation.session_id)
+    again = {key: body[key] for key in ("apiVersion", "kind", "spec")}
+    await scene.system.kubectl("delete", names.PLURAL, name_of(conversation))
+    again["metadata"] = {"name": name_of(conversation)}
+    await scene.system.kubectl("create", "--filename=-", input=json.dumps(again))
+
+
 async def _interrupted(scene: Scene, conversation: Conversation) -> bool:
     report = await scene.system.anthropic_admin.session(conversation.session_id)
     return any(turn.interrupted_at is not None for turn in report.turns)
@@ -151,7 +164,13 @@ WEDGES: list[tuple[str, Wedge]] = [
     ("work is stopped by somebody before its worker starts", _stopped_before_start),
     ("a message comes while the worker stops", _message_during_the_stop),
     ("results are refused again and again", _results_refused),
+    ("a message comes while the worker stops, and the resource is made anew", _deleted_and_made_again),
 ]
+
+
+def _outcome(wedge: Wedge) -> Outcome:
+    return Outcome(sandboxes=2 if wedge is _deleted_and_made_again else 1)
+
 
 ROWS = [
     *(
@@ -160,6 +179,7 @@ ROWS = [
             f"{name}, and there is an API key",
             with_work_settings(_recovered(wedge), **SETTINGS),
             IMPATIENT,
+            _outcome(wedge),
         )
         for name, wedge in WEDGES
     ),
@@ -169,6 +189,7 @@ ROWS = [
             f"{name}, and there is no API key",
             with_work_settings(_said(wedge), **SETTINGS),
             IMPATIENT,
+            _outcome(wedge),
         )
         for name, wedge in WEDGES
         if wedge is not _stopped_before_start

@@ -7,6 +7,7 @@ from managed_session_local.conversation import Conversation
 from ...cluster.sessions import condition, sandboxes_of
 from ...cluster.waiting import eventually
 from ..arrangements import QUEUE_ONLY
+from ..by_hand import delete
 from ..effects import Effect
 from ..row import Outcome, Row
 from ..scene import Scene
@@ -81,6 +82,15 @@ async def _message_while_the_lost_claim_is_given_up(scene: Scene) -> None:
     await _workspace_lost(scene, conversation)
 
 
+async def _deleted_with_work_of_the_next_message(scene: Scene) -> None:
+    conversation = await _served_and_not_written_down(scene)
+    await scene.send(conversation, "Run: cat /mnt/session/file 2>&1")
+    await delete(scene, conversation)
+    await scene.system.operator.restart()
+    assert "No such file" in await conversation.answer()
+    await scene.settled(conversation)
+
+
 ROWS = [
     Row(
         FAMILY,
@@ -100,6 +110,13 @@ ROWS = [
         FAMILY,
         "a message is queued while a claim whose token is gone is given up: its work is not stopped",
         _message_while_the_lost_claim_is_given_up,
+        arrangement=QUEUE_ONLY,
+        outcome=Outcome(sandboxes=2),
+    ),
+    Row(
+        FAMILY,
+        "a resource with a turn that was not written down is deleted: the next message's work is not stopped",
+        _deleted_with_work_of_the_next_message,
         arrangement=QUEUE_ONLY,
         outcome=Outcome(sandboxes=2),
     ),
