@@ -84,10 +84,16 @@ async def start(context: Context, resource: ManagedSession) -> float | None:
 
 
 async def stop_overdue(context: Context, resource: ManagedSession) -> float | None:
-    """End a worker that never heartbeated; its exit record then says so, and it is started again."""
-    memory, work = context.memory(resource.metadata.name), resource.status.work
+    """End a worker that never heartbeated; its exit record then says so, and it is started again.
+
+    It is listened to anew first: the stream may be what is silent.
+    """
+    name, work = resource.metadata.name, resource.status.work
+    memory = context.memory(name)
     if memory.sandbox is not None and work.claim is not None:
-        await context.runs.stop(memory.sandbox, work.claim, context.epoch())
+        run = await _watch(context, name, memory.sandbox, work.claim)
+        if run is None or not (run.heartbeat or run.record):
+            await context.runs.stop(memory.sandbox, work.claim, context.epoch())
     memory.started_at = context.now()
     return None
 

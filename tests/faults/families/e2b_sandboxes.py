@@ -197,18 +197,21 @@ async def _expires_while_no_operator_is_there(scene: Scene) -> None:
     await _goes_on_after_a_pause(scene, conversation, sandbox)
 
 
-async def _stream_falls_silent(scene: Scene) -> None:
+def _stream_falls_silent(after_events: int) -> Play:
     """Of the end of its worker nothing is heard, and nothing of the stream's end."""
-    conversation = await _first_turn(scene)
-    started_accepted_heartbeat = 3
-    await scene.system.e2b_admin.add_fault(
-        "process_start",
-        {"action": "silent_stream", "after_events": started_accepted_heartbeat},
-        match={"body": {"process": {"$contains": "attach.py start"}}},
-    )
-    await _served_from_the_same_files(scene, conversation)
-    await scene.settled(conversation)
-    await _served_from_the_same_files(scene, conversation)
+
+    async def play(scene: Scene) -> None:
+        conversation = await _first_turn(scene)
+        await scene.system.e2b_admin.add_fault(
+            "process_start",
+            {"action": "silent_stream", "after_events": after_events},
+            match={"body": {"process": {"$contains": "attach.py start"}}},
+        )
+        await _served_from_the_same_files(scene, conversation)
+        await scene.settled(conversation)
+        await _served_from_the_same_files(scene, conversation)
+
+    return play
 
 
 async def _reaches_its_longest_life(scene: Scene) -> None:
@@ -314,7 +317,8 @@ ROWS = [
     _row("the sandbox reaches its longest life in a tool call", _reaches_its_longest_life),
     _row("the sandbox is paused by hand in a tool call", _is_paused_by_hand_in_a_tool_call),
     _row("the sandbox is resumed by hand", _is_resumed_by_hand),
-    _row("the worker's stream falls silent before its end", _stream_falls_silent),
+    _row("the worker's stream falls silent before its heartbeat", _stream_falls_silent(2)),
+    _row("the worker's stream falls silent before its end", _stream_falls_silent(3)),
     _row("the template is deleted", _template_is_deleted, sandboxes=2),
     _row("the E2B key is revoked in the middle of a turn", _key_is_revoked),
 ]
