@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from managed_session_api import names
 from managed_session_local.conversation import Conversation
-from managed_session_local.simulators.e2b.client import SimulatedSandbox
+from managed_session_local.simulators.e2b.client import LedgerView, SimulatedSandbox
 from managed_session_local.system import LocalSystem
 
 from .waiting import eventually
@@ -104,6 +105,15 @@ async def sandboxes_of(system: LocalSystem, session_id: str, *states: str) -> li
         for sandbox in await system.e2b_admin.sandboxes(*states)
         if sandbox.metadata.get(names.METADATA_SESSION) == session_id
     ]
+
+
+def refused_calls(ledger: LedgerView) -> Counter[str]:
+    """What E2B answered with an error, by operation and status; calls under way have no answer yet."""
+    return Counter(
+        f"{call['operation']}:{call['status']}"
+        for call in ledger.calls
+        if str(call.get("status", "")) >= "400" and not call["operation"].startswith("template_")
+    )
 
 
 async def paused(system: LocalSystem, session_id: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -13,9 +12,10 @@ from managed_session_local.conversation import Conversation
 from managed_session_local.pod import Pod
 from managed_session_local.system import LocalSystem
 
+from .held import HOLD, holding, let_go
 from .leaders import leader, lease
 from .service import Service, running_service
-from .sessions import QUICK, TOTALS_OF_TROUBLE, begin
+from .sessions import QUICK, TOTALS_OF_TROUBLE, begin, refused_calls
 from .systems import StartSystem
 from .waiting import eventually
 
@@ -74,18 +74,11 @@ class Turns:
     async def begin(self) -> Conversation:
         conversation = await self._stack.enter_async_context(begin(self._system))
         self.conversations.append(conversation)
-        await conversation.send("Run: mkfifo /mnt/session/go; cat /mnt/session/go; echo answered")
+        await conversation.send(f"Run: {HOLD}; echo answered")
         return conversation
 
     async def all_run(self) -> bool:
-        running = await self._system.e2b_admin.sandboxes("running")
-        begun = [each for each in running if each.path("/mnt/session/go").exists()]
-        return len(begun) == len(self.conversations)
-
-    async def let_go(self) -> None:
-        for sandbox in await self._system.e2b_admin.sandboxes("running"):
-            descriptor = os.open(sandbox.path("/mnt/session/go"), os.O_WRONLY | os.O_NONBLOCK)
-            os.close(descriptor)
+        return await holding(self._system) == len(self.conversations)
 
 
 async def roll_out_operators(system: LocalSystem, turns: Turns) -> None:
@@ -107,7 +100,7 @@ async def roll_out_webhooks(system: LocalSystem, service: Service, olds: list[Po
         await ending
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_rollouts_and_a_killed_leader_under_a_hundred_turns_cost_none_of_them(
     start_system: StartSystem,
 ) -> None:
@@ -137,7 +130,7 @@ async def test_rollouts_and_a_killed_leader_under_a_hundred_turns_cost_none_of_t
         await leader(system)
         await eventually("all turns run, the new ones too", turns.all_run, seconds=60)
 
-        await turns.let_go()
+        await let_go(system)
         answers = await asyncio.gather(*(each.answer(timeout_seconds=120) for each in turns.conversations))
         assert all("answered" in answer for answer in answers)
 
@@ -159,11 +152,7 @@ async def register(system: LocalSystem, service: Service) -> None:
 async def nothing_was_lost(system: LocalSystem, turns: int) -> None:
     clouds = await system.e2b_admin.ledger()
     assert len(await system.e2b_admin.sandboxes()) == turns, "one sandbox each, and never another"
-    refused = {
-        status: count
-        for status, count in clouds.statuses.items()
-        if status[-3:] >= "400" and not status.startswith("template_")
-    }
+    refused = refused_calls(clouds)
     # A hundred pauses at once take longer than a call may: asked again, E2B says that it is at it.
     refused.pop("pause:409", None)
     assert refused == {}, "E2B had nothing to refuse"
