@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
 from managed_session_api.conditions import ConditionStatus
 from managed_session_api.names import METADATA_RESOURCE_UID, VERSION
@@ -17,6 +16,7 @@ from managed_session_api.resource import ManagedSession
 from managed_session_cli import keys
 from managed_session_cli.clouds import Sandbox, WorkSummary
 from managed_session_cli.cluster import Object
+from managed_session_cli.definition_fields import fields
 from managed_session_cli.operator_presence import Presence
 from managed_session_cli.rollout import Rollout
 from managed_session_cli.sessions import remedy, standing
@@ -78,28 +78,13 @@ def definition(live: Object | None, own: Object) -> Check:
     if not any(each["type"] == "Established" and each["status"] == "True" for each in conditions):
         said = "; ".join(f"{each['type']}={each['status']}: {each.get('message', '')}" for each in conditions)
         return Check("definition", Verdict.FAILED, f"not established: {said}", install)
-    lacking = sorted(_fields(own) - _fields(live))
+    lacking = sorted(fields(own) - fields(live))
     if lacking:
         few = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
         return Check("definition", Verdict.FAILED, f"older than this command: without {few}", install)
-    more = len(_fields(live) - _fields(own))
+    more = len(fields(live) - fields(own))
     newer = f", with {more} fields that this command does not know" if more else ""
     return Check("definition", Verdict.OK, f"{VERSION} established{newer}")
-
-
-def _fields(manifest: Object) -> set[str]:
-    versions = [each for each in manifest["spec"]["versions"] if each["name"] == VERSION]
-    return {path for each in versions for path in _paths(each["schema"]["openAPIV3Schema"], "")}
-
-
-def _paths(schema: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    for name, child in (schema.get("properties") or {}).items():
-        path = f"{prefix}.{name}".lstrip(".")
-        yield path
-        yield from _paths(child, path)
-    items = schema.get("items")
-    if isinstance(items, Mapping):
-        yield from _paths(items, f"{prefix}[]")
 
 
 def deployment(state: Rollout, images: Sequence[str]) -> Check:

@@ -6,13 +6,11 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import typer
-from managed_session_api.names import API_VERSION, KIND, METADATA_INSTALLATION
+from managed_session_api.names import API_VERSION, KIND
 from managed_session_local.errors import TemplateError
 from managed_session_local.worker_template import ensure_template
 from managed_session_worker.template import template_name
@@ -20,8 +18,9 @@ from rich.console import Console
 
 from managed_session_cli import keys
 from managed_session_cli.changes import Change, change
-from managed_session_cli.clouds import AnthropicEnvironment, CloudError, E2BTeam, check_api_key, e2b_options
+from managed_session_cli.clouds import e2b_options
 from managed_session_cli.cluster import Access, Cluster, Object, Reference
+from managed_session_cli.definition_fields import has_more_fields
 from managed_session_cli.errors import ClusterError, CommandError
 from managed_session_cli.installation import (
     DEFINITION,
@@ -32,6 +31,7 @@ from managed_session_cli.installation import (
     installation_id,
     template_setting,
 )
+from managed_session_cli.key_trial import check_keys, check_team
 from managed_session_cli.rollout import Rollout, rollout
 from managed_session_cli.uninstall_guard import remove_guard
 
@@ -44,8 +44,6 @@ _IMAGE = re.compile(
 _FIRST = ("Namespace", "CustomResourceDefinition")
 _POLL_SECONDS = 1.0
 _ESTABLISH_SECONDS = 60.0
-
-T = TypeVar("T")
 
 EVENT_TYPES = (
     "session.status_run_started",
@@ -134,6 +132,11 @@ def _prepare(cluster: Cluster, installation: Installation, wishes: Wishes, conso
             raise CommandError(
                 f"the namespace {name} is being deleted, and everything in it: run this again when it is gone"
             )
+    definition = next(each for each in manifests if Reference.to(each) == DEFINITION)
+    if has_more_fields(cluster.get(DEFINITION), definition):
+        # An operator of the newer version would lose what it writes into them.
+        manifests.remove(definition)
+        console.print("Definition   newer than this command: it stays as it is")
     present = {name: cluster.get(installation.secret(name)) for name in keys.SECRETS}
     given = keys.from_environment(os.environ)
     available = {key: value for secret in present.values() for key, value in keys.values_of(secret).items()}
@@ -147,80 +150,13 @@ def _prepare(cluster: Cluster, installation: Installation, wishes: Wishes, conso
     deployed = cluster.get(installation.deployment(OPERATOR))
     settings = cluster.get(installation.settings)
     name = template_setting(deployed, settings) or template_name()
-    exists = _check_keys(available, name, console)
+    exists = check_keys(available, name, console)
     own_id = installation_id(deployed, settings, cluster.get(Reference("v1", "Namespace", system)))
     stored = keys.values_of(present[OPERATOR]).get(keys.E2B_API_KEY, "")
     if own_id and not set(keys.lines(available[keys.E2B_API_KEY])) <= set(keys.lines(stored)):
         sessions = cluster.list(API_VERSION, KIND, installation.namespace)
-        asyncio.run(_check_team(sessions, own_id, stored, available[keys.E2B_API_KEY]))
+        asyncio.run(check_team(sessions, own_id, stored, available[keys.E2B_API_KEY]))
     return Preparation(manifests, available, keys.plan_writes(given, present), name, not exists)
-
-
-def _check_keys(credentials: dict[str, str], template: str, console: Console) -> bool:
-    """Try the keys; whether the template exists, which the E2B key's check asks."""
-    problems: list[str] = []
-    environment_id = credentials[keys.ENVIRONMENT_ID]
-    _first_accepted(
-        credentials[keys.ENVIRONMENT_KEY],
-        problems,
-        lambda key: AnthropicEnvironment(environment_id, key).check(),
-    )
-    if keys.API_KEY in credentials:
-        archived = _first_accepted(
-            credentials[keys.API_KEY], problems, lambda key: check_api_key(key, environment_id)
-        )
-        if archived:
-            problems.append(f"the environment {environment_id} was archived at {archived}: use another one")
-    if keys.SIGNING_KEY in credentials:
-        problem = keys.signing_key_problem(credentials[keys.SIGNING_KEY])
-        if problem:
-            problems.append(f"{keys.credential_variable(keys.SIGNING_KEY)} {problem}")
-    exists = _first_accepted(
-        credentials[keys.E2B_API_KEY], problems, lambda key: asyncio.run(E2BTeam(key).has_template(template))
-    )
-    if problems:
-        raise CommandError("\n  ".join(["nothing was changed, because:", *problems]))
-    names = ", ".join(sorted(credentials))
-    console.print(f"Keys         accepted: {names}")
-    return bool(exists)
-
-
-async def _check_team(sessions: Sequence[Object], own_id: str, stored: str, wanted: str) -> None:
-    """Refuse a key of another E2B team: every sandbox would look vanished, and its files would be lost."""
-    recorded = {each.get("status", {}).get("sandbox", {}).get("id") for each in sessions}
-    if recorded & await _sandboxes(wanted, own_id):
-        return
-    lost = recorded & await _sandboxes(stored, own_id)
-    if lost:
-        raise CommandError(
-            "nothing was changed, because E2B_API_KEY is of another E2B team, which has none of the "
-            f"{len(lost)} sandboxes of this installation's sessions: their files would be lost. "
-            "Take a key of the same team, or unset the variable to keep the cluster's key; to move, delete "
-            "the sessions first."
-        )
-
-
-async def _sandboxes(value: str, own_id: str) -> set[str]:
-    """IDs of the installation's sandboxes that a credential's keys see; none where they are not accepted."""
-    found: set[str] = set()
-    for key in keys.lines(value):
-        with suppress(CloudError):
-            found |= {
-                each.sandbox_id for each in await E2BTeam(key).sandboxes({METADATA_INSTALLATION: own_id})
-            }
-    return found
-
-
-def _first_accepted(value: str, problems: list[str], ask: Callable[[str], T]) -> T | None:
-    """What the first accepted line of a credential answers; while it is rotated, another may be refused."""
-    refusals = []
-    for line in keys.lines(value):
-        try:
-            return ask(line)
-        except CloudError as error:
-            refusals.append(str(error))
-    problems += refusals[:1]
-    return None
 
 
 def _dry_run(

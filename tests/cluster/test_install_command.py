@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from managed_session_api import names
 from managed_session_local.control_plane import ControlPlane
+from managed_session_worker.template import template_name
 
 from .command_line import E2B_KEY, IMAGE, OTHER_E2B_KEY, SIGNING_KEY, Site, simulated_site
 from .systems import unique_name
@@ -288,8 +289,7 @@ async def test_key_of_another_team_is_refused_while_sessions_have_their_sandboxe
 async def session_with_a_paused_sandbox(site: Site) -> None:
     """As an operator leaves it after a turn."""
     marks = {names.METADATA_INSTALLATION: await site.installation_id()}
-    [template, *_] = await site.e2b.templates()
-    [sandbox_id] = await site.e2b.add_paused(template["templateID"], [marks])
+    [sandbox_id] = await site.e2b.add_paused(template_name(), [marks])
     session = {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
@@ -302,3 +302,22 @@ async def session_with_a_paused_sandbox(site: Site) -> None:
         "patch", names.PLURAL, "rests", f"--namespace={site.namespace}", "--subresource=status",
         "--type=merge", f"--patch={status}",
     )  # fmt: skip
+
+
+async def test_definition_of_a_newer_version_is_left_as_it_is(site: Site) -> None:
+    path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/addedLater"
+    definition = ("crd", f"{names.PLURAL}.{names.GROUP}")
+
+    async def patch(**operation: Any) -> None:
+        change = json.dumps([{"path": path, **operation}])
+        await site.kubectl("patch", *definition, "--type=json", f"--patch={change}")
+
+    assert (await site.install()).code == 0
+    await patch(op="add", value={"type": "string"})
+    try:
+        ended = await site.install()
+        assert ended.code == 0, ended.text
+        assert "newer than this command" in ended.output
+        assert "addedLater" in await site.kubectl("get", *definition, "--output=json")
+    finally:
+        await patch(op="remove")
