@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ _ASK_KUBERNETES_SECONDS = 10.0
 _REMEDY_SECONDS = 45.0
 """Between two interrupts of one user: time for an operator to notice the first one."""
 _SAID_SECONDS = 20.0
+"""In which a loss of files is told of, while the API server answers."""
 _REPEATS = 6
 _INTERRUPT = "user.interrupt"
 RESOURCE_DELETED = "ResourceDeleted"
@@ -222,18 +223,15 @@ class User:
             self._complain(f"{message.token}: files are gone for no reason: {unexplained}")
         else:
             self.record.files_lost += 1
-            if not self._world.deletions.of(self.session_id) and not await self._told_of_the_loss():
-                self._complain(f"{message.token}: files are gone and WorkspaceLost is not True")
+            if not self._world.deletions.of(self.session_id):
+                untold = await loss_untold(
+                    lambda: self._world.resource(self.session_id),
+                    said_seconds=_SAID_SECONDS,
+                    patience_seconds=PATIENCE_SECONDS,
+                )
+                if untold:
+                    self._complain(f"{message.token}: files are gone and {untold}")
         self._kept = [token for token in self._kept if token not in missing]
-
-    async def _told_of_the_loss(self) -> bool:
-        deadline = time.monotonic() + _SAID_SECONDS
-        while time.monotonic() < deadline:
-            resource = await self._world.resource(self.session_id)
-            if resource and condition(resource, "WorkspaceLost").get("status") == "True":
-                return True
-            await asyncio.sleep(1)
-        return False
 
     async def _give_up(self, report: SessionReport, messages: tuple[Message, ...]) -> None:
         lost = [message.token for message in messages if not is_closed(report, message)]
@@ -254,6 +252,35 @@ class User:
             else:
                 self._world.trace.add("user", "session deleted", self.session_id)
                 return
+
+
+async def loss_untold(
+    look: Callable[[], Awaitable[dict[str, Any] | None]], *, said_seconds: float, patience_seconds: float
+) -> str:
+    """What is wrong with what a resource says of lost files; empty once `WorkspaceLost` is True.
+
+    Args:
+        look: reads the resource; None where the API server does not answer.
+        said_seconds: how long an API server that answers may say otherwise: the time begins anew after each
+            look without an answer, which says nothing, and in which nothing can be written either.
+        patience_seconds: for all of it.
+    """
+    began = time.monotonic()
+    otherwise_since: float | None = None
+    while True:
+        resource = await look()
+        now = time.monotonic()
+        if resource is None:
+            otherwise_since = None
+        elif condition(resource, "WorkspaceLost").get("status") == "True":
+            return ""
+        else:
+            otherwise_since = now if otherwise_since is None else otherwise_since
+            if now - otherwise_since >= said_seconds:
+                return "WorkspaceLost is not True"
+        if now - began >= patience_seconds:
+            return f"WorkspaceLost was not seen to be True in {patience_seconds:g} s"
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 def _asks_for_interrupt(reason: str) -> bool:

@@ -1,4 +1,4 @@
-"""What is read from a session's report: answers, messages broken off, results that came twice."""
+"""What users read: answers, messages broken off, results that came twice, what is said of lost files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from managed_session_local.simulators.anthropic.client import SessionReport, Tur
 
 from ...soak.inquiry import repeated_results
 from ...soak.plan import Message
-from ...soak.users import answer_to, is_answered, is_closed
+from ...soak.users import answer_to, is_answered, is_closed, loss_untold
 
 FIRST, SECOND = Message("s1t1m1", "true"), Message("s1t2m1", "true")
 
@@ -62,3 +62,36 @@ def test_result_is_doubled_only_if_its_call_had_one_already() -> None:
     other_worker = {"kind": "leases"}
     assert repeated_results(report(timeline=[given, again])) == 0, "the same worker lost the answer"
     assert repeated_results(report(timeline=[given, other_worker, again])) == 1
+
+
+SILENT: dict[str, Any] = {"status": {"conditions": []}}
+LOST: dict[str, Any] = {"status": {"conditions": [{"type": "WorkspaceLost", "status": "True"}]}}
+
+
+async def untold(*answers: dict[str, Any] | None, said: float = 0.0, patience: float = 60.0) -> str:
+    """What is found in an API server's answers, None where it gives none."""
+    left = iter(answers)
+
+    async def look() -> dict[str, Any] | None:
+        return next(left)
+
+    return await loss_untold(look, said_seconds=said, patience_seconds=patience)
+
+
+async def test_api_server_that_does_not_answer_is_asked_again_whether_files_were_lost() -> None:
+    assert await untold(None, None, LOST) == ""
+
+
+async def test_loss_that_the_api_server_does_not_tell_of_is_found() -> None:
+    assert await untold(SILENT) == "WorkspaceLost is not True"
+    assert await untold({}) == "WorkspaceLost is not True", "there is no such resource"
+    assert await untold(None, SILENT) == "WorkspaceLost is not True"
+
+
+async def test_loss_may_be_told_of_a_little_later() -> None:
+    assert await untold(SILENT, LOST, said=30.0) == ""
+
+
+async def test_loss_that_is_never_seen_told_of_is_found_whatever_the_api_server_does() -> None:
+    assert "not seen" in await untold(None, patience=0.0)
+    assert "not seen" in await untold(SILENT, said=30.0, patience=0.0)
