@@ -116,6 +116,9 @@ class EventStreamResponse(StreamingResponse):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve until the client leaves, the session is deleted or the stream is severed."""
+        if await self._call.request.is_disconnected():
+            # Held back by a fault until its client had gone, which may have opened another one since.
+            return
         ledger, worker = self._call.cloud.ledger, self._stream.worker
         # Attached before the answer starts, so that no event falls between the answer and the first read.
         self._session.streams.add(self._stream)

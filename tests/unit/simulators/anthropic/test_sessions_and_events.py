@@ -310,6 +310,30 @@ async def test_two_workers_attached_at_once_are_noticed(api: Api, simulator: Ant
     await until(none_left)
 
 
+async def test_stream_that_a_fault_held_back_until_its_client_had_gone_is_no_second_worker(
+    api: Api, simulator: AnthropicSimulator
+) -> None:
+    session = await api.create()
+    client = api.client(token_of(await api.claim())).with_options(
+        default_headers={"x-stainless-helper": "session-tool-runner"}, max_retries=0
+    )
+    events = client.beta.sessions.events
+    await simulator.add_fault("events.stream", {"action": "hang", "seconds": 600})
+    with pytest.raises(anthropic.APITimeoutError):
+        await events.stream(session.id, timeout=0.2)
+    async with await events.stream(session.id):
+        await simulator.clear_faults()
+
+        async def served() -> bool:
+            operations = (await simulator.ledger(calls=False)).operations
+            return sum(operations["events.stream"].values()) == 2
+
+        await until(served)
+        seen = await simulator.session(session.id)
+        assert seen.worker_streams == 1
+        assert seen.counts["worker_streams_overlapping"] == 0
+
+
 async def test_rescheduling_and_other_stop_reasons_can_be_scripted(api: Api) -> None:
     session = await api.create('{"script": [{"reschedule_ms": 1}, {"say": "x"}, {"stop": "refusal"}]}')
 
