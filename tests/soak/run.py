@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from .evidence import Finding, judge
 from .inquiry import inquire, resources
 from .plan import ends_itself, has_api_key, turns
 from .timeline import render, timeline
-from .users import PATIENCE_SECONDS, User
+from .users import User
 from .world import SOAK, World
 
 END_SECONDS = 100.0
@@ -47,14 +48,24 @@ class Options:
     minutes: float | None
 
 
+def few_left(options: Options, *, begun: int, playing: int) -> bool:
+    """Whether all of chaos would hit so few sessions that they hardly get on: no further one will begin."""
+    return begun >= options.sessions and playing < min(options.at_once, options.sessions) / 4
+
+
 @dataclass
 class Soak:
-    """A soak at work."""
+    """A soak at work.
+
+    Attributes:
+        playing: how many users are at it.
+    """
 
     options: Options
     world: World
     began: float
     users: list[User] = field(default_factory=list)
+    playing: int = 0
 
     def closing(self) -> bool:
         """Whether no further turn is to begin."""
@@ -69,9 +80,10 @@ class Soak:
         ]
         keeper = asyncio.create_task(self.world.keep_pods())
         progress = asyncio.create_task(self._progress())
-        users = asyncio.gather(*(self._seats(number) for number in range(self.options.at_once)))
+        numbers = iter(range(self.options.sessions))
+        users = asyncio.gather(*(self._seat(numbers) for _ in range(self.options.at_once)))
         try:
-            while not users.done() and not self.closing():
+            while not users.done() and not self.closing() and not self._few_left():
                 await asyncio.wait([users], timeout=0.5)
                 if (broken := next((each for each in chaos if each.done()), None)) is not None:
                     broken.result()
@@ -89,22 +101,27 @@ class Soak:
             users.cancel()
             await asyncio.gather(*chaos, users, progress, keeper, return_exceptions=True)
 
-    def _patience(self) -> float:
-        """How long the last answers are awaited, seconds."""
+    def _few_left(self) -> bool:
+        return few_left(self.options, begun=len(self.users), playing=self.playing)
+
+    def _patience(self) -> float | None:
+        """How long the last answers are awaited, seconds; None: until every user has them or has given up."""
         minutes = self.options.minutes
         if minutes is None:
-            return PATIENCE_SECONDS
+            return None
         return max(self.began + minutes * 60 - VERDICT_SECONDS - time.monotonic(), 1)
 
-    async def _seats(self, first: int) -> None:
-        """One seat: a session after the other."""
-        for number in range(first, self.options.sessions, self.options.at_once):
+    async def _seat(self, numbers: Iterator[int]) -> None:
+        """One seat: a session after the other, of those that no other seat has taken."""
+        for number in numbers:
             if self.closing():
                 return
             user = User(self.world, number, self.closing)
             self.users.append(user)
             seed = self.options.seed
+            self.playing += 1
             await user.play(turns(seed, number, self.options.turns), deletes=ends_itself(seed, number))
+            self.playing -= 1
 
     async def _settle(self) -> None:
         """Wait until nothing runs, for a while: what does not come to rest is found by the verdict."""

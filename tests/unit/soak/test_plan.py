@@ -6,6 +6,7 @@ from itertools import islice
 
 from ...soak.chaos import FAULTS, WEIGHTS
 from ...soak.plan import Blow, Message, blows, ends_itself, has_api_key, turns
+from ...soak.run import Options, few_left
 
 
 def _first(seed: int, hand: int, count: int) -> list[Blow]:
@@ -53,3 +54,12 @@ def test_some_users_delete_their_session_and_some_do_not() -> None:
 
 def test_some_soaks_have_an_api_key_and_some_do_not() -> None:
     assert {has_api_key(seed) for seed in range(20)} == {True, False}
+
+
+def test_chaos_ends_when_less_than_a_quarter_of_the_seats_play_their_last_session() -> None:
+    options = Options(sessions=300, turns=10, at_once=20, hands=3, seed=1, minutes=None)
+    assert few_left(options, begun=300, playing=4)
+    assert not few_left(options, begun=300, playing=5)
+    assert not few_left(options, begun=299, playing=1)
+    small = Options(sessions=2, turns=10, at_once=20, hands=3, seed=1, minutes=None)
+    assert not few_left(small, begun=2, playing=2)
