@@ -12,6 +12,7 @@ from anthropic import AnthropicError, AsyncAnthropic, DefaultAsyncHttpxClient
 from anthropic.lib.environments import EnvironmentWorker
 
 from managed_session_worker.freeze import ClockReading, FreezeGuard, GuardedSelector
+from managed_session_worker.history import PatientHistory
 from managed_session_worker.observation import Ending, LogObserver, Observer, RequestObserver, ending_of_error
 from managed_session_worker.paths import Paths
 from managed_session_worker.protocol import ExitReason, StartRequest, now
@@ -79,7 +80,8 @@ class _Run:
                 base_url=request.base_url, auth_token=token, http_client=http_client, open_telemetry=False
             )
             watched = self._client.with_middleware(
-                RequestObserver(observer, download_skills=request.environment_key is not None)
+                PatientHistory(),
+                RequestObserver(observer, download_skills=request.environment_key is not None),
             )
             worker = EnvironmentWorker(
                 watched,

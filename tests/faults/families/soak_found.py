@@ -6,6 +6,7 @@ from managed_session_local.conversation import Conversation
 
 from ...cluster.sessions import condition, sandboxes_of
 from ...cluster.waiting import eventually
+from ..anthropic_side import WORKER, Fault, answered, in_first_turn
 from ..arrangements import QUEUE_ONLY
 from ..by_hand import delete
 from ..effects import Effect
@@ -119,5 +120,10 @@ ROWS = [
         _deleted_with_work_of_the_next_message,
         arrangement=QUEUE_ONLY,
         outcome=Outcome(sandboxes=2),
+    ),
+    Row(
+        FAMILY,
+        "the worker's list of events fails more often than its SDK tries, and its stream stays open",
+        in_first_turn(Fault("events.list", answered(503), times=5, match=WORKER)),
     ),
 ]

@@ -76,3 +76,16 @@ def test_a_turn_runs_from_the_first_heartbeat_to_an_idle_exit_record(sandbox: Sa
     assert wire.count("POST", "/stop") == 1
     assert "executing tool tool=bash" in sandbox.log()
     assert "posted result tool_use_id=" in sandbox.log()
+
+
+def test_a_call_from_before_the_worker_is_run_however_often_the_history_cannot_be_read(
+    sandbox: Sandbox, wire: Wire
+) -> None:
+    wire.say()
+    call = wire.call("echo served")
+    wire.unreadable_histories = 4
+    attach = sandbox.start()
+    wire.wait_for(lambda: wire.result(call) is not None)
+    assert wire.count("GET", "/events/stream") == 1
+    wire.end_turn()
+    assert attach.record()["reason"] == "Idle"

@@ -24,6 +24,7 @@ class Wire:
         self.session_status = "idle"
         self.unauthorized = False
         self.refuse_results_with: int | None = None
+        self.unreadable_histories = 0
         self.lease_seconds = 300
         self.skills: list[Event] = []
         self._number = 0
@@ -110,6 +111,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if path == "/v1/sessions/sesn_1":
             self._answer(200, self._session())
+        elif path == "/v1/sessions/sesn_1/events" and self.state.unreadable_histories:
+            self.state.unreadable_histories -= 1
+            self._answer(503, {"type": "error", "error": {"type": "api_error", "message": "not now"}})
         elif path == "/v1/sessions/sesn_1/events":
             order = parse_qs(urlsplit(self.path).query).get("order", ["asc"])[0]
             data = list(self.state.events)
