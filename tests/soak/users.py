@@ -30,6 +30,11 @@ _REMEDY_SECONDS = 45.0
 _SAID_SECONDS = 20.0
 """In which a loss of files is told of, while the API server answers."""
 _REPEATS = 6
+_READS_SECONDS = 3.0
+"""Before a task is sent again: longer than a worker waits for a message.
+
+What is broken in one, such as a shell that chaos has killed and an agent would start anew, is not met again.
+"""
 _INTERRUPT = "user.interrupt"
 RESOURCE_DELETED = "ResourceDeleted"
 """Why a user interrupts whose resource a person has deleted."""
@@ -118,6 +123,8 @@ class User:
         on_purpose = turn.interrupt_after_seconds
         self._interrupted = False
         for repeat in range(1, _REPEATS + 1):
+            if repeat > 1:
+                await asyncio.sleep(_READS_SECONDS)
             await self._send(pending)
             report = await self._wait(pending, on_purpose)
             if report is None:
