@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import cached_property
 
 from managed_session_api.names import API_VERSION, KIND, METADATA_INSTALLATION
 from managed_session_api.resource import ManagedSession
@@ -25,6 +26,7 @@ from managed_session_cli.installation import (
     OPERATOR,
     WEBHOOK,
     Installation,
+    definition_of,
     installation_id,
     template_setting,
 )
@@ -115,7 +117,7 @@ class Examination:
         return {key: value.split()[0] for key, value in found.items()}
 
     def _definition(self) -> Check:
-        own = next(each for each in self._installation.manifests() if Reference.to(each) == DEFINITION)
+        own = definition_of(self._installation.manifests())
         return diagnosis.definition(self._cluster.get(DEFINITION), own)
 
     def _deployment(self, name: str) -> Check:
@@ -138,7 +140,7 @@ class Examination:
             name: keys.values_of(self._cluster.get(self._installation.secret(name))).keys()
             for name in keys.SECRETS
         }
-        return diagnosis.secrets(present, webhook_wanted=self._webhook_wanted())
+        return diagnosis.secrets(present, webhook_wanted=self._webhook_wanted)
 
     def _environment(self) -> AnthropicEnvironment | None:
         needed = (keys.ENVIRONMENT_ID, keys.ENVIRONMENT_KEY)
@@ -190,8 +192,9 @@ class Examination:
         labels = {"kubernetes.io/service-name": WEBHOOK}
         where = self._installation.system_namespace
         slices = self._cluster.list("discovery.k8s.io/v1", "EndpointSlice", where, labels=labels)
-        return diagnosis.endpoints(slices, webhook_wanted=self._webhook_wanted())
+        return diagnosis.endpoints(slices, webhook_wanted=self._webhook_wanted)
 
+    @cached_property
     def _webhook_wanted(self) -> bool:
         """Whether the installation is to have a webhook: it was not scaled to zero."""
         deployment = self._cluster.get(self._installation.deployment(WEBHOOK))

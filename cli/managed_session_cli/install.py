@@ -28,6 +28,7 @@ from managed_session_cli.installation import (
     WEBHOOK,
     Installation,
     accesses,
+    definition_of,
     installation_id,
     template_setting,
 )
@@ -126,13 +127,15 @@ def _prepare(cluster: Cluster, installation: Installation, wishes: Wishes, conso
             + ". A cluster administrator has them."
         )
     console.print(f"Permissions  {len(needed)} needed, all there")
-    for name in (installation.namespace, system):
-        namespace = cluster.get(Reference("v1", "Namespace", name))
+    namespaces = {
+        name: cluster.get(Reference("v1", "Namespace", name)) for name in (installation.namespace, system)
+    }
+    for name, namespace in namespaces.items():
         if namespace is not None and "deletionTimestamp" in namespace["metadata"]:
             raise CommandError(
                 f"the namespace {name} is being deleted, and everything in it: run this again when it is gone"
             )
-    definition = next(each for each in manifests if Reference.to(each) == DEFINITION)
+    definition = definition_of(manifests)
     if has_more_fields(cluster.get(DEFINITION), definition):
         # An operator of the newer version would lose what it writes into them.
         manifests.remove(definition)
@@ -151,7 +154,7 @@ def _prepare(cluster: Cluster, installation: Installation, wishes: Wishes, conso
     settings = cluster.get(installation.settings)
     name = template_setting(deployed, settings) or template_name()
     exists = check_keys(available, name, console)
-    own_id = installation_id(deployed, settings, cluster.get(Reference("v1", "Namespace", system)))
+    own_id = installation_id(deployed, settings, namespaces[system])
     stored = keys.values_of(present[OPERATOR]).get(keys.E2B_API_KEY, "")
     if own_id and not set(keys.lines(available[keys.E2B_API_KEY])) <= set(keys.lines(stored)):
         sessions = cluster.list(API_VERSION, KIND, installation.namespace)

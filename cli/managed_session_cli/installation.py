@@ -98,6 +98,11 @@ def template_setting(operator: Object | None, settings: Object | None) -> str | 
     return setting(_TEMPLATE, operator, settings)
 
 
+def definition_of(manifests: Iterable[Object]) -> Object:
+    """The CustomResourceDefinition among the manifests of an installation."""
+    return next(each for each in manifests if Reference.to(each) == DEFINITION)
+
+
 def accesses(verb: str, manifests: Iterable[Object]) -> list[Access]:
     """The rights that this verb needs on these objects; to apply them is `patch`."""
     wanted = {

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from managed_session_local.manifests import DELETION_GUARD
+
 from managed_session_cli.cluster import Object, Reference
 from managed_session_cli.installation import PART_OF
-
-DELETION_GUARD = "managed-sessions-deletion-guard"
-"""Of this installation alone: it refuses the deletion of what follows it while it sees a session."""
 
 
 def given_namespaces(namespaces: Sequence[Object]) -> set[str]:
@@ -42,17 +41,13 @@ def removal_order(
     guards = [each for each in references if each.name == DELETION_GUARD] if guarded else []
     namespaces = [each for each in references if each.kind == "Namespace" and each.name not in given]
     namespaced = [each for each in references if each.namespace]
-    shared = [
-        each
-        for each in references
-        if not each.namespace and each.kind != "Namespace" and each.name != DELETION_GUARD
-    ]
+    shared = [each for each in references if is_cluster_wide(each) and each.name != DELETION_GUARD]
     return [*guards, *namespaced, *extra, *namespaces, *(shared if cluster_wide else [])]
 
 
-def is_cluster_wide(manifest: Object) -> bool:
-    """Whether an object of `deploy/` belongs to the whole cluster and is no namespace."""
-    return "namespace" not in manifest["metadata"] and manifest["kind"] != "Namespace"
+def is_cluster_wide(reference: Reference) -> bool:
+    """Whether an object belongs to the whole cluster and is no namespace."""
+    return not reference.namespace and reference.kind != "Namespace"
 
 
 def cluster_wide_stays(sessions: Sequence[Object], operators: Sequence[Object], *, keep: bool) -> str | None:

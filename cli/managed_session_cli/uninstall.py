@@ -20,6 +20,7 @@ from managed_session_api.names import (
     identity,
     token_secret_name,
 )
+from managed_session_local.manifests import DELETION_GUARD
 from rich.console import Console
 
 from managed_session_cli import keys
@@ -33,7 +34,7 @@ from managed_session_cli.installation import (
     Installation,
 )
 from managed_session_cli.operator_presence import presence
-from managed_session_cli.removal import DELETION_GUARD, cluster_wide_stays, describe_waiting, removal_order
+from managed_session_cli.removal import cluster_wide_stays, describe_waiting, removal_order
 from managed_session_cli.uninstall_guard import guard, put_guard
 from managed_session_cli.uninstall_survey import Found, look
 

@@ -49,7 +49,7 @@ def look(cluster: Cluster, installation: Installation, own_id: str | None) -> Fo
     own = [
         each
         for each in manifests
-        if not is_cluster_wide(each)
+        if not is_cluster_wide(Reference.to(each))
         and not (each["kind"] == "Namespace" and each["metadata"]["name"] in given_by_others)
     ]
     needed = [
@@ -66,7 +66,7 @@ def look(cluster: Cluster, installation: Installation, own_id: str | None) -> Fo
     if lacking := [str(each) for each in needed if not cluster.may(each)]:
         raise CommandError("this kubeconfig's user lacks rights: " + "; ".join(lacking))
     wide = [
-        *accesses("delete", filter(is_cluster_wide, manifests)),
+        *accesses("delete", (each for each in manifests if is_cluster_wide(Reference.to(each)))),
         Access("list", "managedagents.dev", "managedsessions"),
         Access("list", "apps", "deployments"),
     ]

@@ -13,7 +13,8 @@ from managed_session_local.side_by_side import side_by_side
 
 _FIRST = ("Namespace", "CustomResourceDefinition")
 _ABOUT_PODS = ("Deployment", "PodDisruptionBudget", "NetworkPolicy")
-_GUARD = "managed-sessions-deletion-guard"
+DELETION_GUARD = "managed-sessions-deletion-guard"
+"""Admission policy and binding of the installation in the usual namespaces alone."""
 
 
 def deploy_folder() -> Path:
@@ -50,7 +51,7 @@ def load_manifests(
     return [
         _moved(each, moved)
         for each in objects
-        if (pods or each["kind"] not in _ABOUT_PODS) and (usual or each["metadata"]["name"] != _GUARD)
+        if (pods or each["kind"] not in _ABOUT_PODS) and (usual or each["metadata"]["name"] != DELETION_GUARD)
     ]
 
 

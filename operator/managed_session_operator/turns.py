@@ -34,6 +34,11 @@ class Turn:
     awaited: Awaited
     newest_event: str = ""
 
+    @property
+    def needs_worker(self) -> bool:
+        """Whether it goes on only where the session is served."""
+        return self.awaited in (Awaited.AGENT, Awaited.RESULTS)
+
 
 @dataclass(frozen=True)
 class Look:

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from managed_session_api import names
 from managed_session_local.clouds import clouds_from_environment
 from managed_session_local.control_plane import ControlPlane
 from managed_session_local.simulator_process import SimulatorProcess
 from managed_session_local.simulators.anthropic.client import AnthropicSimulator
 from managed_session_local.simulators.anthropic.settings import Settings as AnthropicSettings
-from managed_session_local.simulators.e2b.client import E2BSimulatorClient
+from managed_session_local.simulators.e2b.client import E2BSimulatorClient, SimulatedSandbox
 from managed_session_local.system import LocalSystem
 
 from .sessions import QUICK
@@ -60,6 +61,11 @@ class Site:
     @property
     def system_namespace(self) -> str:
         return f"{self.namespace}-system"
+
+    async def sandboxes_of(self, session_id: str) -> list[SimulatedSandbox]:
+        """The session's sandboxes, all that ever were."""
+        found = await self.e2b.sandboxes()
+        return [each for each in found if each.metadata.get(names.METADATA_SESSION) == session_id]
 
     def keys(self) -> dict[str, str]:
         """The three credentials that an installation needs."""

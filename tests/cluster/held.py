@@ -1,4 +1,4 @@
-"""Commands of many agents at once, which last until the test lets them go on."""
+"""Agents' commands that last until the test lets them go on."""
 
 from __future__ import annotations
 
@@ -7,23 +7,32 @@ import os
 from functools import partial
 from pathlib import Path
 
+from managed_session_local.simulators.e2b.client import SimulatedSandbox
 from managed_session_local.system import LocalSystem
 
 from .waiting import eventually
 
 _GATE = "/mnt/session/go"
 
+WAIT = f"until test -e {_GATE}; do sleep 0.1; done"
+"""Begins a command of one agent; made a second time after that, it goes on at once."""
+
 HOLD = f"mkfifo {_GATE}; cat {_GATE}"
-"""Begins a command; costs nothing while it waits."""
+"""Begins a command of one of many agents; costs nothing while it waits."""
+
+
+def let_go(sandbox: SimulatedSandbox) -> None:
+    """Let the sandbox's command that began with WAIT go on."""
+    sandbox.path(_GATE).touch()
 
 
 async def holding(system: LocalSystem) -> int:
-    """How many agents' commands wait."""
+    """How many agents' commands that began with HOLD wait."""
     return sum(each.path(_GATE).exists() for each in await system.e2b_admin.sandboxes("running"))
 
 
-async def let_go(system: LocalSystem) -> None:
-    """Let all of them go on."""
+async def let_all_go(system: LocalSystem) -> None:
+    """Let all commands that began with HOLD go on."""
     for sandbox in await system.e2b_admin.sandboxes("running"):
         await eventually("the command waits", partial(_open, sandbox.path(_GATE)))
 

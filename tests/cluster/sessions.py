@@ -116,6 +116,20 @@ def refused_calls(ledger: LedgerView) -> Counter[str]:
     )
 
 
+async def sweeps_pass(system: LocalSystem, count: int) -> None:
+    """Wait until so many sweeps have asked E2B for its sandboxes."""
+
+    async def listings() -> int:
+        return len((await system.e2b_admin.ledger(operation="list")).calls)
+
+    before = await listings()
+
+    async def passed() -> bool:
+        return await listings() >= before + count
+
+    await eventually(f"{count} sweeps have passed", passed)
+
+
 async def paused(system: LocalSystem, session_id: str) -> bool:
     """Exactly one sandbox of the session is left, and it is paused."""
     alive = [each for each in await sandboxes_of(system, session_id) if each.state != "killed"]

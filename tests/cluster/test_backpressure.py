@@ -10,6 +10,7 @@ import pytest
 from managed_session_local.conversation import Conversation
 from managed_session_local.system import LocalSystem
 
+from .held import WAIT, let_go
 from .sessions import QUICK, becomes, begin, condition, resource
 from .systems import StartSystem
 from .waiting import eventually
@@ -120,7 +121,7 @@ async def test_lowered_setting_kills_nothing_and_new_sessions_wait(start_system:
     system = await start_system(operator_settings={**QUICK, "max_active_sandboxes": "2"})
     async with AsyncExitStack() as stack:
         running = await _begin(system, stack, 2)
-        await _send_in_order(running, "Run: until test -e go; do sleep 0.1; done; echo went on")
+        await _send_in_order(running, f"Run: {WAIT}; echo went on")
         for conversation in running:
             await becomes(system, conversation.session_id, "Running", status="True")
         await system.operator.restart(max_active_sandboxes="1")
@@ -128,7 +129,7 @@ async def test_lowered_setting_kills_nothing_and_new_sessions_wait(start_system:
         await late.send("Run: echo late")
         await becomes(system, late.session_id, "AwaitingCapacity")
         for sandbox in await system.e2b_admin.sandboxes("running"):
-            sandbox.path("/mnt/session/go").touch()
+            let_go(sandbox)
         assert all("went on" in answer for answer in await _answers(running))
         assert "late" in await late.answer()
     assert (await system.e2b_admin.ledger()).peak_concurrent == 2

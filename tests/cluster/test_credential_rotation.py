@@ -12,6 +12,7 @@ from managed_session_local.clouds import SIMULATED_E2B_KEY
 from managed_session_local.control_plane import ControlPlane
 from managed_session_local.system import LocalSystem
 
+from .held import WAIT, let_go
 from .sessions import QUICK, becomes, begin, paused, sandboxes_of
 from .systems import local_system
 from .waiting import eventually
@@ -62,9 +63,7 @@ async def test_environment_key_is_rotated_under_running_turns(system: LocalSyste
         assert "one" in await first.say("Run: echo one")
         assert await line_in_use(system, ENVIRONMENT_KEY) == 2
 
-        turn = asyncio.create_task(
-            second.say("Run: touch begun; until test -e go; do sleep 0.1; done; echo two")
-        )
+        turn = asyncio.create_task(second.say(f"Run: touch begun; {WAIT}; echo two"))
 
         async def works() -> bool:
             running = await sandboxes_of(system, second.session_id, "running")
@@ -80,7 +79,7 @@ async def test_environment_key_is_rotated_under_running_turns(system: LocalSyste
         await eventually("the new key is in use", new_in_use)
         assert "three" in await first.say("Run: echo three"), "offered, claimed and answered with the new key"
         (sandbox,) = await sandboxes_of(system, second.session_id)
-        sandbox.path("/mnt/session/go").touch()
+        let_go(sandbox)
         assert "two" in await turn, "the old key's turn goes on"
 
         system.operator.set_credential(ENVIRONMENT_KEY, NEW_ENVIRONMENT_KEY)

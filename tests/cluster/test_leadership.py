@@ -13,6 +13,7 @@ from managed_session_local.system import LocalSystem
 from managed_session_operator.leadership import Leadership
 from managed_session_runtime.kubernetes_client import connect
 
+from .held import WAIT, let_go
 from .leaders import lease
 from .sessions import QUICK, begin, paused, sandboxes_of
 from .systems import local_system, unique_name
@@ -77,7 +78,7 @@ async def test_turn_goes_on_while_its_leader_is_frozen_and_after_it_thaws(
     await eventually("one operator leads", lambda: has_leader(system))
     leader = await leader_index(system)
     async with begin(system) as conversation:
-        command = "touch begun; until test -e go; do sleep 0.1; done; echo went"
+        command = f"touch begun; {WAIT}; echo went"
         turn = asyncio.create_task(conversation.say(f"Run: {command}"))
 
         async def reached() -> bool:
@@ -92,7 +93,7 @@ async def test_turn_goes_on_while_its_leader_is_frozen_and_after_it_thaws(
         system.operators[leader].process.thaw()
         assert await leader_index(system) != leader
         (sandbox,) = await sandboxes_of(system, conversation.session_id)
-        sandbox.path("/mnt/session/go").touch()
+        let_go(sandbox)
         assert "went" in await turn
         await one_sandbox_and_one_worker_at_a_time(system, conversation.session_id)
 

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 import pytest
 from managed_session_api.names import METADATA_SESSION, resource_name
 from managed_session_local.control_plane import ControlPlane
-from managed_session_local.simulators.e2b.client import SimulatedSandbox
 from managed_session_local.system import LocalSystem
 
 from .command_line import Site, simulated_site
+from .held import WAIT, let_go
 from .sessions import QUICK, begin, resource
 from .waiting import eventually
 
@@ -46,14 +46,9 @@ async def resting(system: LocalSystem) -> str:
     return session_id
 
 
-async def sandboxes_of(site: Site, session_id: str) -> list[SimulatedSandbox]:
-    """The session's sandboxes."""
-    return [s for s in await site.e2b.sandboxes() if s.metadata.get(METADATA_SESSION) == session_id]
-
-
 async def connects(site: Site, session_id: str) -> list[str]:
     """Operations that E2B was asked for the session's sandbox."""
-    [sandbox] = await sandboxes_of(site, session_id)
+    [sandbox] = await site.sandboxes_of(session_id)
     return [call["operation"] for call in (await site.e2b.ledger(sandbox_id=sandbox.id)).calls]
 
 
@@ -83,7 +78,7 @@ async def test_log_of_a_working_sandbox_is_followed_beside_its_worker(
 ) -> None:
     async with begin(system) as conversation:
         session_id = conversation.session_id
-        await conversation.send("Run: until test -e go; do sleep 0.1; done; echo done")
+        await conversation.send(f"Run: {WAIT}; echo done")
 
         async def works() -> bool:
             found = await resource(system, session_id)
@@ -94,8 +89,8 @@ async def test_log_of_a_working_sandbox_is_followed_beside_its_worker(
         try:
             assert following.stdout is not None
             lines = [await asyncio.wait_for(following.stdout.readline(), 60)]
-            [sandbox] = await sandboxes_of(site, session_id)
-            sandbox.path("/mnt/session/go").touch()
+            [sandbox] = await site.sandboxes_of(session_id)
+            let_go(sandbox)
             while b"posted result" not in lines[-1]:
                 lines.append(await asyncio.wait_for(following.stdout.readline(), 60))
                 assert lines[-1], "the command has ended"

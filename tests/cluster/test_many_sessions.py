@@ -9,7 +9,7 @@ import pytest
 from managed_session_api import names
 from managed_session_local.conversation import Conversation
 
-from .held import HOLD, holding, let_go
+from .held import HOLD, holding, let_all_go
 from .sessions import TOTALS_OF_TROUBLE, begin, refused_calls
 from .systems import StartSystem
 from .waiting import eventually
@@ -47,7 +47,7 @@ async def test_fifty_sessions_at_once_are_all_answered_twice_each_in_its_own_san
             return await holding(system) == SESSIONS
 
         await eventually("all turns run at one time", all_run, seconds=90)
-        await let_go(system)
+        await let_all_go(system)
         first = await asyncio.gather(*(each.answer(timeout_seconds=120) for each in conversations))
         assert all("turn 1" in answer for answer in first)
 

@@ -12,7 +12,7 @@ from managed_session_local.conversation import Conversation
 from managed_session_local.pod import Pod
 from managed_session_local.system import LocalSystem
 
-from .held import HOLD, holding, let_go
+from .held import HOLD, holding, let_all_go
 from .leaders import leader, lease
 from .service import Service, running_service
 from .sessions import QUICK, TOTALS_OF_TROUBLE, begin, refused_calls
@@ -130,7 +130,7 @@ async def test_rollouts_and_a_killed_leader_under_a_hundred_turns_cost_none_of_t
         await leader(system)
         await eventually("all turns run, the new ones too", turns.all_run, seconds=60)
 
-        await let_go(system)
+        await let_all_go(system)
         answers = await asyncio.gather(*(each.answer(timeout_seconds=120) for each in turns.conversations))
         assert all("answered" in answer for answer in answers)
 

@@ -10,6 +10,7 @@ import pytest
 from managed_session_local.simulators.anthropic.credentials import TOKEN_PREFIX
 from managed_session_local.simulators.e2b.client import SimulatedSandbox
 
+from .held import WAIT, let_go
 from .sessions import begin, sandboxes_of
 from .systems import StartSystem
 from .waiting import eventually
@@ -53,8 +54,7 @@ async def test_credentials_are_nowhere_but_where_they_are_used(
     session_token = TOKEN_PREFIX.encode()
     async with begin(system) as conversation:
         await conversation.send(
-            "Run: env; cat /proc/*/environ /proc/*/cmdline 2>/dev/null | tr '\\0' '\\n'; "
-            "until test -e go; do sleep 0.1; done"
+            f"Run: env; cat /proc/*/environ /proc/*/cmdline 2>/dev/null | tr '\\0' '\\n'; {WAIT}"
         )
 
         async def works() -> list[SimulatedSandbox]:
@@ -76,7 +76,7 @@ async def test_credentials_are_nowhere_but_where_they_are_used(
             return "token" not in "".join(listed)
 
         await eventually("the session token's Secret is gone since the first heartbeat", no_token)
-        sandbox.path("/mnt/session/go").touch()
+        let_go(sandbox)
         answer = await conversation.answer()
         inside += [("the agent's answer", answer.encode()), *files_below(sandbox.root)]
 

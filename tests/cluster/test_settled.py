@@ -10,7 +10,7 @@ from managed_session_api import names
 from managed_session_local.control_plane import ControlPlane
 from managed_session_local.system import LocalSystem
 
-from .sessions import QUICK, becomes, begin, paused, resource
+from .sessions import QUICK, becomes, begin, paused, resource, sweeps_pass
 from .systems import local_system
 from .waiting import eventually
 
@@ -93,11 +93,6 @@ async def test_a_resource_of_no_session_is_asked_about_once(system: LocalSystem)
     await system.kubectl("create", "--filename=-", input=json.dumps(made_by_hand))
     await becomes(system, session_id, "SessionEnded")
     await system.anthropic_admin.clear_ledger()
-    before = await listings(system)
-
-    async def swept() -> bool:
-        return await listings(system) >= before + 3
-
-    await eventually("three sweeps have passed", swept)
+    await sweeps_pass(system, 3)
     assert "sessions.get" not in (await system.anthropic_admin.ledger()).operations
     await system.kubectl("delete", names.PLURAL, names.resource_name(session_id))

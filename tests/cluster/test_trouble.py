@@ -10,6 +10,7 @@ from managed_session_api import names
 from managed_session_local.control_plane import ControlPlane
 from managed_session_local.system import LocalSystem
 
+from .held import WAIT, let_go
 from .sessions import QUICK, becomes, begin, paused, resource, sandboxes_of, told, warned
 from .systems import local_system
 from .waiting import eventually
@@ -114,7 +115,7 @@ async def test_reached_quota_is_named_and_the_turn_waits_for_a_place(system: Loc
     await system.e2b_admin.change_settings(max_concurrent_sandboxes=1)
     try:
         async with begin(system) as first, begin(system) as second:
-            await first.send("Run: until test -e go; do sleep 0.1; done; echo first done")
+            await first.send(f"Run: {WAIT}; echo first done")
 
             async def running() -> bool:
                 return bool(await sandboxes_of(system, first.session_id, "running"))
@@ -124,7 +125,7 @@ async def test_reached_quota_is_named_and_the_turn_waits_for_a_place(system: Loc
             await becomes(system, second.session_id, "SandboxQuotaExceeded")
             await warned(system, second.session_id, "SandboxQuotaExceeded")
             (sandbox,) = await sandboxes_of(system, first.session_id)
-            sandbox.path("/mnt/session/go").touch()
+            let_go(sandbox)
             assert "first done" in await first.answer()
             assert "second done" in await second.answer()
     finally:

@@ -13,7 +13,6 @@ import pytest
 from managed_session_api import names
 from managed_session_cli.installation import Installation
 from managed_session_local.control_plane import ControlPlane, KubectlError
-from managed_session_local.simulators.e2b.client import SimulatedSandbox
 from managed_session_local.system import LocalSystem
 
 from ..rights import expect_refusals
@@ -115,12 +114,6 @@ async def nothing_is_left(site: Site) -> None:
     assert [each.id for each in alive] == []
 
 
-async def sandboxes_of_site(site: Site, session_id: str) -> list[SimulatedSandbox]:
-    """The session's sandboxes, all that ever were."""
-    found = await site.e2b.sandboxes()
-    return [each for each in found if each.metadata.get(names.METADATA_SESSION) == session_id]
-
-
 async def serve_a_turn(system: LocalSystem) -> str:
     """Play a session's turn until its sandbox is paused; the session's ID."""
     async with begin(system) as conversation:
@@ -154,7 +147,7 @@ async def test_nothing_is_left_after_one_command_although_sessions_begin_meanwhi
         assert (await site.kubectl("get", "validatingadmissionpolicies", "--output=name")).split() == []
         assert await site.get("customresourcedefinition", DEFINITION) == {}
         for session_id in session_ids:
-            [sandbox] = await sandboxes_of_site(site, session_id)
+            [sandbox] = await site.sandboxes_of(session_id)
             assert sandbox.state == "killed"
     again = await site.run("uninstall", "--yes", keys={})
     assert again.code == 0, again.text
@@ -231,7 +224,7 @@ async def test_who_may_act_in_given_namespaces_alone_removes_everything_but_thes
     assert ended.code == 0, ended.text
     assert f"The namespace {site.namespace} stays" in ended.output
     assert f"the definition {DEFINITION} stays: you lack rights" in ended.output
-    [sandbox] = await sandboxes_of_site(site, session_id)
+    [sandbox] = await site.sandboxes_of(session_id)
     assert sandbox.state == "killed"
     for namespace in (site.namespace, site.system_namespace):
         assert "deletionTimestamp" not in (await site.get("namespace", namespace))["metadata"]

@@ -49,6 +49,13 @@ async def delete(scene: Scene, conversation: Conversation) -> None:
     await scene.system.kubectl("delete", names.PLURAL, name_of(conversation), "--wait=false")
 
 
+async def make_again(scene: Scene, body: dict[str, Any], **metadata: Any) -> None:
+    """Make a resource that is gone anew: without status, and of its metadata with the name and `metadata`."""
+    again = {key: body[key] for key in ("apiVersion", "kind", "spec")}
+    again["metadata"] = {"name": body["metadata"]["name"], **metadata}
+    await scene.system.kubectl("create", "--filename=-", input=json.dumps(again))
+
+
 async def delete_by_force(scene: Scene, conversation: Conversation) -> None:
     """Remove the finalizer and the resource while the operator is not looking: nobody cleans up."""
     async with frozen(scene):

@@ -19,7 +19,6 @@ from managed_session_operator.decisions import Decision, Step, claim_active, has
 from managed_session_operator.failures import Failure, Kind
 from managed_session_operator.policy import sandbox_marks
 from managed_session_operator.steps.standing import stand
-from managed_session_operator.turns import Awaited
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +95,7 @@ async def _may_be_stuck(context: Context, resource: ManagedSession) -> bool:
     except Failure as failure:
         logger.info("turn not read", extra={"resource": resource.metadata.name, "cause": str(failure)})
         return True
-    return turn is not None and turn.awaited in (Awaited.AGENT, Awaited.RESULTS)
+    return turn is not None and turn.needs_worker
 
 
 async def _visible_session(context: Context, session_id: str) -> SessionView | None:

@@ -42,7 +42,7 @@ async def recover(context: Context, resource: ManagedSession) -> float | None:
     memory, items = context.memory(name), context.work_list
     item = items.of_session(session_id) if items is not None else None
     stranded = item is not None and item.unstarted and memory.unstarted_since is not None
-    unserved = memory.look is not None and memory.look.turn.awaited in (Awaited.AGENT, Awaited.RESULTS)
+    unserved = memory.look is not None and memory.look.turn.needs_worker
     if unserved and not suspected(resource):
         # Before anything is done: what is cut off here must be found again.
         resource = await context.write_status(resource, recovery={"suspectedAt": context.now()})

@@ -9,7 +9,7 @@ from itertools import cycle
 from managed_session_api import names
 from managed_session_local.conversation import Conversation
 
-from ...cluster.sessions import becomes, condition, resource
+from ...cluster.sessions import becomes, resource, sweeps_pass
 from ...cluster.waiting import eventually
 from ..anthropic_side import (
     LOST,
@@ -31,7 +31,7 @@ from ..anthropic_side import (
 from ..arrangements import IMPATIENT
 from ..row import Outcome, Row
 from ..scene import Scene
-from .e2b_listing import LISTINGS, sweeps_pass
+from .e2b_listing import LISTINGS
 
 FAMILY = "anthropic sessions"
 
@@ -182,18 +182,14 @@ async def _no_events_of_a_living_session(scene: Scene) -> None:
     conversation = await scene.begin()
     match = {**OPERATOR, "session_id": conversation.session_id}
     assert "kept" in await scene.say(conversation, "Run: echo kept | tee file")
-
-    async def idle() -> bool:
-        return (await condition(scene.system, conversation.session_id, "Ready")).get("reason") == "Idle"
-
-    await eventually("the session is idle", idle)
+    await becomes(scene.system, conversation.session_id, "Idle", status="True")
     struck = await Fault("events.list", answered(404), times=None, match=match).inject(scene)
     await scene.system.anthropic_admin.deliver(
         type="session.status_run_started", object_id=conversation.session_id
     )
     await struck.wait(3)
     before = await struck.count()
-    await sweeps_pass(scene)
+    await sweeps_pass(scene.system, LISTINGS)
     assert await struck.count() - before <= LISTINGS + 2
     await scene.calm()
     assert "kept" in await scene.say(conversation, "Run: cat file")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 
 from managed_session_api import names
@@ -23,7 +22,7 @@ from ..anthropic_side import (
     work_is,
 )
 from ..arrangements import IMPATIENT
-from ..by_hand import name_of
+from ..by_hand import make_again, name_of
 from ..row import Outcome, Row
 from ..scene import Scene
 
@@ -114,10 +113,8 @@ async def _deleted_and_made_again(scene: Scene, conversation: Conversation) -> N
     """A resource without a past, whose session waits for a worker that was killed."""
     await _message_during_the_stop(scene, conversation)
     body = await resource(scene.system, conversation.session_id)
-    again = {key: body[key] for key in ("apiVersion", "kind", "spec")}
     await scene.system.kubectl("delete", names.PLURAL, name_of(conversation))
-    again["metadata"] = {"name": name_of(conversation)}
-    await scene.system.kubectl("create", "--filename=-", input=json.dumps(again))
+    await make_again(scene, body)
 
 
 async def _interrupted(scene: Scene, conversation: Conversation) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from managed_session_api import names
 
+from ...cluster.held import WAIT, let_go
 from ...cluster.sessions import becomes, resource, sandboxes_of, warned
 from ...cluster.waiting import eventually
 from ..arrangements import SHORT_LIMITS
@@ -56,12 +57,12 @@ async def _quota_is_reached(scene: Scene) -> None:
     first, second = await scene.begin(), await scene.begin()
     assert "one" in await scene.say(first, "Run: echo one")
     await scene.e2b_settings(max_concurrent_sandboxes=1)
-    await scene.send(first, "Run: until test -e /mnt/session/go; do sleep 0.1; done; echo first done")
+    await scene.send(first, f"Run: {WAIT}; echo first done")
     await eventually("the first sandbox runs", lambda: admin.sandboxes("running"))
     await scene.send(second, "Run: echo second done")
     await becomes(scene.system, second.session_id, "SandboxQuotaExceeded")
     (sandbox,) = await sandboxes_of(scene.system, first.session_id)
-    sandbox.path("/mnt/session/go").touch()
+    let_go(sandbox)
     assert "first done" in await first.answer()
     assert "second done" in await second.answer()
 

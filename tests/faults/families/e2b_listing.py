@@ -7,12 +7,12 @@ from typing import Any
 
 from managed_session_local.conversation import Conversation
 
-from ...cluster.sessions import condition, sandboxes_of
-from ...cluster.waiting import eventually
+from ...cluster.held import let_go
+from ...cluster.sessions import condition, sandboxes_of, sweeps_pass
 from ..arrangements import SHORT_LIMITS
 from ..row import Play, Row
 from ..scene import Scene
-from .e2b_sandboxes import GATED, let_go, running_tool
+from .e2b_sandboxes import GATED, running_tool
 
 FAMILY = "E2B listing"
 LISTINGS = 6
@@ -25,17 +25,6 @@ async def _two_sessions(scene: Scene) -> list[Conversation]:
     answers = await asyncio.gather(*(scene.say(each, command) for each in conversations))
     assert all("kept" in answer for answer in answers)
     return conversations
-
-
-async def sweeps_pass(scene: Scene) -> None:
-    """Wait until some sweeps have had their listings answered."""
-    admin = scene.system.e2b_admin
-    before = len((await admin.ledger(operation="list")).calls)
-
-    async def look() -> bool:
-        return len((await admin.ledger(operation="list")).calls) >= before + LISTINGS
-
-    await eventually(f"{LISTINGS} listings", look)
 
 
 async def _all_served_as_before(scene: Scene, conversations: list[Conversation]) -> None:
@@ -52,7 +41,7 @@ def _listings_meet(action: dict[str, Any] | str, **settings: Any) -> Play:
         conversations = await _two_sessions(scene)
         await scene.e2b_settings(**settings)
         await scene.system.e2b_admin.add_fault("list", action, times=100)
-        await sweeps_pass(scene)
+        await sweeps_pass(scene.system, LISTINGS)
         await _all_served_as_before(scene, conversations)
 
     return play
@@ -63,7 +52,7 @@ async def _hidden_while_it_runs(scene: Scene) -> None:
     conversation = await scene.begin()
     sandbox = await running_tool(scene, conversation, GATED)
     await scene.system.e2b_admin.hide(sandbox.id, 3600)
-    await sweeps_pass(scene)
+    await sweeps_pass(scene.system, LISTINGS)
     let_go(sandbox)
     assert "finished" in await conversation.answer()
     assert len(await sandboxes_of(scene.system, conversation.session_id)) == 1
@@ -74,7 +63,7 @@ async def _hidden_while_it_is_paused(scene: Scene) -> None:
     for conversation in conversations:
         (sandbox,) = await sandboxes_of(scene.system, conversation.session_id)
         await scene.system.e2b_admin.hide(sandbox.id, 3600)
-    await sweeps_pass(scene)
+    await sweeps_pass(scene.system, LISTINGS)
     await _all_served_as_before(scene, conversations)
 
 
@@ -83,7 +72,7 @@ async def _shown_twice(scene: Scene) -> None:
     for conversation in conversations:
         (sandbox,) = await sandboxes_of(scene.system, conversation.session_id)
         await scene.system.e2b_admin.duplicate(sandbox.id, 100)
-    await sweeps_pass(scene)
+    await sweeps_pass(scene.system, LISTINGS)
     await _all_served_as_before(scene, conversations)
 
 

@@ -9,6 +9,7 @@ from managed_session_local import worker_template
 from managed_session_local.conversation import Conversation
 from managed_session_local.simulators.e2b.client import SimulatedSandbox
 
+from ...cluster.held import WAIT, let_go
 from ...cluster.sessions import becomes, condition, sandboxes_of, warned
 from ...cluster.waiting import eventually
 from ..arrangements import SHORT_LIMITS
@@ -21,7 +22,7 @@ HELD_SECONDS = 6
 
 ONCE = "test -e begun && echo finished || { touch begun; sleep 60; }"
 """A command that ends at once when it is run for the second time in the same workspace."""
-GATED = "until test -e go; do sleep 0.1; done; echo finished"
+GATED = f"{WAIT}; echo finished"
 """A command that ends when it is let go."""
 
 
@@ -34,11 +35,6 @@ async def running_tool(scene: Scene, conversation: Conversation, command: str = 
         return next((each for each in sandboxes if each.path("/mnt/session/running").exists()), None)
 
     return await eventually("the command runs", look)
-
-
-def let_go(sandbox: SimulatedSandbox) -> None:
-    """Let the command GATED end."""
-    sandbox.path("/mnt/session/go").touch()
 
 
 async def _first_turn(scene: Scene) -> Conversation:

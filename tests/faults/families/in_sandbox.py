@@ -8,12 +8,13 @@ from typing import Any, Literal
 from managed_session_local.conversation import Conversation
 from managed_session_local.simulators.e2b.client import HostProcess, SimulatedSandbox
 
+from ...cluster.held import let_go
 from ...cluster.sessions import becomes, resource, sandboxes_of
 from ...cluster.waiting import eventually
 from ..arrangements import ONE_PLACE, SHORT_LIMITS
 from ..row import Outcome, Play, Row
 from ..scene import Scene
-from .e2b_sandboxes import GATED, let_go, running_tool
+from .e2b_sandboxes import GATED, running_tool
 
 FAMILY = "in the sandbox"
 DAY = 86_400

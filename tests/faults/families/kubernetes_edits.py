@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -18,6 +17,7 @@ from ..by_hand import (
     delete,
     delete_by_force,
     frozen,
+    make_again,
     name_of,
     patch,
     sandbox_killed,
@@ -156,16 +156,10 @@ async def _recreated(scene: Scene) -> None:
     """Another UID: another sandbox; the old one belongs to nobody."""
     conversation, sandbox_id = await _idle_session(scene)
     body = await resource(scene.system, conversation.session_id)
-    again = {
-        "apiVersion": body["apiVersion"],
-        "kind": body["kind"],
-        "metadata": {"name": name_of(conversation)},
-        "spec": body["spec"],
-    }
     async with frozen(scene):
         await patch(scene, conversation, {"metadata": {"finalizers": None}})
         await scene.system.kubectl("delete", names.PLURAL, name_of(conversation))
-        await scene.system.kubectl("create", "--filename=-", input=json.dumps(again))
+        await make_again(scene, body)
     await sandbox_killed(scene.system, conversation.session_id, sandbox_id)
     assert "empty" in await scene.say(conversation, "Run: test -e /mnt/session/file || echo empty")
     assert (await status(scene, conversation))["sandbox"]["id"] != sandbox_id
@@ -182,11 +176,10 @@ async def _restored(scene: Scene) -> None:
 
 async def _lose_and_restore(scene: Scene, conversation: Conversation) -> None:
     body = await resource(scene.system, conversation.session_id)
-    kept = {name: body["metadata"][name] for name in ("name", "annotations", "finalizers")}
-    again = {"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": kept, "spec": body["spec"]}
+    kept = {name: body["metadata"][name] for name in ("annotations", "finalizers")}
     await patch(scene, conversation, {"metadata": {"finalizers": None}})
     await scene.system.kubectl("delete", names.PLURAL, name_of(conversation))
-    await scene.system.kubectl("create", "--filename=-", input=json.dumps(again))
+    await make_again(scene, body, **kept)
 
 
 async def _restored_in_a_turn(scene: Scene) -> None:
