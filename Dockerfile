@@ -28,16 +28,18 @@ RUN export SOURCE_DATE_EPOCH PYTHONHASHSEED=0 \
     && python -m compileall -q -j 1 --invalidation-mode unchecked-hash /opt/managed-sessions/lib \
     && find /opt/managed-sessions -exec touch --no-dereference --date "@${SOURCE_DATE_EPOCH}" {} +
 
-# What the cloud simulators need beyond it (the tests on a real cluster run them as pods).
+# The devkit and what it needs beyond the product (the tests on a real cluster run its simulators as pods).
 FROM build AS build-simulators
-COPY requirements-local.lock ./
 RUN --mount=type=secret,id=ca-bundle,target=/run/secrets/ca-bundle,required=false \
     if [ -s /run/secrets/ca-bundle ]; then export PIP_CERT=/run/secrets/ca-bundle; fi; \
     /opt/build-tools/bin/pip --python /opt/managed-sessions/bin/python install --no-compile \
-        --require-hashes --only-binary=:all: --requirement requirements-local.lock \
+        --require-hashes --only-binary=:all: --requirement requirements-devkit.lock \
+    && /opt/build-tools/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /dist/devkit ./devkit \
+    && /opt/build-tools/bin/pip --python /opt/managed-sessions/bin/python install --no-compile --no-index --no-deps \
+        /dist/devkit/*.whl \
     && python -m compileall -q /opt/managed-sessions/lib
 
-# docker build --target simulators: python -m managed_session_local.simulators.anthropic (or .e2b)
+# docker build --target simulators: python -m managed_session_devkit.simulators.anthropic (or .e2b)
 # A simulated sandbox is a group of processes in Linux namespaces: that of E2B runs as root in a privileged pod.
 FROM ${BASE_IMAGE} AS simulators
 LABEL org.opencontainers.image.title="managed-sessions-simulators" \
@@ -58,7 +60,8 @@ LABEL org.opencontainers.image.title="managed-sessions" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 # Nothing can be installed here.
-RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3.*/ensurepip /usr/local/lib/python3.*/site-packages/pip*
+RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3.*/site-packages/pip* \
+    "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')/ensurepip"
 COPY --from=build /opt/managed-sessions /opt/managed-sessions
 ENV PATH=/opt/managed-sessions/bin:${PATH} \
     PYTHONUNBUFFERED=1 \

@@ -1,40 +1,51 @@
 # Needs Python 3.11 or newer and make; Go only where the control plane's binaries can't be downloaded.
 PYTHON ?= python3
 VENV ?= .venv
-IMAGE ?= managed-sessions:$(VERSION)
+IMAGE ?= managed-sessions:$(PROJECT_VERSION)
 # Tests mostly wait, so there are as many or more of them at once than cores.
-TEST_WORKERS ?= 2
+TEST_WORKERS ?= 4
 FAULT_WORKERS ?= 4
+# pytest's exit status where PYTEST_ARGS picks no test of a run.
+NO_TESTS := 5
+# With the release that VERSION names, also where KUBEBUILDER_ASSETS has another one.
+ON_RELEASE = env --unset=KUBEBUILDER_ASSETS MANAGED_SESSIONS_KUBERNETES_VERSION=$(VERSION)
 # Where the API servers of tests write down what the processes did, for check-rights.
 AUDIT := $(abspath .audit)
-VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+PROJECT_VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+
+# What test-python runs on the API server: processes, TLS, signals, streams, the command line.
+PYTHON_CLUSTER_TESTS ?= $(addprefix tests/cluster/,test_control_plane.py test_custom_resource.py test_smoke_turn.py \
+	test_lifecycle.py test_credential_rotation.py test_leadership.py test_webhook.py test_install_command.py)
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PACKAGES := $(wildcard api/managed_session_api runtime/managed_session_runtime webhook/managed_session_webhook \
-	operator/managed_session_operator worker/managed_session_worker local/managed_session_local \
-	cli/managed_session_cli)
+	operator/managed_session_operator worker/managed_session_worker cli/managed_session_cli \
+	devkit/managed_session_devkit)
+# What .house-words.txt is for. docs/upgrade.md is not in it, because it names the words of earlier versions.
+PROSE := README.md CONTRIBUTING.md RELEASE.md SECURITY.md docs deploy crds
 
 .DEFAULT_GOAL := help
-.PHONY: help setup binaries demo test test-unit test-cluster test-faults check-rights e2e soak soak-quick check format bench docs docs-site manifests image sbom clean
+.PHONY: help setup binaries demo test test-unit test-cluster test-kubernetes test-python test-faults check-rights e2e soak soak-quick check format bench docs docs-site manifests image sbom clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
-		printf '  %-14s %s\n' "$$name" "$$text"; done
+		printf '  %-16s %s\n' "$$name" "$$text"; done
 
-setup: $(STAMP) ## Make the virtual environment from the lock files, where they have changed
+setup: $(STAMP) ## Make the virtual environment from the lock files, with product and devkit, where they have changed
 
-$(STAMP): pyproject.toml requirements-build.lock requirements-dev.lock
+$(STAMP): pyproject.toml devkit/pyproject.toml requirements-build.lock requirements-dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12" >&2; exit 1; }
 	@echo "Installing into $(VENV) (a minute or two the first time)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation \
+		--editable . --editable ./devkit
 	@touch $@
 
 binaries: setup ## Get kube-apiserver, etcd and kubectl: download them, or build them with Go
-	@$(BIN)/python -m managed_session_local.control_plane binaries
+	@$(BIN)/python -m managed_session_devkit.control_plane binaries
 
 demo: setup ## Show the whole system at work: a session's turn from the webhook to the answer
 	@$(BIN)/managed-sessions demo
@@ -42,13 +53,31 @@ demo: setup ## Show the whole system at work: a session's turn from the webhook 
 test: setup binaries ## All tests: unit and cluster
 	rm -rf $(AUDIT)/test
 	MANAGED_SESSIONS_AUDIT_FOLDER=$(AUDIT)/test \
-		$(BIN)/python -m pytest tests/unit tests/cluster --numprocesses=$(TEST_WORKERS) --dist=loadfile $(PYTEST_ARGS)
+		$(BIN)/python -m pytest tests/unit tests/cluster -m "not alone" \
+			--numprocesses=$(TEST_WORKERS) --dist=loadfile $(PYTEST_ARGS) || [ $$? -eq $(NO_TESTS) ]
+	MANAGED_SESSIONS_AUDIT_FOLDER=$(AUDIT)/test \
+		$(BIN)/python -m pytest tests/cluster -m alone $(PYTEST_ARGS) || [ $$? -eq $(NO_TESTS) ]
 
 test-unit: setup ## The tests that need no control plane
 	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
 
 test-cluster: setup binaries ## The tests on a real API server
 	$(BIN)/python -m pytest tests/cluster $(PYTEST_ARGS)
+
+test-kubernetes: setup ## The cluster tests on another release of Kubernetes: VERSION=1.32
+	@[ -n "$(VERSION)" ] || { echo "Which release of Kubernetes? Try: make test-kubernetes VERSION=1.32" >&2; exit 1; }
+	$(ON_RELEASE) $(BIN)/python -m managed_session_devkit.control_plane binaries
+	$(ON_RELEASE) $(BIN)/python -m pytest tests/cluster -m "not alone" \
+		--numprocesses=$(TEST_WORKERS) --dist=loadfile $(PYTEST_ARGS) || [ $$? -eq $(NO_TESTS) ]
+	$(ON_RELEASE) $(BIN)/python -m pytest tests/cluster -m alone $(PYTEST_ARGS) || [ $$? -eq $(NO_TESTS) ]
+
+test-python: ## The unit tests and some cluster tests on another Python, in an environment of its own: VERSION=3.12
+	@[ -n "$(VERSION)" ] || { echo "Which version of Python? Try: make test-python VERSION=3.12" >&2; exit 1; }
+	$(MAKE) PYTHON=python$(VERSION) VENV=.venv-$(VERSION) setup binaries
+	.venv-$(VERSION)/bin/python -m pytest tests/unit \
+		--numprocesses=$(TEST_WORKERS) --dist=loadfile $(PYTEST_ARGS) || [ $$? -eq $(NO_TESTS) ]
+	.venv-$(VERSION)/bin/python -m pytest $(PYTHON_CLUSTER_TESTS) \
+		--numprocesses=$(TEST_WORKERS) --dist=loadfile $(PYTEST_ARGS) || [ $$? -eq $(NO_TESTS) ]
 
 test-faults: setup binaries ## The fault matrix: every fault by name, and whether the guarantees hold
 	rm -rf $(AUDIT)/test-faults
@@ -67,20 +96,25 @@ soak: setup binaries ## Many sessions under faults of all kinds until the verdic
 soak-quick: setup binaries ## The same for five minutes and with one seed, with as many sessions as fit
 	$(BIN)/python -m tests.soak --sessions 300 --turns 10 --minutes 5 --seed 1 $(SOAK_ARGS)
 
-check: setup ## Lint, format, types, direction of imports
+check: setup ## Lint, format, types, direction of imports, dead code, spelling, words of the glossary
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(PACKAGES) tests benchmarks
 	$(BIN)/lint-imports
+	$(BIN)/vulture
+	$(BIN)/codespell
+	$(BIN)/codespell --dictionary=.house-words.txt --skip=docs/upgrade.md $(PROSE)
 
 format: setup ## Format the code
 	$(BIN)/ruff format .
 
-bench: setup binaries ## Measure webhook throughput, time to first heartbeat, restart with 2,000 sessions
+bench: setup binaries ## Measure webhook throughput, time to first heartbeat, restart with 2,000 sessions, the list of 40,000 sandboxes, waits of a quiet class
 	$(BIN)/python benchmarks/webhook_throughput.py
 	$(BIN)/python benchmarks/time_to_first_heartbeat.py
 	$(BIN)/python benchmarks/restart_at_scale.py
 	$(BIN)/python benchmarks/hand_over.py
+	$(BIN)/python benchmarks/resync_at_scale.py
+	$(BIN)/python benchmarks/fair_sharing.py
 
 docs: setup ## Write the generated pages of docs/ anew
 	$(BIN)/python docs/generate.py
@@ -90,13 +124,13 @@ docs-site: setup ## Build docs/ as a site into site/; a link that leads nowhere 
 	@$(BIN)/zensical build --strict --clean
 
 manifests: setup binaries ## Write deploy/*.yaml anew from deploy/kustomize/base
-	$(BIN)/python deploy/kustomize/render.py
+	$(BIN)/python devkit/render_manifests.py
 
 image: ## Build the image of webhook and operator; IMAGE=REGISTRY/NAME:TAG, PLATFORM=linux/arm64 for other nodes
-	docker build $(if $(PLATFORM),--platform=$(PLATFORM)) --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) --tag $(IMAGE) .
+	docker build $(if $(PLATFORM),--platform=$(PLATFORM)) --build-arg VERSION=$(PROJECT_VERSION) --build-arg REVISION=$$(git rev-parse HEAD) --tag $(IMAGE) .
 
 sbom: ## Write the image's bill of materials to sbom.cdx.json (CycloneDX)
 	docker run --rm $(IMAGE) cat /opt/managed-sessions/sbom.cdx.json > sbom.cdx.json
 
-clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) $(AUDIT) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+clean: ## Remove the virtual environments and caches
+	rm -rf $(VENV) .venv-* $(AUDIT) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,8 +1,8 @@
-"""A leader gets SIGTERM: time until the other operator has its Lease, and until it polls the queue.
+"""Measures a hand-over: time from a leader's SIGTERM to the next leader's Lease and to its first poll.
 
-With the settings of an installation (Lease of 15 s). The Lease's `acquireTime` in the API server and the
-calls in the simulator's ledger are the witnesses. Ends with exit code 1 if a hand-over took 2 seconds or
-more: `python benchmarks/hand_over.py [--times 10]`.
+The settings are those of an installation (a Lease of 15 s). The times come from the Lease's `acquireTime` in
+the API server and from the calls in the simulator's ledger. The exit code is 1 if a hand-over took 2 seconds
+or more: `python benchmarks/hand_over.py [--times 10]`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import sys
 import time
 from datetime import UTC, datetime
 
-from managed_session_local.system import LocalSystem
+from managed_session_devkit.system.local_system import LocalSystem
 
 LEASE = "managed-session-operator"
 LIMIT_SECONDS = 2.0
 
 
 async def acquired(system: LocalSystem) -> tuple[str, datetime]:
-    """Who holds the Lease, and since when."""
+    """Return the holder of the Lease, and since when."""
     found = await system.control_plane.kubectl(
         f"--namespace={system.system_namespace}", "get", "lease", LEASE, "--output=json"
     )
@@ -31,11 +31,11 @@ async def acquired(system: LocalSystem) -> tuple[str, datetime]:
 
 
 async def hand_over(system: LocalSystem) -> tuple[float, float]:
-    """End the leader; seconds until the Lease has another holder, and until the queue is polled again."""
+    """Stop the leader. Return the seconds until the Lease has a new holder, and until the next poll."""
     holder, _ = await acquired(system)
     pod = next(each for each in system.operators if f"-{each.process.pid}-" in holder)
     await system.anthropic_admin.clear_ledger()
-    told = datetime.now(UTC)
+    requested_at = datetime.now(UTC)
     await pod.process.stop(grace_seconds=30)
     while True:
         new, since = await acquired(system)
@@ -45,7 +45,7 @@ async def hand_over(system: LocalSystem) -> tuple[float, float]:
     polled = await _polled_after(system, since)
     await pod.start()
     await pod.wait_ready()
-    return (since - told).total_seconds(), (polled - told).total_seconds()
+    return (since - requested_at).total_seconds(), (polled - requested_at).total_seconds()
 
 
 async def _polled_after(system: LocalSystem, since: datetime) -> datetime:
@@ -62,7 +62,7 @@ async def _polled_after(system: LocalSystem, since: datetime) -> datetime:
     raise TimeoutError("the new leader does not poll")
 
 
-async def _somebody_leads(system: LocalSystem) -> None:
+async def _has_leader(system: LocalSystem) -> None:
     for _ in range(300):
         if (await acquired(system))[0]:
             return
@@ -71,9 +71,9 @@ async def _somebody_leads(system: LocalSystem) -> None:
 
 
 async def measure(times: int) -> list[tuple[float, float]]:
-    """Hand over so many times."""
+    """Measure this many hand-overs."""
     async with LocalSystem(operators=2, delete_sessions_at_exit=False) as system:
-        await _somebody_leads(system)
+        await _has_leader(system)
         return [await hand_over(system) for _ in range(times)]
 
 

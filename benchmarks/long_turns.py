@@ -1,9 +1,9 @@
-"""Three sessions at the clouds' real pace: a turn of six minutes, half a minute between messages, no message.
+"""Plays three sessions at real speed: a turn of six minutes, a pause between messages, and no message.
 
-Nothing is scaled: the lease lasts five minutes, the sandbox's countdown fifteen, a session without a message
-is waited for a minute. Takes about seven minutes: `python benchmarks/long_turns.py`. Ends with exit code 1
-unless the long turn ran through in one sandbox with one worker, the second message found the first one's
-file in the same sandbox, and the silent session's work was stopped without a sandbox.
+No time is scaled: the lease lasts five minutes, the sandbox's countdown fifteen, and a session has a minute
+to get a message. It takes about seven minutes: `python benchmarks/long_turns.py`. The exit code is 1 unless
+the long turn had one sandbox and one worker, the second message found the first one's file in the same
+sandbox, and the work of the session without a message was stopped without a sandbox.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import time
 from collections.abc import Awaitable, Callable
 
 from managed_session_api.names import METADATA_SESSION
-from managed_session_local.conversation import Conversation
-from managed_session_local.simulators.e2b.client import SimulatedSandbox
-from managed_session_local.system import LocalSystem
+from managed_session_cli.conversation import Conversation
+from managed_session_devkit.simulators.e2b.client import SimulatedSandbox
+from managed_session_devkit.system.local_system import LocalSystem
 
 PARTS = 7
 PART_SECONDS = 55
@@ -26,7 +26,7 @@ SILENCE_SECONDS = 75
 
 
 async def sandboxes_of(system: LocalSystem, conversation: Conversation) -> list[SimulatedSandbox]:
-    """The session's sandboxes, all that ever were."""
+    """Return all sandboxes that the session has ever had."""
     return [
         sandbox
         for sandbox in await system.e2b_admin.sandboxes()
@@ -35,7 +35,7 @@ async def sandboxes_of(system: LocalSystem, conversation: Conversation) -> list[
 
 
 async def long_turn(system: LocalSystem, conversation: Conversation) -> bool:
-    """One message whose tool calls take more than six minutes."""
+    """Send a message whose tool calls take more than six minutes."""
     call = f"sleep {PART_SECONDS}; echo part >> parts; wc -l < parts"
     steps = [{"tool": "bash", "input": {"command": call}}] * PARTS
     began = time.monotonic()
@@ -52,7 +52,7 @@ async def long_turn(system: LocalSystem, conversation: Conversation) -> bool:
 
 
 async def two_messages(system: LocalSystem, conversation: Conversation) -> bool:
-    """Two messages with half a minute between them."""
+    """Send two messages, half a minute apart."""
     await conversation.say("Run: echo from the first turn > kept")
     await asyncio.sleep(PAUSE_SECONDS)
     began = time.monotonic()
@@ -66,7 +66,7 @@ async def two_messages(system: LocalSystem, conversation: Conversation) -> bool:
 
 
 async def no_message(system: LocalSystem, conversation: Conversation) -> bool:
-    """A session that nobody says anything to."""
+    """Play a session that gets no message."""
     await asyncio.sleep(SILENCE_SECONDS)
     items, _ = await system.anthropic_admin.work()
     states = [item["state"] for item in items if item["data"]["id"] == conversation.session_id]
@@ -76,7 +76,7 @@ async def no_message(system: LocalSystem, conversation: Conversation) -> bool:
 
 
 async def play() -> bool:
-    """Play all three side by side; whether all went well."""
+    """Play all three at once. Return whether all went well."""
     async with LocalSystem() as system:
 
         async def on_new_session(part: Callable[[LocalSystem, Conversation], Awaitable[bool]]) -> bool:

@@ -1,8 +1,8 @@
-"""An operator started cold with 2,000 sessions at rest: time until it is settled, and what that costs.
+"""Measures a cold start of an operator with 2,000 idle sessions: the time until it is settled, and its calls.
 
-Settled means: it leads, has compared E2B's list with the resources once, and has looked at each of them
-without finding anything to do. Ends with exit code 1 if that took more than 20 seconds or wrote to any of
-them: `python benchmarks/restart_at_scale.py [--sessions 2000]`.
+Settled means that it leads, has resynced once, and has reconciled each resource without finding anything to
+do. The exit code is 1 if that took more than 20 seconds or changed a resource: `python
+benchmarks/restart_at_scale.py [--sessions 2000]`.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import sys
 import time
 
 from managed_session_api.names import PLURAL, resource_name
-from managed_session_local.conversation import Conversation
-from managed_session_local.settled_sessions import Restart, add_settled_sessions, restart_operator
-from managed_session_local.system import LocalSystem
+from managed_session_cli.conversation import Conversation
+from managed_session_devkit.system.local_system import LocalSystem
+from managed_session_devkit.system.settled_sessions import Restart, add_settled_sessions, restart_operator
 
 LIMIT_SECONDS = 20.0
 
 
 async def measure(sessions: int) -> Restart:
-    """Make the sessions and restart the operator."""
+    """Create the sessions and restart the operator."""
     async with (
         LocalSystem(operator_settings={"max_idle_seconds": "1"}, delete_sessions_at_exit=False) as system,
         Conversation.begin(

@@ -1,11 +1,10 @@
-"""Message → first heartbeat of the session's worker, with the clouds' latencies modelled.
+"""Measures the time from a message to its worker's first heartbeat, with modelled latencies of the clouds.
 
-The whole local system runs: real API server, webhook and operator processes, real SDKs, real workers. The
-simulators take as long as the clouds do (the model below). Printed beside each figure: the limit, which is
-the sum of the remote calls that no dispatcher can avoid, and what the vendor's cookbook router needs under
-the same model (measured once on two cores; it serves one session a second).
-
-Run it with `make bench`, or by itself: `python benchmarks/time_to_first_heartbeat.py [--sessions 50]`.
+The whole local system runs: a real API server, webhook and operator processes, real SDKs, real workers. The
+simulators have the clouds' latencies (the model below). Each figure is printed with two others: the limit,
+which is the sum of the remote calls that no dispatcher can avoid, and the time of the vendor's cookbook
+router under the same model. (That was measured once, on two cores; it serves one session per second.) Run it
+with `make bench`, or alone: `python benchmarks/time_to_first_heartbeat.py [--sessions 50]`.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from statistics import median
 from typing import Any
 
 from managed_session_api.names import PLURAL
-from managed_session_local.conversation import Conversation
-from managed_session_local.system import LocalSystem
+from managed_session_cli.conversation import Conversation
+from managed_session_devkit.system.local_system import LocalSystem
 from rich.console import Console
 from rich.table import Table
 
@@ -37,24 +36,24 @@ E2B_MODEL = {
 """Milliseconds, mean ± jitter."""
 ANTHROPIC_MODEL = (60, 15)
 LIMIT_COLD_MS = 400 + 60 + 30 + 60
-"""Create, acknowledge, start, heartbeat; the poll and the webhook run beside the create."""
+"""Create, acknowledge, start and heartbeat. The poll and the webhook run during the create."""
 LIMIT_PAUSED_MS = 700 + 60 + 30 + 60
 
 COOKBOOK_MS = {"cold": "2100-2900", "paused": "2600", 10: "8800 / 12800", 50: "36000 / 67000"}
 
 
 def latency(model: tuple[int, int]) -> dict[str, int]:
-    """A model as the simulators' settings have it."""
+    """Return the model in the form of the simulators' settings."""
     return {"mean_ms": model[0], "jitter_ms": model[1]}
 
 
 async def turn(conversation: Conversation) -> None:
-    """One message and its answer."""
+    """Send a message and wait for its answer."""
     await conversation.say("Run: true; echo ok", timeout_seconds=180)
 
 
 async def settle(system: LocalSystem, sessions: int) -> None:
-    """Wait until every session is idle, its sandbox paused and that written down."""
+    """Wait until every session is idle, and its paused sandbox is recorded."""
     deadline = time.monotonic() + 120
     phases: list[str] = []
     while phases.count("Idle") < sessions:
@@ -65,29 +64,30 @@ async def settle(system: LocalSystem, sessions: int) -> None:
 
 
 async def heartbeats(system: LocalSystem, conversations: list[Conversation], number: int) -> list[float]:
-    """Milliseconds from message `number` of each session to its worker's first heartbeat."""
+    """Return the milliseconds from message `number` to the worker's first heartbeat, for each session."""
     ledger = await system.anthropic_admin.ledger(calls=False)
     found = [ledger.sessions[each.session_id].turns[number].to_heartbeat_ms for each in conversations]
     return [each for each in found if each is not None]
 
 
 async def measure(sessions: int) -> list[tuple[str, list[float], int, str]]:
-    """(scenario, milliseconds of each session, limit in milliseconds, the cookbook's figure)."""
+    """Return rows: scenario, milliseconds of each session, limit in milliseconds, the cookbook's figure."""
     rows: list[tuple[str, list[float], int, str]] = []
-    places = str(sessions + 10)
+    slots = str(sessions + 10)
     async with AsyncExitStack() as stack:
         system = await stack.enter_async_context(
             LocalSystem(
                 operator_settings={
-                    "max_active_sandboxes": places,
-                    "hint_capacity_percent": "100",
+                    "max_active_sandboxes": slots,
+                    "prewarm_capacity_percent": "100",
                     "sandbox_creation_rate": "1000",
                     "sandbox_creation_burst": "1000",
                     "max_idle_seconds": "2",
                 },
                 e2b_settings={
                     "max_concurrent_sandboxes": sessions + 10,
-                    # What E2B restores from a snapshot stands ready here, so that the model decides.
+                    # The simulator keeps sandboxes ready where E2B restores snapshots, so that the model
+                    # decides.
                     "warm_pool": sessions + 2,
                 },
                 delete_sessions_at_exit=False,
@@ -128,7 +128,7 @@ async def measure(sessions: int) -> list[tuple[str, list[float], int, str]]:
 
 
 async def wait_for_pool(system: LocalSystem, sandboxes: int) -> None:
-    """Wait until the simulator has its ready-made sandboxes."""
+    """Wait until the simulator has its ready sandboxes."""
     deadline = time.monotonic() + 120
 
     async def ready() -> int:

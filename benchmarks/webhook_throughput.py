@@ -1,7 +1,7 @@
-"""Deliveries per second of one webhook process, beside what the API server itself can create.
+"""Measures the deliveries per second of one webhook process, and the creates of the API server itself.
 
-Runs a real `managed-session-webhook` against a real etcd and kube-apiserver on this machine, all of them and
-the load sharing its cores. The targets for new sessions and for repeated events stand beside the figures.
+It runs a real `managed-session-webhook` with a real etcd and kube-apiserver on this machine. They share its
+cores with the load. The figures for new sessions and for repeated events are printed with their targets.
 Usage: `python benchmarks/webhook_throughput.py [--sessions N] [--repeats N]`.
 """
 
@@ -27,9 +27,9 @@ import psutil
 import uvloop
 import yaml
 from managed_session_api import names
-from managed_session_local.control_plane import ControlPlane
+from managed_session_devkit.control_plane import ControlPlane, established
 from managed_session_runtime.kubernetes_client import connect
-from managed_session_webhook.session_api import SessionApi
+from managed_session_runtime.managed_session_client import ManagedSessionClient
 from standardwebhooks import Webhook
 
 ROOT = Path(__file__).parents[1]
@@ -37,12 +37,12 @@ KEY = "whsec_" + base64.b64encode(os.urandom(32)).decode()
 SERVICE_ACCOUNT = "managed-session-webhook"
 NEW_SESSIONS_TARGET = 300
 REPEATED_EVENTS_TARGET = 1000
-"""Deliveries a second of one webhook process, at least."""
+"""Minimum of deliveries per second of one webhook process."""
 
 
 @dataclass
 class Measurement:
-    """One phase of the run."""
+    """The result of one phase."""
 
     name: str
     seconds: float
@@ -53,7 +53,7 @@ class Measurement:
     target: int | None = None
 
     def line(self) -> str:
-        """One row for a person."""
+        """One row of the printed table."""
         ordered = sorted(self.latencies)
         count = len(ordered)
         rate = count / self.seconds
@@ -73,13 +73,13 @@ class Measurement:
 
 
 def processor_seconds(process: psutil.Process) -> float:
-    """Processor time that a process has used so far."""
+    """Return the processor time that a process has used so far."""
     times = process.cpu_times()
     return float(times.user + times.system)
 
 
 def delivery(number: int, session: str, *, signed: bool = True) -> bytes:
-    """The bytes of one HTTP request."""
+    """Return the bytes of one HTTP request."""
     body = json.dumps(
         {
             "type": "event",
@@ -104,7 +104,7 @@ def delivery(number: int, session: str, *, signed: bool = True) -> bytes:
 
 
 async def at_most(concurrency: int, count: int, act: Callable[[int, int], Awaitable[int]]) -> Measurement:
-    """Run `act(worker, number)` for each number, at most `concurrency` side by side."""
+    """Run `act(worker, number)` for each number, at most `concurrency` at once."""
     numbers = iter(range(count))
     latencies: list[float] = []
     statuses: Counter[int] = Counter()
@@ -128,7 +128,7 @@ async def send_all(
     process: psutil.Process,
     target: int | None = None,
 ) -> Measurement:
-    """Send each request once over `concurrency` kept connections."""
+    """Send each request once, over `concurrency` persistent connections."""
     connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(concurrency)]
 
     async def send(worker: int, number: int) -> int:
@@ -153,21 +153,22 @@ async def send_all(
 async def bare(
     name: str, kubeconfig: Path, namespace: str, count: int, concurrency: int, *, with_status: bool
 ) -> Measurement:
-    """What the API server itself can do for one client on this machine: creates, or creates with a status."""
+    """Measure what the API server itself can do for one client: creates, or creates with a status."""
     client = await connect(environ={"KUBECONFIG": str(kubeconfig)}, timeout_seconds=60.0)
     last_event = {"id": "whe_0", "type": "session.status_run_started", "createdAt": "2026-03-18T14:05:22Z"}
     async with client:
-        api = SessionApi(client, namespace)
+        api = ManagedSessionClient(client, namespace, component=SERVICE_ACCOUNT)
 
         async def create(_: int, number: int) -> int:
             session = f"sesn_{'status' if with_status else 'bare'}{number:08d}"
             resource_name = names.resource_name(session)
-            resource = await api.create(resource_name, session)
+            resource = await api.create(resource_name, {"sessionID": session})
             if with_status:
-                await api.note_event(resource_name, resource["metadata"]["resourceVersion"], last_event)
+                version = resource["metadata"]["resourceVersion"]
+                await api.patch_status(resource_name, version, {"lastEvent": last_event})
             return 201
 
-        # The API server holds back creates for two seconds after the definition was established.
+        # The API server delays creates for two seconds after the CRD was established.
         await create(0, count)
         before = time.process_time()
         measured = await at_most(concurrency, count, create)
@@ -177,9 +178,9 @@ async def bare(
 
 
 async def prepare(control_plane: ControlPlane, namespace: str) -> Path:
-    """Definition, namespace, and the webhook's ServiceAccount with its rights."""
+    """Create the CRD, the namespace, and the webhook's ServiceAccount with its rights."""
     await control_plane.kubectl("apply", f"--filename={ROOT / 'crds/managedsessions.yaml'}")
-    await control_plane.kubectl("wait", "--for=condition=Established", f"crd/{names.PLURAL}.{names.GROUP}")
+    await established(control_plane.kubectl)
     await control_plane.kubectl("create", "namespace", namespace)
     await control_plane.kubectl(f"--namespace={namespace}", "create", "serviceaccount", SERVICE_ACCOUNT)
     roles = []
@@ -197,7 +198,7 @@ async def prepare(control_plane: ControlPlane, namespace: str) -> Path:
 async def webhook(
     kubeconfig: Path, namespace: str, credentials: Path
 ) -> AsyncIterator[tuple[int, psutil.Process]]:
-    """The process, as its port and its statistics."""
+    """Run the webhook. Yield its port and its statistics."""
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": os.pathsep.join(sys.path),

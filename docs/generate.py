@@ -12,18 +12,20 @@ import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 import typer.main
 import yaml
 from managed_session_api import conditions
-from managed_session_api.conditions import REASONS, ConditionType
-from managed_session_cli.main import app
+from managed_session_api.conditions import ConditionType
+from managed_session_api.credentials import Credential
+from managed_session_api.reasons import REASONS
+from managed_session_cli.app import app
 from managed_session_operator.settings import OperatorSettings
-from managed_session_runtime.credentials import Credential
 from managed_session_runtime.settings import describe_settings
 from managed_session_webhook.settings import WebhookSettings
+from managed_session_worker.paths import Paths
 from managed_session_worker.protocol import ExitReason
 
 DOCS = Path(__file__).parent
@@ -32,58 +34,26 @@ _HEADER = "<!-- Generated from the code by `python docs/generate.py`: change the
 _CREDENTIALS: dict[Credential, tuple[str, str]] = {
     Credential.ANTHROPIC_ENVIRONMENT_ID: (
         "operator",
-        "The self-hosted environment that is served. Not a secret.",
+        "ID of the self-hosted environment whose sessions are served. Not a secret.",
     ),
     Credential.ANTHROPIC_ENVIRONMENT_KEY: (
         "operator",
-        "The environment's key, made in the Claude Console: polls, acknowledges and stops its work.",
+        "The environment's key, from the Claude Console. For polling, acknowledging and stopping its work.",
     ),
-    Credential.E2B_API_KEY: ("operator", "API key of the E2B team that the sandboxes run in."),
+    Credential.E2B_API_KEY: ("operator", "API key of the E2B team in which the sandboxes run."),
     Credential.ANTHROPIC_API_KEY: (
         "operator, optional",
-        "Interrupts stuck sessions, and lists sessions for the slow check. See docs/security.md.",
+        "A Claude API key. For interrupting stuck sessions and listing sessions. See docs/security.md.",
     ),
     Credential.ANTHROPIC_WEBHOOK_SIGNING_KEY: (
         "webhook",
-        "The signing key that the Claude Console shows once (`whsec_…`). Several lines are several keys.",
+        "The signing key that the Claude Console shows once (`whsec_…`).",
     ),
     Credential.WEBHOOK_ADMIN_TOKEN: (
         "webhook, optional",
-        "Bearer token for `GET /sandboxes`, of your own choice; without it that path answers 404.",
+        "A bearer token of your choice for `GET /sandboxes`. Without it that path answers 404.",
     ),
 }
-
-WORKER_EXITS: dict[ExitReason, str] = {
-    "Idle": "The turn ended and no further message came within maxIdleSeconds: the normal end.",
-    "NoMessage": "The session had no message within attachTimeoutSeconds; its work was stopped.",
-    "SessionEnded": "The session was terminated or deleted while the worker served it.",
-    "Stopped": "The work item was stopped from outside.",
-    "LeaseLost": "Another worker holds the lease, or it lapsed because heartbeats did not get through.",
-    "CredentialRejected": "Anthropic refused the session token.",
-    "ResultRefused": "Anthropic refused a tool result that the session waits for; the work is offered again.",
-    "Superseded": "A newer claim took over; everything that this worker had started was killed first.",
-    "Killed": "The worker was killed: by a signal, by the operator, or with its supervisor.",
-    "Thawed": "The sandbox was frozen past the end of the lease; the worker left when it woke up.",
-    "Error": "Something unexpected; the record's message and `worker.log` say what.",
-    "StartFailed": "The process could not be prepared (disk full, user missing); see the message.",
-}
-"""What each reason in a worker's exit record means; the reasons themselves are the worker's `ExitReason`."""
-
-OPERATOR_EXITS: dict[str, str] = {
-    "NoMessage": "A session without any message was offered, and none came within attachTimeoutSeconds.",
-    "NoSessionToken": "The work came without a session token; the environment key is not given to sandboxes.",
-    "Released": "The worker had ended and given its work back before the operator could read how.",
-    "SandboxPaused": "The sandbox was found paused after its lease had lapsed; the worker ends at the thaw.",
-    "SandboxVanished": "E2B does not know the sandbox any more; the worker went with it.",
-    "SessionEnded": "The session ended before its worker had started; the work was stopped.",
-    "StartFailed": "No start of the worker reached a first heartbeat; the work was stopped.",
-    "Suspended": "`spec.lifecycle.suspend` was set; the worker was killed.",
-    "TokenMissing": "The session token's Secret was gone before the acknowledgement; offered again.",
-    "TokenLost": "The session token's Secret was gone before the worker had started; the work was stopped.",
-    "WorkLost": "The work was stopped or taken by someone else before it could be acknowledged.",
-    "WorkerVanished": "The sandbox's supervisor does not know the claim.",
-}
-"""Ends of a claim that the operator writes itself, because no exit record tells them."""
 
 
 def settings_page() -> str:
@@ -94,10 +64,11 @@ def settings_page() -> str:
         "# Settings",
         _HEADER,
         """Settings are environment variables of the two processes, `managed-session-webhook` and
-        `managed-session-operator`. An empty variable counts as not set. A wrong value stops the start with
-        exit code 2 and a message that names the variable and what is allowed. A field of a resource's
-        `spec` goes before the operator's setting where both exist; `status.effective` shows what is in
-        force.""",
+        `managed-session-operator`. An empty variable counts as not set. If a value is wrong, the process
+        exits with code 2 and a message that names the variable and what is allowed. If a field of a
+        resource's `spec`, or of its [class](classes.md), means the same as a setting, the field takes
+        precedence; `status.effective` shows the values in force. [Operate](operate.md#change-a-setting) shows
+        how to change a setting, and the [glossary](glossary.md) explains the terms.""",
         "## Both processes",
         _settings_table(shared),
     ]
@@ -106,9 +77,10 @@ def settings_page() -> str:
         sections += [f"## {title}", _settings_table(rows)]
     sections += [
         "## Credentials",
-        """Each is a file of this name in `MANAGED_SESSIONS_CREDENTIALS_DIR`, which is where `deploy/` mounts
-        the Secrets `managed-session-webhook` and `managed-session-operator`; or, where the file is absent,
-        an environment variable. Files are read again when they change: no restart is needed.""",
+        """Each credential is a file of this name in `MANAGED_SESSIONS_CREDENTIALS_DIR`, where `deploy/`
+        mounts the Secrets `managed-session-webhook` and `managed-session-operator`. If the file is absent,
+        the environment variable counts. The processes read a file again when it changes; no restart is
+        needed.""",
         _table(
             ("File and Secret key", "Variable", "Needed by", "What it is"),
             (
@@ -116,17 +88,18 @@ def settings_page() -> str:
                 for credential in Credential
             ),
         ),
-        """**Two keys at once.** A line of the file is a key, so that a new one and an old one may stand there
-        together, the new one first, while you replace it at its cloud. The webhook accepts what any of its
-        signing keys has signed. The operator uses the first line of `anthropic-environment-key`,
-        `e2b-api-key` and `anthropic-api-key`; where that one is refused it goes on with the next line,
-        and tries the first one again after a minute. So a key may be written down before it is valid, and
-        an old one be revoked before its line is removed: no work is lost, and nothing is restarted. The
-        metric `managed_sessions_credential_line{credential="…"}` is the number of the line in use, 0 while
-        all are refused; the log says so too. Remove the old line once it is 1.""",
-        "## Where the clouds are",
-        """These are the SDKs' own variables; without them the vendors' usual addresses apply. The operator
-        reads them all; the webhook calls neither cloud.""",
+        """**Two keys at once.** Each line of a file is a key. While you replace a key, put the new one on the
+        first line and the old one on the second. The webhook accepts what any of its signing keys has
+        signed. The operator uses the first line of `anthropic-environment-key`, `e2b-api-key` and
+        `anthropic-api-key`. If that key is refused, it uses the next line, and tries the first one again
+        after a minute. So you can add a key before it is valid, and revoke the old one before you remove
+        its line: no work is lost, and nothing restarts. The metric
+        `managed_sessions_credential_line{credential="…"}` is the number of the line in use, or 0 while all
+        keys are refused; the log reports each change. Remove the old line once the number is 1.
+        [Credentials](credentials.md) has the commands.""",
+        "## Addresses of Anthropic and E2B",
+        """These are the SDKs' own variables. Without them the vendors' usual addresses apply. The operator
+        reads all of them. The webhook calls neither Anthropic nor E2B.""",
         _table(
             ("Variable", "Meaning"),
             (
@@ -136,10 +109,10 @@ def settings_page() -> str:
                 ),
                 ("`E2B_API_URL`", "E2B's API."),
                 ("`E2B_SANDBOX_URL`", "One address for the traffic to all sandboxes."),
-                ("`E2B_DOMAIN`", "E2B's domain, where it is not the usual one."),
+                ("`E2B_DOMAIN`", "E2B's domain, if it is not the usual one."),
                 (
                     "`E2B_MAX_CONNECTIONS`",
-                    "Connections to E2B; each running sandbox keeps one open. The operator's default: 2000.",
+                    "Maximum number of connections to E2B. Each running sandbox uses one. Default: 2000.",
                 ),
             ),
         ),
@@ -150,51 +123,68 @@ def settings_page() -> str:
 def conditions_page() -> str:
     """Condition types, reasons, phases and exit reasons."""
     documented = member_docs(conditions, ConditionType.__name__)
-    missing = set(get_args(ExitReason)) ^ set(WORKER_EXITS)
-    if missing:
-        raise RuntimeError(f"docs/generate.py and the worker disagree on the exit reasons {sorted(missing)}")
     return _page(
         [
             "# Conditions, reasons and exit reasons",
             _HEADER,
-            """`kubectl get managedsessions` shows the condition `Ready` and its reason; `kubectl describe`
-            shows all conditions with a message and the Events. `status.phase` is one word made from the
-            same facts for people: programs should read conditions.""",
+            """`kubectl get managedsessions` shows the reason of the condition `Ready`, and so does
+            `kubectl get managedsessionclasses` for [classes](classes.md). `kubectl describe`
+            shows all conditions, with a message each, and the Events. `status.phase` sums the conditions up
+            in one word for people; programs should read the conditions. The [glossary](glossary.md) explains
+            the terms, and [troubleshooting](troubleshooting.md) goes from symptoms to reasons.""",
             "## Condition types",
             _table(
                 ("Type", "True means"),
                 ((f"`{type_.value}`", documented[type_.name]) for type_ in ConditionType),
             ),
             "## Reasons",
-            "Reasons of conditions and of Events.",
+            "These are the reasons of conditions and of Events.",
             _table(
                 ("Reason", "Meaning", "What to do"),
                 ((f"`{reason.value}`", doc.meaning, doc.remedy) for reason, doc in REASONS.items()),
             ),
             "## Exit reasons of a worker",
-            """In `status.work.exitReason`, in the Event `WorkerFinished`, and with counts and times in the
-            exit record `/opt/anthropic-managed-agents/exits/CLAIM.json` in the sandbox. After `Idle`,
-            `NoMessage`, `SessionEnded` and `Stopped` the work item is closed. After any other one it stays
-            leased for up to five minutes (`AwaitingLease`), then the queue offers it again.""",
-            _table(("Exit reason", "Meaning"), ((f"`{name}`", text) for name, text in WORKER_EXITS.items())),
-            "The operator itself writes one of these where there is no exit record:",
+            f"""`status.work.exitReason` and the Event `WorkerFinished` say why a worker ended. If the worker
+            itself gave the reason, the exit record `{Paths().exits}/CLAIM.json` in the sandbox has it too,
+            with counts and times. After {_listed(reason for reason in ExitReason if reason.gives_lease_back)}
+            the work item is closed. After any other reason, a lease that the worker held lapses within
+            five minutes (`AwaitingLease`), and the queue offers the work again.""",
             _table(
-                ("Exit reason", "Meaning"), ((f"`{name}`", text) for name, text in OPERATOR_EXITS.items())
+                ("Exit reason", "Written by", "Meaning", "What to do"),
+                (
+                    (f"`{reason.value}`", reason.writer.value, reason.meaning, reason.remedy)
+                    for reason in ExitReason
+                ),
             ),
         ]
     )
 
 
+def _listed(names: Iterable[str]) -> str:
+    *first, last = (f"`{name}`" for name in names)
+    return f"{', '.join(first)} and {last}"
+
+
 def resource_fields_page() -> str:
     """Every field of the ManagedSession resource, as `kubectl explain` describes it."""
-    definition = yaml.safe_load((DOCS.parent / "crds" / "managedsessions.yaml").read_text())
+    return _fields_page("managedsessions.yaml")
+
+
+def class_fields_page() -> str:
+    """Every field of the ManagedSessionClass resource, as `kubectl explain` describes it."""
+    return _fields_page("managedsessionclasses.yaml")
+
+
+def _fields_page(file: str) -> str:
+    definition = yaml.safe_load((DOCS.parent / "crds" / file).read_text())
     version = definition["spec"]["versions"][0]
+    names = definition["spec"]["names"]
     properties = version["schema"]["openAPIV3Schema"]["properties"]
     sections = [
-        "# Fields of a ManagedSession",
+        f"# Fields of a {names['kind']}",
         _HEADER,
-        f"""`{definition["spec"]["group"]}/{version["name"]}`, kind `{definition["spec"]["names"]["kind"]}`.
-        `kubectl explain managedsession.spec --recursive` shows the same on a cluster.""",
+        f"""`{definition["spec"]["group"]}/{version["name"]}`, kind `{names["kind"]}`.
+        `kubectl explain {names["singular"]}.spec --recursive` shows the same on a cluster.""",
     ]
     for part in ("spec", "status"):
         sections += [
@@ -210,9 +200,10 @@ def cli_page() -> str:
     sections = [
         "# Command line",
         _HEADER,
-        """`managed-sessions` runs on your machine, from a checkout: `make setup` puts it into `.venv/bin`. A
-        command that fails ends with an exit code above 0 and says on stderr what to do. Credentials are
-        read from environment variables ([which](settings.md#credentials)) and are never options.""",
+        """`managed-sessions` runs on your machine, from a checkout; `make setup` puts it into `.venv/bin`. A
+        command that fails exits with a code above 0 and says on stderr what to do. It reads credentials
+        from [environment variables](settings.md#credentials), never from options. The commands `demo` and
+        `local` come with the devkit, so a checkout has them and the image does not.""",
     ]
     for path, command in _commands("managed-sessions", typer.main.get_command(app)):
         name = path.removeprefix("managed-sessions ")
@@ -249,7 +240,7 @@ def _parameters(command: Any) -> Iterator[tuple[str, str, str]]:
             name = ", ".join(f"`{option}`" for option in (*each.opts, *each.secondary_opts))
         default = each.default
         shown = "" if default in (None, False, ()) or callable(default) else f"`{default}`"
-        yield name, "needed" if each.required else shown, each.help or ""
+        yield name, "required" if each.required else shown, each.help or ""
 
 
 def _paragraphs(text: str) -> list[str]:
@@ -267,6 +258,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "settings.md": settings_page,
     "conditions.md": conditions_page,
     "resource-fields.md": resource_fields_page,
+    "class-fields.md": class_fields_page,
     "cli.md": cli_page,
 }
 

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from managed_session_api.names import SYSTEM_NAMESPACE
-from managed_session_local.control_plane.control_plane import STARTS_SUFFIX
-from managed_session_local.control_plane.settings import ControlPlaneSettings
-from managed_session_local.manifests import load_manifests
+from managed_session_cli.manifests import load_manifests
+from managed_session_devkit.control_plane.control_plane import STARTS_SUFFIX
+from managed_session_devkit.control_plane.settings import ControlPlaneSettings
 
 EXPECTED = "expected-refusals.jsonl"
 PROCESSES = ("managed-session-webhook", "managed-session-operator")

@@ -1,1 +1,1 @@
-"""The ManagedSession resource: names, typed spec and status, conditions. No I/O."""
+"""The ManagedSession resource: names, typed spec and status, conditions. Does no I/O."""

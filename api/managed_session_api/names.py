@@ -1,6 +1,6 @@
-"""Names that webhook, operator, manifests and users share.
+"""Defines names that webhook, operator, manifests and users share.
 
-Everything of ours in a cluster or in E2B carries the one domain `managedagents.dev`.
+All names of this project in a cluster and in E2B use the domain `managedagents.dev`.
 """
 
 from __future__ import annotations
@@ -19,46 +19,51 @@ PLURAL = "managedsessions"
 SINGULAR = "managedsession"
 SHORT_NAME = "msess"
 
+CLASS_KIND = "ManagedSessionClass"
+CLASS_PLURAL = "managedsessionclasses"
+CLASS_SINGULAR = "managedsessionclass"
+CLASS_SHORT_NAME = "msc"
+
 FINALIZER = f"{DOMAIN}/sandbox"
-"""Held while a sandbox of the resource may exist."""
+"""Present while a sandbox of the resource may exist."""
 
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGED_BY = "managed-sessions"
 ANNOTATION_CLAIM = f"{DOMAIN}/claim"
-"""On a session token's Secret: the claim (`status.work.claim`) that the token serves."""
+"""On the Secret of a session token: the claim (`status.work.claim`) that the token belongs to."""
 
 ANNOTATION_IDENTITY = f"{DOMAIN}/identity"
-"""On a resource: what its sandboxes carry as METADATA_RESOURCE_UID. It outlives the resource in a backup."""
+"""On a resource: the METADATA_RESOURCE_UID of its sandboxes. Survives in a backup of the resource."""
 
 METADATA_INSTALLATION = f"{DOMAIN}/installation"
 METADATA_RESOURCE_UID = f"{DOMAIN}/resource-uid"
 METADATA_SESSION = f"{DOMAIN}/session"
 METADATA_ATTEMPT = f"{DOMAIN}/attempt"
-"""Keys of an E2B sandbox's metadata (strings; set once, at create)."""
+"""Keys of an E2B sandbox's metadata. Values are strings and are set at creation only."""
 
 RESOURCE_NAMESPACE = "managed-sessions"
 SYSTEM_NAMESPACE = "managed-sessions-system"
 
 SESSION_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,119}$"
-"""Session identifiers look like `sesn_01AbC…`; nothing but the alphabet is relied upon."""
+"""Session IDs look like `sesn_01AbC…`. Only the alphabet and the length are relied upon."""
 
 _MAX_READABLE = 40
 _HASH_LENGTH = 10
 
 
 def is_session_id(value: object) -> bool:
-    """Whether `value` may be used as a session ID (see SESSION_ID_PATTERN)."""
+    """Whether `value` is a valid session ID (see SESSION_ID_PATTERN)."""
     return isinstance(value, str) and re.fullmatch(SESSION_ID_PATTERN[1:-1], value) is not None
 
 
 def resource_name(session_id: str) -> str:
-    """The deterministic name of the resource that serves `session_id`.
+    """Return the name of the resource that serves `session_id`; always the same for the same ID.
 
-    Session IDs are mixed-case and Kubernetes names are not, so the readable part is followed by a hash of
-    the exact ID: two IDs never share a name. At most 51 characters, so that derived names fit a label.
+    Session IDs are case-sensitive and Kubernetes names are lower-case, so a hash of the exact ID follows the
+    readable part: two IDs never share a name. At most 51 characters, so that derived names fit a label.
 
     Raises:
-        ValueError: `session_id` is not a session ID.
+        ValueError: `session_id` is not a valid session ID.
     """
     if not is_session_id(session_id):
         raise ValueError("not a session ID: letters, digits, '_' and '-', at most 120 characters")
@@ -68,14 +73,14 @@ def resource_name(session_id: str) -> str:
 
 
 def identity(metadata: Mapping[str, Any]) -> str:
-    """What the sandboxes of the resource with this metadata carry as METADATA_RESOURCE_UID.
+    """Return the METADATA_RESOURCE_UID of the sandboxes of the resource with this metadata.
 
-    Its annotation, or its UID where it has none. A resource restored from a backup has another UID and the
-    same annotation.
+    This is its identity annotation, or its UID if it has none. A resource restored from a backup has a new
+    UID, but the same annotation.
     """
     return str((metadata.get("annotations") or {}).get(ANNOTATION_IDENTITY) or metadata.get("uid") or "")
 
 
 def token_secret_name(name: str) -> str:
-    """The name of the Secret that carries the session token of the resource called `name`."""
+    """Return the name of the Secret with the session token of the resource `name`."""
     return f"{name}-token"

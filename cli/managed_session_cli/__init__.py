@@ -1,1 +1,1 @@
-"""The command line `managed-sessions`: the system on this machine, and installations on clusters."""
+"""Contains the command line `managed-sessions`, for installations on clusters."""

@@ -1,4 +1,4 @@
-"""What an apply changes, by comparing objects before and after it."""
+"""Finds out what an apply changes, by comparing objects before and after it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BOOKKEEPING = ("managedFields", "resourceVersion", "generation", "creationTimes
 
 
 class Change(StrEnum):
-    """What happened, or would happen, to an object."""
+    """What an apply did, or would do, to an object."""
 
     CREATED = "created"
     CONFIGURED = "configured"
@@ -19,7 +19,7 @@ class Change(StrEnum):
 
 
 def change(before: Object | None, after: Object) -> Change:
-    """How `after`, an apply's answer, differs from the object before; the server's bookkeeping aside."""
+    """Return how an apply's answer differs from the object before, apart from the server's bookkeeping."""
     if before is None:
         return Change.CREATED
     return Change.UNCHANGED if _essence(before) == _essence(after) else Change.CONFIGURED

@@ -1,10 +1,11 @@
-"""Calls to Anthropic and E2B that change nothing, and what their refusals mean."""
+"""Calls Anthropic and E2B, with errors that say what to do."""
 
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,32 +13,35 @@ from typing import Any
 import anthropic
 import e2b
 import httpx
-from anthropic import Anthropic
+import httpx2
+from anthropic import Anthropic, DefaultHttpxClient
 from e2b.exceptions import AuthenticationException
-from managed_session_local.clouds import credential_variable
+from managed_session_api.credentials import Credential
 
 from managed_session_cli.errors import CommandError
-from managed_session_cli.keys import API_KEY, E2B_API_KEY, ENVIRONMENT_KEY
 
 _SECONDS = 20.0
 _PAGE = 100
 _ANY_TEMPLATE = "managed-session-worker"
 
+API_KEY_ADVICE = "Use a valid API key of the environment's workspace, from the Claude Console."
+"""What to do if ANTHROPIC_API_KEY is rejected."""
+
 
 class CloudError(CommandError):
-    """A cloud refused or did not answer; the text never holds a credential."""
+    """A cloud rejected a call or did not answer. The text never holds a credential."""
 
 
-class KeyRefusedError(CloudError):
-    """A credential is not accepted."""
+class KeyRejectedError(CloudError):
+    """A cloud does not accept a credential."""
 
 
 class SandboxStateError(Exception):
-    """The sandbox is not in the state that a call needs."""
+    """The sandbox is not in the state that a call requires."""
 
 
 class SandboxPausedError(SandboxStateError):
-    """The sandbox is paused, so that its files can't be read without resuming it."""
+    """The sandbox is paused: its files cannot be read without resuming it."""
 
 
 class SandboxGoneError(SandboxStateError):
@@ -46,7 +50,14 @@ class SandboxGoneError(SandboxStateError):
 
 @dataclass(frozen=True)
 class WorkSummary:
-    """The environment's queue: items that wait, and since when the oldest does."""
+    """The state of an environment's queue.
+
+    Attributes:
+        depth: items that wait.
+        pending: items that were offered and not acknowledged.
+        oldest_queued_at: since when the oldest item waits.
+        workers_polling: pollers of the last 30 seconds, if Anthropic reports them.
+    """
 
     depth: int
     pending: int
@@ -65,7 +76,7 @@ class Sandbox:
 
 
 class AnthropicEnvironment:
-    """One self-hosted environment, through its environment key.
+    """Calls about one self-hosted environment, with its environment key.
 
     Args:
         environment_id: `env_…`.
@@ -74,21 +85,21 @@ class AnthropicEnvironment:
 
     def __init__(self, environment_id: str, key: str) -> None:
         self.environment_id = environment_id
-        self._client = Anthropic(auth_token=key, timeout=_SECONDS, max_retries=1)
+        self._client = _anthropic(auth_token=key)
 
     def check(self) -> None:
-        """Make sure that the key is this environment's key: reads one item of the work list.
+        """Verify that the key belongs to this environment, by reading one item of the work list.
 
         Raises:
-            KeyRefusedError: it is not.
-            CloudError: Anthropic could not be asked.
+            KeyRejectedError: it does not.
+            CloudError: Anthropic did not answer, or not as expected.
         """
-        with _explained(credential_variable(ENVIRONMENT_KEY), self.environment_id):
+        with self._explained():
             self._client.beta.environments.work.list(self.environment_id, limit=1)
 
     def queue(self) -> WorkSummary:
-        """How much work waits (raises as `check`)."""
-        with _explained(credential_variable(ENVIRONMENT_KEY), self.environment_id):
+        """Return how much work waits (raises as `check`)."""
+        with self._explained():
             stats = self._client.beta.environments.work.stats(self.environment_id)
         oldest: Any = stats.oldest_queued_at
         if isinstance(oldest, str):
@@ -96,52 +107,72 @@ class AnthropicEnvironment:
         return WorkSummary(stats.depth, stats.pending, oldest, stats.workers_polling)
 
     def stop(self, work_id: str) -> None:
-        """Force-stop a work item; one that is stopped or gone already is fine (raises as `check`)."""
-        try:
-            with _explained(credential_variable(ENVIRONMENT_KEY), self.environment_id):
-                self._client.beta.environments.work.stop(
-                    work_id, environment_id=self.environment_id, force=True
-                )
-        except CloudError as error:
-            if not isinstance(error.__cause__, anthropic.NotFoundError | anthropic.ConflictError):
-                raise
+        """Force-stop a work item, unless it is stopped or gone already (raises as `check`)."""
+        with self._explained(), suppress(anthropic.NotFoundError, anthropic.ConflictError):
+            self._client.beta.environments.work.stop(work_id, environment_id=self.environment_id, force=True)
+
+    def _explained(self) -> AbstractContextManager[None]:
+        return anthropic_explained(
+            Credential.ANTHROPIC_ENVIRONMENT_KEY,
+            advice=f"Generate a key for the environment {self.environment_id} in the Claude Console.",
+            not_found=_no_environment(self.environment_id),
+        )
+
+
+def anthropic_tls() -> ssl.SSLContext:
+    """Return what Anthropic's SDK verifies with, without the strict check that Python 3.13 adds."""
+    context = httpx2.create_ssl_context()
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
+
+
+def _anthropic(**key: str) -> Anthropic:
+    client = DefaultHttpxClient(verify=anthropic_tls())
+    return Anthropic(**key, timeout=_SECONDS, max_retries=1, http_client=client)  # type: ignore[arg-type]
 
 
 def check_api_key(key: str, environment_id: str) -> str | None:
-    """When the environment was archived, as an API key sees it; None while it is not.
+    """Return when the environment was archived, read with an API key; None if it is not archived.
 
     Raises:
-        KeyRefusedError: the key is not accepted.
-        CloudError: Anthropic could not be asked.
+        KeyRejectedError: the key is not accepted.
+        CloudError: Anthropic did not answer, or not as expected.
     """
-    with (
-        _explained(credential_variable(API_KEY), environment_id),
-        Anthropic(api_key=key, timeout=_SECONDS, max_retries=1) as client,
-    ):
+    explained = anthropic_explained(
+        Credential.ANTHROPIC_API_KEY, advice=API_KEY_ADVICE, not_found=_no_environment(environment_id)
+    )
+    with explained, _anthropic(api_key=key) as client:
         environment = client.beta.environments.retrieve(environment_id)
     archived = environment.archived_at
     return str(archived) if archived else None
 
 
+def _no_environment(environment_id: str) -> str:
+    return (
+        f"it does not know the environment {environment_id}. Correct ANTHROPIC_ENVIRONMENT_ID; the "
+        "environment may have been deleted."
+    )
+
+
 @contextmanager
-def _explained(variable: str, environment_id: str) -> Iterator[None]:
+def anthropic_explained(credential: Credential, *, advice: str, not_found: str) -> Iterator[None]:
+    """Turn what Anthropic's SDK raises into CloudError.
+
+    Args:
+        credential: the one in use.
+        advice: what to do if it is rejected.
+        not_found: what it means if Anthropic does not know what the call names, or finds it invalid.
+    """
     try:
         yield
     except (anthropic.AuthenticationError, anthropic.PermissionDeniedError) as error:
-        raise KeyRefusedError(
-            f"Anthropic refuses {variable} for the environment {environment_id} (HTTP {error.status_code}). "
-            "Generate a key in the Claude Console for exactly this environment."
-            if variable == credential_variable(ENVIRONMENT_KEY)
-            else f"Anthropic refuses {variable} (HTTP {error.status_code}). Take a valid API key of the "
-            "environment's workspace from the Claude Console."
+        raise KeyRejectedError(
+            f"Anthropic rejected {credential.variable} (HTTP {error.status_code}). {advice}"
         ) from error
-    except anthropic.NotFoundError as error:
-        raise KeyRefusedError(
-            f"Anthropic knows no environment {environment_id} for {variable}: correct "
-            "ANTHROPIC_ENVIRONMENT_ID (the environment may have been deleted)"
-        ) from error
+    except (anthropic.NotFoundError, anthropic.BadRequestError) as error:
+        raise CloudError(f"Anthropic answered with HTTP {error.status_code}: {not_found}") from error
     except anthropic.APIStatusError as error:
-        raise CloudError(f"Anthropic answered with HTTP {error.status_code}; try again later") from error
+        raise CloudError(f"Anthropic answered with HTTP {error.status_code}. Try again later.") from error
     except anthropic.APIConnectionError as error:
         raise CloudError(
             "Anthropic cannot be reached from here. Check the network, and ANTHROPIC_BASE_URL if it is set."
@@ -149,7 +180,7 @@ def _explained(variable: str, environment_id: str) -> Iterator[None]:
 
 
 def e2b_options(key: str, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """What E2B's SDK is to be given: the key, and the addresses that the environment names."""
+    """Return the options of E2B's SDK: the key, and the addresses that the environment names."""
     options = {
         "api_key": key,
         "api_url": environ.get("E2B_API_URL"),
@@ -160,31 +191,31 @@ def e2b_options(key: str, environ: Mapping[str, str] = os.environ) -> dict[str, 
 
 
 class E2BTeam:
-    """What one E2B team has, through its API key. Nothing here wakes a sandbox."""
+    """Calls about one E2B team, with its API key. None of them wakes a sandbox."""
 
     def __init__(self, key: str) -> None:
         self._client = e2b.E2B(**e2b_options(key), request_timeout=_SECONDS)
 
     async def accepts_key(self) -> bool:
-        """Whether E2B accepts the key (raises CloudError where it cannot be asked)."""
+        """Return whether E2B accepts the key (raises CloudError if it does not answer)."""
         try:
             await self.has_template(_ANY_TEMPLATE)
-        except KeyRefusedError:
+        except KeyRejectedError:
             return False
         return True
 
     async def has_template(self, name: str) -> bool:
-        """Whether the team has the template `NAME:TAG`.
+        """Return whether the team has the template `NAME:TAG`.
 
         Raises:
-            KeyRefusedError: the key is not accepted.
-            CloudError: E2B could not be asked.
+            KeyRejectedError: the key is not accepted.
+            CloudError: E2B did not answer, or not as expected.
         """
         with e2b_explained():
             return bool(await self._client.AsyncTemplate.exists(name))
 
     async def sandboxes(self, metadata: Mapping[str, str]) -> list[Sandbox]:
-        """Running and paused sandboxes that carry this metadata (raises as `has_template`)."""
+        """Return running and paused sandboxes that have this metadata (raises as `has_template`)."""
         found: dict[str, Sandbox] = {}
         with e2b_explained():
             states = [e2b.SandboxState.RUNNING, e2b.SandboxState.PAUSED]
@@ -193,11 +224,11 @@ class E2BTeam:
             while pages.has_next:
                 for info in await pages.next_items():
                     found[info.sandbox_id] = _sandbox(info)
-        # Whoever kills what is listed relies on the answer's own metadata, not on the server's filter.
+        # Callers kill what is listed: the sandboxes' own metadata decides, not the server's filter.
         return [each for each in found.values() if metadata.items() <= each.metadata.items()]
 
     async def sandbox(self, sandbox_id: str) -> Sandbox | None:
-        """The sandbox, without waking it; None when it is gone (raises as `has_template`)."""
+        """Return the sandbox without waking it; None if it is gone (raises as `has_template`)."""
         try:
             with e2b_explained():
                 return _sandbox(await self._client.AsyncSandbox.get_info(sandbox_id))
@@ -207,7 +238,7 @@ class E2BTeam:
             raise
 
     async def kill(self, sandboxes: Sequence[Sandbox]) -> None:
-        """Kill sandboxes; one that is gone already is fine (raises as `has_template`)."""
+        """Kill sandboxes, except those that are gone already (raises as `has_template`)."""
         for each in sandboxes:
             with e2b_explained():
                 await self._client.AsyncSandbox.kill(each.sandbox_id)
@@ -221,25 +252,24 @@ def _sandbox(info: Any) -> Sandbox:
 
 @contextmanager
 def e2b_explained() -> Iterator[None]:
-    """Turns what E2B's SDK raises, and lets through, into CloudError."""
-    variable = credential_variable(E2B_API_KEY)
+    """Turn everything that E2B's SDK raises into CloudError."""
+    variable = Credential.E2B_API_KEY.variable
     try:
         yield
     except SandboxStateError:
         raise
     except AuthenticationException as error:
-        raise KeyRefusedError(
-            f"E2B refuses {variable}: take a valid key of the team from https://e2b.dev/dashboard?tab=keys"
+        raise KeyRejectedError(
+            f"E2B rejected {variable}. Use a valid key of the team: https://e2b.dev/dashboard?tab=keys"
         ) from error
     except (httpx.HTTPError, OSError) as error:
         raise CloudError(
             f"E2B cannot be reached from here ({type(error).__name__}). Check the network, and E2B_API_URL "
             "or E2B_DOMAIN if they are set."
         ) from error
-    except Exception as error:  # the SDK has no common base, and lets decoding errors through
+    except Exception as error:  # the SDK has no common base class, and passes on decoding errors
         status = getattr(error, "status_code", None)
         if status == 403:
-            raise KeyRefusedError(f"E2B refuses {variable} (HTTP 403): the key lacks the right") from error
-        raise CloudError(
-            f"E2B answered with HTTP {status}" if status else f"E2B's answer is odd ({type(error).__name__})"
-        ) from error
+            raise KeyRejectedError(f"E2B rejected {variable} (HTTP 403): it lacks a permission.") from error
+        answer = f"with HTTP {status}" if status else f"unexpectedly ({type(error).__name__})"
+        raise CloudError(f"E2B answered {answer}. Try again later.") from error

@@ -1,36 +1,41 @@
-"""The cluster of the current kubeconfig, as plain objects."""
+"""Reads and changes the cluster of the current kubeconfig, as plain objects."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import urllib3
 import yaml
 from kubernetes import config
-from kubernetes.client.exceptions import ApiException
+from kubernetes.dynamic import DynamicClient
+from kubernetes.dynamic.exceptions import ResourceNotFoundError
+from managed_session_api.names import MANAGED_BY
 
-from managed_session_cli.errors import ClusterError, CommandError
+from managed_session_cli.api_server import ApiServerError, api_client
+from managed_session_cli.errors import ClusterError, CommandError, NotFoundError
 
 Object = dict[str, Any]
 
-FIELD_MANAGER = "managed-sessions"
+FIELD_MANAGER = MANAGED_BY
 """Owns the fields that `install` applies."""
 
-_SECONDS = 30.0
 _PAGE = 500
+_NO_CACHE = f"{os.devnull}/discovery"
+"""Can be neither read nor written. By default the library caches what it discovers in a file of the shared
+temporary folder, which is out of date after an upgrade, and which another user may have written."""
+
 _MALFORMED = (TypeError, AttributeError, LookupError)
-"""What the Kubernetes client raises for a file that is YAML and something else."""
+"""What the library raises for a file or an answer that is well-formed and of another kind."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Names one object of the cluster; `namespace` is empty for what belongs to the whole cluster."""
+    """Names one object of the cluster; `namespace` is empty for a cluster-scoped one."""
 
     api_version: str
     kind: str
@@ -39,7 +44,7 @@ class Reference:
 
     @classmethod
     def to(cls, manifest: Object) -> Reference:
-        """The reference to a manifest's object."""
+        """Return the reference to a manifest's object."""
         metadata = manifest["metadata"]
         return cls(manifest["apiVersion"], manifest["kind"], metadata["name"], metadata.get("namespace", ""))
 
@@ -49,8 +54,8 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Access:
-    """One right, as a SelfSubjectAccessReview asks for it."""
+class Permission:
+    """One permission, as a SelfSubjectAccessReview asks for it."""
 
     verb: str
     group: str
@@ -75,18 +80,15 @@ class Cluster:
 
     def __init__(self, kubeconfig: Path | None = None, context: str | None = None) -> None:
         try:
-            self._api = config.new_client_from_config(  # type: ignore[no-untyped-call]
-                config_file=str(kubeconfig) if kubeconfig else None, context=context, persist_config=False
-            )
+            self._api = api_client(kubeconfig, context)
         except (config.ConfigException, OSError, yaml.YAMLError, ValueError, *_MALFORMED) as error:
             named = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
-            said = "it is no kubeconfig" if isinstance(error, _MALFORMED) else str(error).rstrip(".")
+            problem = "it is not a kubeconfig" if isinstance(error, _MALFORMED) else str(error).rstrip(".")
             raise CommandError(
-                f"the kubeconfig {named} cannot be used: {said}. Name one with --kubeconfig or KUBECONFIG, "
-                "and its context with --context."
+                f"cannot use the kubeconfig {named}: {problem}. Choose another one with --kubeconfig or "
+                "KUBECONFIG, or another context with --context."
             ) from None
         self._api.user_agent = "managed-sessions-cli"
-        self._kinds: dict[str, dict[str, tuple[str, bool]]] = {}
 
     @property
     def server(self) -> str:
@@ -94,193 +96,148 @@ class Cluster:
         return str(self._api.configuration.host)
 
     def version(self) -> str:
-        """The API server's version, such as `v1.37.2`."""
-        return str(self._call("GET", "/version", "the version")["gitVersion"])
+        """Return the API server's version, such as `v1.37.2`."""
+        with self._explained("read the cluster's version"):
+            return str(self._client.version["kubernetes"]["gitVersion"])
 
-    def may(self, access: Access) -> bool:
-        """Whether the kubeconfig's user has this right."""
-        asked = {
-            "verb": access.verb,
-            "group": access.group,
-            "resource": access.resource,
-            "namespace": access.namespace,
-        }
-        review = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": asked},
-        }
-        path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-        answer = self._call("POST", path, "a question about its rights", body=review)
-        return bool(answer["status"]["allowed"])
+    def may(self, permission: Permission) -> bool:
+        """Return whether the kubeconfig's user has this permission."""
+        review = {"spec": {"resourceAttributes": asdict(permission)}}
+        with self._explained("check permissions"):
+            kind = self._resource("authorization.k8s.io/v1", "SelfSubjectAccessReview")
+            return bool(kind.create(body=review, serializer=_plain)["status"]["allowed"])
 
     def get(self, reference: Reference) -> Object | None:
-        """The object; None where there is none, or where its kind is unknown to the server."""
-        try:
-            return self._call("GET", self._path(reference), f"reading {reference}")
-        except ClusterError as error:
-            if error.status == 404:
-                return None
-            raise
+        """Return the object; None if it does not exist, or the server does not know its kind."""
+        with suppress(NotFoundError), self._explained(f"read {reference}"):
+            found: Object = self._resource_of(reference).get(**_names(reference), serializer=_plain)
+            return found
+        return None
 
     def list(
         self, api_version: str, kind: str, namespace: str = "", *, labels: Mapping[str, str] | None = None
     ) -> list[Object]:
-        """All objects of a kind, of one namespace or of all; none where the kind is unknown to the server."""
-        query: list[tuple[str, str]] = [("limit", str(_PAGE))]
-        if labels:
-            query.append(("labelSelector", ",".join(f"{key}={value}" for key, value in labels.items())))
+        """Return all objects of a kind, in one namespace or in all; none if the server does not know it."""
+        selector = ",".join(f"{key}={value}" for key, value in (labels or {}).items())
         found: list[Object] = []
-        following = ""
-        while True:
-            try:
-                page = self._call(
-                    "GET",
-                    self._collection(api_version, kind, namespace),
-                    f"listing {kind}s" + (f" in {namespace}" if namespace else ""),
-                    query=[*query, *([("continue", following)] if following else [])],
+        following = None
+        where = f" in {namespace}" if namespace else ""
+        with suppress(NotFoundError), self._explained(f"list {kind}s{where}"):
+            resource = self._resource(api_version, kind)
+            while True:
+                page = resource.get(
+                    namespace=namespace,
+                    label_selector=selector or None,
+                    limit=_PAGE,
+                    _continue=following,
+                    serializer=_plain,
                 )
-            except ClusterError as error:
-                if error.status == 404:
-                    return []
-                raise
-            found += page["items"]
-            following = page["metadata"].get("continue", "")
-            if not following:
-                return found
+                found += page["items"]
+                following = page["metadata"].get("continue")
+                if not following:
+                    return found
+        return []
 
     def apply(self, manifest: Object, *, dry_run: bool = False) -> Object:
-        """Server-side apply as our field manager, taking over fields that others have set.
+        """Apply a manifest on the server as our field manager, and take over fields that others have set.
 
         Args:
             manifest: what is wanted.
-            dry_run: let the server check and complete it without storing it.
+            dry_run: let the server validate and complete it without storing it.
         """
         reference = Reference.to(manifest)
-        query = [("fieldManager", FIELD_MANAGER), ("force", "true"), ("fieldValidation", "Strict")]
-        if dry_run:
-            query.append(("dryRun", "All"))
-        return self._call(
-            "PATCH",
-            self._path(reference),
-            f"applying {reference}",
-            query=query,
-            body=manifest,
-            content_type="application/apply-patch+yaml",
-            quote=reference.kind != "Secret",
-        )
+        with self._explained(f"apply {reference}", quote=reference.kind != "Secret"):
+            applied: Object = self._resource_of(reference).server_side_apply(
+                body=manifest,
+                **_names(reference),
+                field_manager=FIELD_MANAGER,
+                force_conflicts=True,
+                dry_run="All" if dry_run else None,
+                query_params=[("fieldValidation", "Strict")],
+                serializer=_plain,
+            )
+        return applied
 
-    def create(self, manifest: Object, *, dry_run: bool = False) -> Object:
+    def create(self, manifest: Object) -> None:
         """Create an object."""
         reference = Reference.to(manifest)
-        return self._call(
-            "POST",
-            self._collection(reference.api_version, reference.kind, reference.namespace),
-            f"creating {reference}",
-            query=[("fieldManager", FIELD_MANAGER), *([("dryRun", "All")] if dry_run else [])],
-            body=manifest,
-            quote=reference.kind != "Secret",
-        )
+        with self._explained(f"create {reference}", quote=reference.kind != "Secret"):
+            self._resource_of(reference).create(
+                body=manifest, namespace=reference.namespace, field_manager=FIELD_MANAGER
+            )
 
-    def merge(
-        self, reference: Reference, patch: Object, *, subresource: str = "", dry_run: bool = False
-    ) -> Object:
+    def merge(self, reference: Reference, patch: Object, *, subresource: str = "") -> None:
         """Apply a JSON merge patch."""
-        return self._call(
-            "PATCH",
-            self._path(reference) + (f"/{subresource}" if subresource else ""),
-            f"changing {reference}",
-            query=[("fieldManager", FIELD_MANAGER), *([("dryRun", "All")] if dry_run else [])],
-            body=patch,
-            content_type="application/merge-patch+json",
-            quote=reference.kind != "Secret",
-        )
+        with self._explained(f"change {reference}", quote=reference.kind != "Secret"):
+            resource = self._resource_of(reference)
+            target = resource.subresources[subresource] if subresource else resource
+            target.patch(
+                body=patch,
+                **_names(reference),
+                field_manager=FIELD_MANAGER,
+                content_type="application/merge-patch+json",
+            )
 
     def delete(self, reference: Reference) -> bool:
-        """Ask for an object's deletion, its dependents with it; whether there was one."""
-        try:
-            self._call(
-                "DELETE",
-                self._path(reference),
-                f"deleting {reference}",
-                query=[("propagationPolicy", "Background")],
-            )
-        except ClusterError as error:
-            if error.status == 404:
-                return False
-            raise
-        return True
+        """Request an object's deletion, with its dependents; return whether it existed."""
+        with suppress(NotFoundError), self._explained(f"delete {reference}"):
+            self._resource_of(reference).delete(**_names(reference), propagation_policy="Background")
+            return True
+        return False
 
     def proxied(self, namespace: str, service: str, port: str, path: str) -> tuple[int, str]:
-        """What a Service's pod answers through the API server: status and text."""
+        """Return what a Service's pod answers through the API server: status and text."""
         proxy = f"/api/v1/namespaces/{namespace}/services/http:{service}:{port}/proxy{path}"
         try:
-            return 200, self._text("GET", proxy, f"asking {service} through the API server")
+            with self._explained(f"call {service} through it"):
+                answer = self._client.request("get", proxy, serialize=False)
         except ClusterError as error:
             if error.status is None:
                 raise
             return error.status, str(error)
+        return 200, answer.data.decode(errors="replace")
 
-    def _path(self, reference: Reference) -> str:
-        collection = self._collection(reference.api_version, reference.kind, reference.namespace)
-        return f"{collection}/{reference.name}"
+    @cached_property
+    def _client(self) -> Any:
+        """The dynamic client, which reads the server's version and API groups when it is made."""
+        return DynamicClient(self._api, cache_file=_NO_CACHE)  # type: ignore[no-untyped-call]
 
-    def _collection(self, api_version: str, kind: str, namespace: str) -> str:
-        root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
-        if kind not in self._kinds.get(api_version, {}):
-            # Asked again for an unknown kind: it may have been added since.
-            self._kinds[api_version] = dict(self._discover(root))
-        if kind not in self._kinds[api_version]:
-            raise ClusterError(f"{self.server} knows no {kind} of {api_version}", 404)
-        plural, namespaced = self._kinds[api_version][kind]
-        return f"{root}/namespaces/{namespace}/{plural}" if namespaced and namespace else f"{root}/{plural}"
+    def _resource_of(self, reference: Reference) -> Any:
+        return self._resource(reference.api_version, reference.kind)
 
-    def _discover(self, root: str) -> Iterator[tuple[str, tuple[str, bool]]]:
-        for resource in self._call("GET", root, "which kinds it has")["resources"]:
-            if "/" not in resource["name"]:
-                yield resource["kind"], (resource["name"], resource["namespaced"])
+    def _resource(self, api_version: str, kind: str) -> Any:
+        # Without the prefix, the library would read every group that has a version of the core group's name.
+        prefix = "apis" if "/" in api_version else "api"
+        return self._client.resources.get(prefix=prefix, api_version=api_version, kind=kind)
 
-    def _call(self, method: str, path: str, operation: str, **options: Any) -> Object:
-        answer: Object = json.loads(self._text(method, path, operation, **options) or "{}")
-        return answer
-
-    def _text(
-        self,
-        method: str,
-        path: str,
-        operation: str,
-        *,
-        query: Sequence[tuple[str, str]] = (),
-        body: object = None,
-        content_type: str = "application/json",
-        quote: bool = True,
-    ) -> str:
-        request = self._api.param_serialize(
-            method,
-            path,
-            query_params=list(query),
-            header_params={"Accept": "application/json", "Content-Type": content_type},
-            body=body,
-            auth_settings=["BearerToken"],
-        )
+    @contextmanager
+    def _explained(self, operation: str, *, quote: bool = True) -> Iterator[None]:
+        """Turn every failure of the block into a ClusterError that names the operation."""
         try:
-            response = self._api.call_api(*request, _request_timeout=_SECONDS)
-            text = (response.read() or b"").decode(errors="replace")
-        except (ApiException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise ClusterError(
-                f"the API server {self.server} cannot be reached for {operation} ({type(error).__name__}). "
-                "Is it the right cluster? See --kubeconfig and --context."
+            yield
+        except ApiServerError as error:
+            if error.status is None:
+                raise ClusterError(
+                    f"cannot {operation}: the API server {self.server} cannot be reached ({error.detail}). "
+                    "Is it the right cluster? See --kubeconfig and --context."
+                ) from None
+            detail = f": {error.detail}" if quote and error.detail else ""
+            kind = NotFoundError if error.status == 404 else ClusterError
+            raise kind(
+                f"cannot {operation}: the API server answered with HTTP {error.status}{detail}", error.status
             ) from None
-        if 200 <= response.status < 300:
-            return text
-        said = f": {_message(text)}" if quote and _message(text) else ""
-        raise ClusterError(
-            f"the API server answered {operation} with HTTP {response.status}{said}", response.status
-        )
+        except ResourceNotFoundError:
+            raise NotFoundError(f"cannot {operation}: the cluster does not have its kind", 404) from None
+        except (*_MALFORMED, ValueError) as error:
+            raise ClusterError(
+                f"cannot {operation}: {self.server} does not answer like a Kubernetes API server"
+            ) from error
 
 
-def _message(text: str) -> str:
-    """What a Status object says; other answers may be anything, and are not repeated."""
-    with suppress(ValueError, AttributeError):
-        return str(json.loads(text).get("message", ""))[:500]
-    return ""
+def _plain(_: object, answer: Object) -> Object:
+    """Keep an answer as it is, instead of the library's object with attributes."""
+    return answer
+
+
+def _names(reference: Reference) -> dict[str, str]:
+    return {"name": reference.name, "namespace": reference.namespace}

@@ -1,4 +1,4 @@
-"""The commands that work on the cluster of the current kubeconfig: their options and help."""
+"""Defines the commands that work on the cluster of the current kubeconfig: their options and help."""
 
 from __future__ import annotations
 
@@ -34,9 +34,11 @@ def register(app: typer.Typer) -> None:
 
 
 def install(
-    image: Annotated[str, typer.Option(help="Image of webhook and operator, as the nodes pull it.")],
+    image: Annotated[
+        str, typer.Option(help="Image of the webhook and the operator: REGISTRY/NAME:TAG, as nodes pull it.")
+    ],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything and list what would change; change nothing.")
+        bool, typer.Option("--dry-run", help="Run all checks and list the changes without making them.")
     ] = False,
     yes: Yes = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the pods are ready.")] = True,
@@ -46,40 +48,44 @@ def install(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Install or upgrade on the cluster of the current kubeconfig.
+    """Install or upgrade managed-sessions on a cluster.
 
-    Checks first: the cluster, your rights, and the keys in the environment variables
-    ANTHROPIC_ENVIRONMENT_ID, ANTHROPIC_ENVIRONMENT_KEY and E2B_API_KEY (optional: ANTHROPIC_API_KEY,
-    ANTHROPIC_WEBHOOK_SIGNING_KEY), which are tried at Anthropic and E2B. Then it says what it will do,
-    builds the worker template where it is absent, writes the Secrets, applies the manifests and waits.
+    Reads credentials from the environment variables ANTHROPIC_ENVIRONMENT_ID, ANTHROPIC_ENVIRONMENT_KEY and
+    E2B_API_KEY, and optionally ANTHROPIC_API_KEY and ANTHROPIC_WEBHOOK_SIGNING_KEY. First checks the cluster
+    and your permissions, and tries the credentials at Anthropic and E2B. Then shows the planned changes and
+    asks for confirmation, builds the worker template if it does not exist, writes the Secrets, applies the
+    manifests and waits for the pods.
 
-    Run it again to upgrade, or to add or replace a key: only what differs is changed, and a key that is not
-    in the environment is kept as it is in the cluster.
+    Run it again to upgrade, or to add or replace a credential. Only differences are applied: a credential
+    that is not in the environment stays as it is in the cluster.
     """
     from managed_session_cli import install as command  # noqa: PLC0415 - quick --help
 
-    wishes = command.Wishes(image, dry_run, yes, wait, timeout)
+    options = command.Options(image, dry_run, yes, wait, timeout)
     cluster, installation = _target(kubeconfig, context, namespace, system_namespace)
-    command.install(cluster, installation, wishes, _console())
+    command.install(cluster, installation, options, _console())
 
 
 def uninstall(
     yes: Yes = False,
     keep_crd: Annotated[
-        bool, typer.Option("--keep-crd", help="Keep the resource's definition and what else is cluster-wide.")
+        bool, typer.Option("--keep-crd", help="Keep the CRDs and the other cluster-wide objects.")
     ] = False,
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Where the operator is gone: kill the sandboxes from here, drop the finalizers."
+            "--force",
+            help="If no operator runs: kill the sandboxes from this machine and remove the finalizers.",
         ),
     ] = False,
-    timeout: Annotated[float, typer.Option(help="Patience with the whole removal, in seconds.", min=1)] = 600,
+    timeout: Annotated[
+        float, typer.Option(help="How long the whole removal may take, in seconds.", min=1)
+    ] = 600,
     installation_id: Annotated[
         str | None,
         typer.Option(
-            help="What marks the sandboxes, if MANAGED_SESSIONS_INSTALLATION_ID was set and the operator's "
-            "Deployment is gone.",
+            help="ID in the metadata of the sandboxes. Needed only if MANAGED_SESSIONS_INSTALLATION_ID was "
+            "set and the operator's Deployment and ConfigMap are gone.",
             show_default=False,
         ),
     ] = None,
@@ -88,68 +94,73 @@ def uninstall(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Remove an installation from the cluster of the current kubeconfig.
+    """Remove an installation from a cluster.
 
-    First remove the webhook endpoint in the Claude Console. Then, in this order: the webhook, the
-    ManagedSessions (the operator confirms that each sandbox is gone), a last look at E2B, the operator,
-    roles, Secrets and namespaces, and the resource's definition unless another installation uses it. It can
-    be repeated after it was broken off. Where the operator is gone already it says what to do.
+    Remove the webhook endpoint in the Claude Console first. This command then deletes, in this order: the
+    webhook; the ManagedSessions, waiting until the operator confirms that their sandboxes are gone; the
+    operator; sandboxes that E2B still lists; and roles, Secrets and namespaces. The CRDs go last, unless
+    another installation uses them.
+
+    If the command is interrupted, run it again. If the operator is already gone and sessions are left, it
+    stops and explains what to do.
     """
     from managed_session_cli import uninstall as command  # noqa: PLC0415 - quick --help
 
-    wishes = command.Wishes(yes, keep_crd, force, timeout, installation_id)
+    options = command.Options(yes, keep_crd, force, timeout, installation_id)
     cluster, installation = _target(kubeconfig, context, namespace, system_namespace)
-    command.uninstall(cluster, installation, wishes, _console())
+    command.uninstall(cluster, installation, options, _console())
 
 
 def logs(
     session: Annotated[
         str,
         typer.Argument(
-            metavar="SESSION", help="The session's ID, or the resource's name.", show_default=False
+            metavar="SESSION", help="ID of the session, or name of its ManagedSession.", show_default=False
         ),
     ],
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Print what is added, until Ctrl-C.")
+        bool, typer.Option("--follow", "-f", help="Keep printing new lines until Ctrl-C.")
     ] = False,
     wake: Annotated[
-        bool, typer.Option("--wake", help="Resume a paused sandbox to read its log, and pause it again.")
+        bool, typer.Option("--wake", help="Resume a paused sandbox, read its log, and pause it again.")
     ] = False,
     namespace: Namespace = DEFAULT_NAMESPACE,
     system_namespace: SystemNamespace = DEFAULT_SYSTEM_NAMESPACE,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Print worker.log of a session's sandbox.
+    """Print worker.log from a session's sandbox.
 
-    A paused sandbox is not woken unless asked for: then this says what the resource knows about the newest
-    worker, and ends with exit code 1. The E2B key is E2B_API_KEY, or else that of the cluster's Secret if you
-    may read it.
+    If the sandbox is paused, resumes it only with --wake. Without --wake, prints what the ManagedSession
+    records about the newest worker instead, and exits with code 1. The E2B key comes from E2B_API_KEY, or
+    else from the operator's Secret if you may read it.
     """
     from managed_session_cli import logs as command  # noqa: PLC0415 - quick --help
 
     cluster, installation = _target(kubeconfig, context, namespace, system_namespace)
-    command.logs(cluster, installation, command.Wishes(session, follow, wake), _console())
+    command.logs(cluster, installation, command.Options(session, follow, wake), _console())
 
 
 def doctor(
     session: Annotated[
         str | None,
         typer.Argument(
-            metavar="SESSION", help="Look at this session alone, by its ID or name.", show_default=False
+            metavar="SESSION",
+            help="Check only this session: its ID, or the name of its ManagedSession.",
+            show_default=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of the checks.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the checks as a JSON list.")] = False,
     namespace: Namespace = DEFAULT_NAMESPACE,
     system_namespace: SystemNamespace = DEFAULT_SYSTEM_NAMESPACE,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Look at every part of an installation and say what to do about what is wrong.
+    """Check every part of an installation and explain how to fix what is wrong.
 
-    Changes nothing and wakes no sandbox. What you may not look at is skipped and says so. The keys are those
-    of the cluster's Secrets, or of the environment where you may not read them. The exit code is 1 if a check
-    failed.
+    Changes nothing and wakes no sandbox. Checks that you have no permission for are skipped, and listed as
+    such. Credentials come from the Secrets of the installation, or from the environment if you may not read
+    those. Exits with code 1 if a check failed.
     """
     from managed_session_cli import doctor as command  # noqa: PLC0415 - quick --help
 
@@ -160,25 +171,28 @@ def doctor(
 
 def smoke(
     second_turn: Annotated[
-        bool, typer.Option("--second-turn", help="Also check that a second turn finds the first one's file.")
+        bool,
+        typer.Option(
+            "--second-turn", help="Play a second turn, which reads a file that the first one wrote."
+        ),
     ] = False,
-    keep: Annotated[bool, typer.Option("--keep", help="Do not delete the session in the end.")] = False,
-    timeout: Annotated[float, typer.Option(help="Patience with one turn, in seconds.", min=1)] = 180,
+    keep: Annotated[bool, typer.Option("--keep", help="Do not delete the session at the end.")] = False,
+    timeout: Annotated[float, typer.Option(help="How long to wait for each turn, in seconds.", min=1)] = 180,
     namespace: Namespace = DEFAULT_NAMESPACE,
     system_namespace: SystemNamespace = DEFAULT_SYSTEM_NAMESPACE,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Play the guide's smoke test against an installation, and explain the step that fails.
+    """Run a smoke test against an installation and explain the step that fails.
 
-    Creates a session of the environment that the installation serves, sends it a message and shows each step
-    until the sandbox is paused. Needs ANTHROPIC_API_KEY and ANTHROPIC_AGENT_ID of the environment's
-    workspace. The session is deleted in the end. The exit code is 1 if a step was not reached.
+    Creates a session in the environment that the installation serves, sends it a message, reports each step
+    until the sandbox is paused, and deletes the session. Requires ANTHROPIC_API_KEY and ANTHROPIC_AGENT_ID
+    from the environment's workspace. Exits with code 1 if a step is not reached.
     """
     from managed_session_cli import smoke as command  # noqa: PLC0415 - quick --help
 
     cluster, installation = _target(kubeconfig, context, namespace, system_namespace)
-    if not command.smoke(cluster, installation, command.Wishes(second_turn, keep, timeout), _console()):
+    if not command.smoke(cluster, installation, command.Options(second_turn, keep, timeout), _console()):
         raise typer.Exit(1)
 
 

@@ -1,16 +1,19 @@
-"""`managed-sessions doctor`: looks at every part of an installation and says what to do."""
+"""`managed-sessions doctor`: checks every part of an installation and explains how to fix it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import cached_property
 
-from managed_session_api.names import API_VERSION, KIND, METADATA_INSTALLATION
+from managed_session_api.credentials import Credential, credentials_in
+from managed_session_api.names import API_VERSION, CLASS_KIND, KIND, METADATA_INSTALLATION
 from managed_session_api.resource import ManagedSession
+from managed_session_api.session_class import ManagedSessionClass
 from managed_session_worker.template import template_name
 from rich.console import Console
 from rich.markup import escape
@@ -19,14 +22,13 @@ from rich.table import Table
 from managed_session_cli import diagnosis, keys
 from managed_session_cli.clouds import AnthropicEnvironment, CloudError, E2BTeam, check_api_key
 from managed_session_cli.cluster import Cluster, Reference
-from managed_session_cli.diagnosis import Check, Verdict
+from managed_session_cli.diagnosis import Check, CheckResult
 from managed_session_cli.errors import ClusterError
 from managed_session_cli.installation import (
-    DEFINITION,
     OPERATOR,
     WEBHOOK,
     Installation,
-    definition_of,
+    crds_of,
     installation_id,
     template_setting,
 )
@@ -34,21 +36,22 @@ from managed_session_cli.operator_presence import presence
 from managed_session_cli.rollout import rollout
 from managed_session_cli.session_diagnosis import session_checks
 from managed_session_cli.sessions import find_session
+from managed_session_cli.wording import counted
 
 _FILE_WIDTH = 250
-"""Columns where nobody's terminal says how many there are: a command to paste stays on one line."""
+"""Columns if the output is not a terminal: a command to paste stays on one line."""
 _MARKS = {
-    Verdict.OK: "[green]✓[/]",
-    Verdict.WARNING: "[yellow]![/]",
-    Verdict.FAILED: "[red]✗[/]",
-    Verdict.SKIPPED: "[dim]-[/]",
+    CheckResult.OK: "[green]✓[/]",
+    CheckResult.WARNING: "[yellow]![/]",
+    CheckResult.FAILED: "[red]✗[/]",
+    CheckResult.SKIPPED: "[dim]-[/]",
 }
 
 
 def doctor(
     cluster: Cluster, installation: Installation, session: str | None, console: Console, *, as_json: bool
 ) -> bool:
-    """Print the checks; whether none has failed.
+    """Print the checks, and return whether none of them failed.
 
     Raises:
         CommandError: the cluster cannot be reached, or there is no such session.
@@ -63,11 +66,11 @@ def doctor(
         print(json.dumps([each.to_json() for each in checks], indent=2))
     else:
         show(checks, console)
-    return all(each.verdict is not Verdict.FAILED for each in checks)
+    return all(each.result is not CheckResult.FAILED for each in checks)
 
 
 class Examination:
-    """Looks at one installation; a part that may not be looked at is skipped and says so."""
+    """The checks of one installation; one that the user has no permission for is skipped."""
 
     def __init__(self, cluster: Cluster, installation: Installation) -> None:
         self._cluster = cluster
@@ -75,10 +78,10 @@ class Examination:
         self._credentials = self._read_credentials()
 
     def all(self, version: str) -> list[Check]:
-        """Every check, in the order in which parts depend on each other."""
+        """Run every check, in the order in which the parts depend on each other."""
         checks = [diagnosis.cluster_version(version)]
-        looks: list[tuple[str, Callable[[], Check | Iterable[Check]]]] = [
-            ("definition", self._definition),
+        named: list[tuple[str, Callable[[], Check | Iterable[Check]]]] = [
+            ("CRDs", self._crds),
             (OPERATOR, lambda: self._deployment(OPERATOR)),
             (WEBHOOK, lambda: self._deployment(WEBHOOK)),
             ("leader", self._leader),
@@ -89,14 +92,15 @@ class Examination:
             ("work queue", self._queue),
             ("webhook service", self._endpoints),
             ("sessions", lambda: diagnosis.sessions(self._sessions())),
+            ("classes", self._classes),
             ("sandboxes", self._sandboxes),
         ]
-        for name, look in looks:
-            checks += _attempt(name, look)
+        for name, check in named:
+            checks += _attempt(name, check)
         return checks
 
     def of_session(self, session: ManagedSession) -> list[Check]:
-        """The checks of one session."""
+        """Run the checks of one session."""
 
         def at_e2b() -> Iterable[Check]:
             sandbox_id = session.status.sandbox.id
@@ -107,18 +111,18 @@ class Examination:
         return [*_attempt("sandbox", at_e2b), *_attempt("leader", self._leader)]
 
     def _read_credentials(self) -> dict[str, str]:
-        """From the cluster's Secrets where they may be read, else from the environment."""
-        found = keys.from_environment(os.environ)
+        """Read them from the cluster's Secrets if permitted, else from the environment."""
+        found = credentials_in(os.environ)
         for name in keys.SECRETS:
             try:
                 found |= keys.values_of(self._cluster.get(self._installation.secret(name)))
             except ClusterError:
                 continue
-        return {key: value.split()[0] for key, value in found.items()}
+        return {name: keys.first(value) for name, value in found.items()}
 
-    def _definition(self) -> Check:
-        own = definition_of(self._installation.manifests())
-        return diagnosis.definition(self._cluster.get(DEFINITION), own)
+    def _crds(self) -> list[Check]:
+        own = crds_of(self._installation.manifests())
+        return [diagnosis.crd(self._cluster.get(Reference.to(each)), each) for each in own]
 
     def _deployment(self, name: str) -> Check:
         where = self._installation.system_namespace
@@ -143,44 +147,45 @@ class Examination:
         return diagnosis.secrets(present, webhook_wanted=self._webhook_wanted)
 
     def _environment(self) -> AnthropicEnvironment | None:
-        needed = (keys.ENVIRONMENT_ID, keys.ENVIRONMENT_KEY)
+        needed = (Credential.ANTHROPIC_ENVIRONMENT_ID, Credential.ANTHROPIC_ENVIRONMENT_KEY)
         if any(name not in self._credentials for name in needed):
             return None
         return AnthropicEnvironment(*(self._credentials[name] for name in needed))
 
     def _team(self) -> E2BTeam | None:
-        key = self._credentials.get(keys.E2B_API_KEY)
+        key = self._credentials.get(Credential.E2B_API_KEY)
         return E2BTeam(key) if key else None
 
     def _environment_key(self) -> Check:
         environment = self._environment()
         if environment is None:
-            return _no_key("environment key", keys.ENVIRONMENT_KEY)
+            return _no_key("environment key", Credential.ANTHROPIC_ENVIRONMENT_KEY)
         environment.check()
-        return Check("environment key", Verdict.OK, f"accepted for {environment.environment_id}")
+        return Check("environment key", CheckResult.OK, f"accepted for {environment.environment_id}")
 
     def _api_key(self) -> list[Check]:
-        key, environment_id = (self._credentials.get(name) for name in (keys.API_KEY, keys.ENVIRONMENT_ID))
+        key = self._credentials.get(Credential.ANTHROPIC_API_KEY)
+        environment_id = self._credentials.get(Credential.ANTHROPIC_ENVIRONMENT_ID)
         if key is None or environment_id is None:
             return []
         archived = check_api_key(key, environment_id)
         if archived:
             text = f"the environment {environment_id} was archived at {archived}"
-            return [Check("API key", Verdict.FAILED, text, "Use an environment that is served.")]
-        return [Check("API key", Verdict.OK, f"accepted; {environment_id} is not archived")]
+            return [Check("API key", CheckResult.FAILED, text, "Use an environment that is not archived.")]
+        return [Check("API key", CheckResult.OK, f"accepted; {environment_id} is not archived")]
 
     def _template(self) -> Check:
         deployment = self._cluster.get(self._installation.deployment(OPERATOR))
         name = template_setting(deployment, self._cluster.get(self._installation.settings)) or template_name()
         team = self._team()
         if team is None:
-            return _no_key("template", keys.E2B_API_KEY)
+            return _no_key("template", Credential.E2B_API_KEY)
         if asyncio.run(team.has_template(name)):
-            return Check("template", Verdict.OK, f"E2B's key is accepted; {name} exists")
+            return Check("template", CheckResult.OK, f"E2B accepts the key; {name} exists")
         return Check(
             "template",
-            Verdict.FAILED,
-            f"E2B's key is accepted; {name} does not exist",
+            CheckResult.FAILED,
+            f"E2B accepts the key; {name} does not exist",
             "Run `managed-sessions template build` with this key.",
         )
 
@@ -196,13 +201,17 @@ class Examination:
 
     @cached_property
     def _webhook_wanted(self) -> bool:
-        """Whether the installation is to have a webhook: it was not scaled to zero."""
+        """Whether the installation is supposed to have a webhook: it is not scaled to zero."""
         deployment = self._cluster.get(self._installation.deployment(WEBHOOK))
         return deployment is None or deployment["spec"].get("replicas", 1) > 0
 
     def _sessions(self) -> list[ManagedSession]:
         found = self._cluster.list(API_VERSION, KIND, self._installation.namespace)
         return [ManagedSession.model_validate(each) for each in found]
+
+    def _classes(self) -> list[Check]:
+        found = self._cluster.list(API_VERSION, CLASS_KIND, self._installation.namespace)
+        return diagnosis.classes([ManagedSessionClass.model_validate(each) for each in found])
 
     def _sandboxes(self) -> list[Check]:
         team = self._team()
@@ -211,48 +220,53 @@ class Examination:
         own = installation_id(deployment, self._cluster.get(self._installation.settings), system)
         if team is None or own is None:
             return []
-        # The sandboxes first: one that is made meanwhile has its resource already.
+        # Sandboxes first: one that is created meanwhile has its resource already.
         sandboxes = asyncio.run(team.sandboxes({METADATA_INSTALLATION: own}))
         return [diagnosis.orphans(sandboxes, self._sessions())]
 
 
-def _attempt(name: str, look: Callable[[], Check | Iterable[Check]]) -> list[Check]:
+def _attempt(name: str, check: Callable[[], Check | Iterable[Check]]) -> list[Check]:
     try:
-        seen = look()
+        done = check()
     except ClusterError as error:
         if error.status == 403:
-            return [Check(name, Verdict.SKIPPED, f"you lack the right: {error}")]
-        return [Check(name, Verdict.FAILED, str(error))]
+            return [Check(name, CheckResult.SKIPPED, f"missing permission: {error}")]
+        return [Check(name, CheckResult.FAILED, str(error))]
     except CloudError as error:
-        return [Check(name, Verdict.FAILED, str(error))]
-    return [seen] if isinstance(seen, Check) else list(seen)
+        return [Check(name, CheckResult.FAILED, str(error))]
+    return [done] if isinstance(done, Check) else list(done)
 
 
-def _no_key(name: str, credential: str) -> Check:
-    variable = keys.credential_variable(credential)
-    return Check(
-        name, Verdict.SKIPPED, f"no {credential}: it is in no Secret you may read, nor in {variable}"
-    )
+def _no_key(name: str, credential: Credential) -> Check:
+    text = f"{credential} is neither in a Secret that you may read nor in {credential.variable}"
+    return Check(name, CheckResult.SKIPPED, text)
 
 
 def show(checks: list[Check], console: Console) -> None:
-    """Print the checks as a table for people, and how many failed."""
+    """Print the checks as a table, and a summary."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(width=1)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for each in checks:
-        table.add_row(_MARKS[each.verdict], each.name, escape(each.detail))
-        if each.remedy and each.verdict is not Verdict.OK:
+        table.add_row(_MARKS[each.result], each.name, escape(each.detail))
+        if each.remedy and each.result is not CheckResult.OK:
             table.add_row("", "", f"[bold]→[/] {escape(each.remedy)}")
     if not console.is_terminal:
         console.width = max(console.width, _FILE_WIDTH)
     console.print(table, soft_wrap=False)
-    failed = sum(each.verdict is Verdict.FAILED for each in checks)
-    skipped = sum(each.verdict is Verdict.SKIPPED for each in checks)
-    end = (
-        f"\n{failed} of {len(checks)} checks failed"
-        if failed
-        else "\nNothing is wrong that can be seen from here"
-    )
-    console.print(end + (f"; {skipped} could not be made." if skipped else "."))
+    console.print(f"\n{_summary(checks)}.")
+
+
+def _summary(checks: list[Check]) -> str:
+    counts = Counter(each.result for each in checks)
+    parts = []
+    if failed := counts[CheckResult.FAILED]:
+        parts.append(f"{failed} of {counted(len(checks), 'check')} failed")
+    if warnings := counts[CheckResult.WARNING]:
+        parts.append(counted(warnings, "warning"))
+    if not parts:
+        parts.append("No problems found")
+    if skipped := counts[CheckResult.SKIPPED]:
+        parts.append(f"{counted(skipped, 'check')} skipped")
+    return ", ".join(parts)

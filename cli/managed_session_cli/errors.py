@@ -1,17 +1,25 @@
-"""What the commands on a cluster say instead of a traceback."""
+"""Defines the errors that a command reports in one line instead of a traceback."""
 
 
 class CommandError(Exception):
-    """A command cannot go on; the text is for people and says what to do. Never holds a secret."""
+    """A command cannot continue. The text says what to do, and never holds a secret."""
 
 
 class ClusterError(CommandError):
-    """The API server refused or did not answer.
+    """The API server rejected a call or did not answer.
 
     Attributes:
-        status: of its answer; None where there was none.
+        status: the HTTP status of its answer; None where there was none.
     """
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
+
+
+class NotFoundError(ClusterError):
+    """The object does not exist, or the cluster does not have its kind."""
+
+
+class TemplateError(CommandError):
+    """The worker template could not be found or built; the text says why and what to do."""

@@ -1,4 +1,4 @@
-"""What an installation is made of: the objects of `deploy/`, its credentials and its identity."""
+"""Describes the parts of an installation: the objects of `deploy/`, its credentials and its identity."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from managed_session_api.names import GROUP, PLURAL, RESOURCE_NAMESPACE, SYSTEM_NAMESPACE
-from managed_session_local.manifests import load_manifests
+from managed_session_api.names import CLASS_PLURAL, GROUP, PLURAL, RESOURCE_NAMESPACE, SYSTEM_NAMESPACE
 
-from managed_session_cli.cluster import Access, Object, Reference
+from managed_session_cli.cluster import Cluster, Object, Permission, Reference
+from managed_session_cli.errors import CommandError
+from managed_session_cli.manifests import load_manifests
 
 OPERATOR = "managed-session-operator"
 WEBHOOK = "managed-session-webhook"
-"""Names of the Deployments, ServiceAccounts and credential Secrets; the operator's also of its Lease."""
+"""Names of the Deployments, ServiceAccounts and Secrets; OPERATOR also of the Lease and the ConfigMap."""
 
 PART_OF = {"app.kubernetes.io/part-of": "managed-sessions"}
-DEFINITION = Reference("apiextensions.k8s.io/v1", "CustomResourceDefinition", f"{PLURAL}.{GROUP}")
+CRDS = tuple(
+    Reference("apiextensions.k8s.io/v1", "CustomResourceDefinition", f"{plural}.{GROUP}")
+    for plural in (PLURAL, CLASS_PLURAL)
+)
+"""The definitions of ManagedSession and ManagedSessionClass."""
 
 _INSTALLATION_ID = "MANAGED_SESSIONS_INSTALLATION_ID"
 _NAMESPACE = "MANAGED_SESSIONS_NAMESPACE"
@@ -25,7 +30,7 @@ _TEMPLATE = "MANAGED_SESSIONS_TEMPLATE"
 
 @dataclass(frozen=True)
 class Installation:
-    """Where an installation is.
+    """The namespaces of an installation.
 
     Attributes:
         namespace: of the resources.
@@ -36,21 +41,21 @@ class Installation:
     system_namespace: str = SYSTEM_NAMESPACE
 
     def manifests(self, image: str | None = None) -> list[Object]:
-        """Every object of `deploy/` in the order in which they are applied, with `image` in the pods."""
+        """Return every object of `deploy/`, in the order of their application, with `image` in the pods."""
         objects = load_manifests(self.namespace, self.system_namespace)
         return [self._adapted(each, image) for each in objects]
 
     def deployment(self, name: str) -> Reference:
-        """The Deployment of that name."""
+        """Return the reference to the Deployment of that name."""
         return Reference("apps/v1", "Deployment", name, self.system_namespace)
 
     def secret(self, name: str) -> Reference:
-        """The Secret with the credentials of the process of that name."""
+        """Return the reference to the Secret with the credentials of the process of that name."""
         return Reference("v1", "Secret", name, self.system_namespace)
 
     @property
     def settings(self) -> Reference:
-        """The ConfigMap with the operator's settings, which a user may make."""
+        """The ConfigMap with the operator's settings, which a user may create."""
         return Reference("v1", "ConfigMap", OPERATOR, self.system_namespace)
 
     @property
@@ -73,7 +78,7 @@ class Installation:
 
 
 def setting(name: str, deployment: Object | None, settings: Object | None) -> str | None:
-    """A setting of the operator: spelled out in its Deployment, or else in its ConfigMap."""
+    """Return a setting of the operator, from its Deployment or else from its ConfigMap."""
     containers = deployment["spec"]["template"]["spec"]["containers"] if deployment else []
     for container in containers:
         for variable in container.get("env", []):
@@ -86,7 +91,7 @@ def setting(name: str, deployment: Object | None, settings: Object | None) -> st
 def installation_id(
     operator: Object | None, settings: Object | None, system_namespace: Object | None
 ) -> str | None:
-    """What marks the installation's sandboxes: the operator's setting, or else its namespace's UID."""
+    """Return the ID in the sandboxes' metadata: the operator's setting, or else its namespace's UID."""
     configured = setting(_INSTALLATION_ID, operator, settings)
     if configured or system_namespace is None:
         return configured
@@ -94,22 +99,36 @@ def installation_id(
 
 
 def template_setting(operator: Object | None, settings: Object | None) -> str | None:
-    """The template that the operator is told to use; None for the version's own."""
+    """Return the template that the operator is set to use; None for the version's own."""
     return setting(_TEMPLATE, operator, settings)
 
 
-def definition_of(manifests: Iterable[Object]) -> Object:
-    """The CustomResourceDefinition among the manifests of an installation."""
-    return next(each for each in manifests if Reference.to(each) == DEFINITION)
+def crds_of(manifests: Iterable[Object]) -> list[Object]:
+    """Return the CRDs among the manifests of an installation."""
+    return [each for each in manifests if Reference.to(each) in CRDS]
 
 
-def accesses(verb: str, manifests: Iterable[Object]) -> list[Access]:
-    """The rights that this verb needs on these objects; to apply them is `patch`."""
+def permissions_for(verb: str, manifests: Iterable[Object]) -> list[Permission]:
+    """Return the permissions to use this verb on these objects; to apply them is `patch`."""
     wanted = {
-        Access(verb, _group(each["apiVersion"]), _plural(each["kind"]), each["metadata"].get("namespace", ""))
+        Permission(
+            verb, _group(each["apiVersion"]), _plural(each["kind"]), each["metadata"].get("namespace", "")
+        )
         for each in manifests
     }
     return sorted(wanted, key=str)
+
+
+def require_permissions(cluster: Cluster, permissions: Iterable[Permission]) -> None:
+    """Check that the kubeconfig's user has all of these permissions.
+
+    Raises:
+        CommandError: some are missing; the text names them.
+    """
+    if missing := [str(each) for each in permissions if not cluster.may(each)]:
+        raise CommandError(
+            f"the kubeconfig's user lacks permissions: {'; '.join(missing)}. Ask a cluster administrator."
+        )
 
 
 def _group(api_version: str) -> str:
@@ -117,7 +136,7 @@ def _group(api_version: str) -> str:
 
 
 def _plural(kind: str) -> str:
-    """The resource of a built-in kind; their plurals are regular."""
+    """Return the resource name of a built-in kind; their plurals are regular."""
     lower = kind.lower()
     if lower.endswith("y"):
         return lower[:-1] + "ies"

@@ -1,4 +1,4 @@
-"""The credentials of an installation: from the environment, from the cluster's Secrets, and what changes."""
+"""Compares an installation's credentials in the environment and the cluster's Secrets, and plans writes."""
 
 from __future__ import annotations
 
@@ -7,25 +7,13 @@ import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from managed_session_local.clouds import (
-    ADMIN_TOKEN,
-    API_KEY,
-    E2B_API_KEY,
-    ENVIRONMENT_ID,
-    ENVIRONMENT_KEY,
-    OPERATOR_CREDENTIALS,
-    SIGNING_KEY,
-    WEBHOOK_CREDENTIALS,
-    credential_variable,
-    credentials_in,
-)
+from managed_session_api.credentials import OPERATOR_CREDENTIALS, WEBHOOK_CREDENTIALS, Credential
 
 from managed_session_cli.cluster import Object
 from managed_session_cli.installation import OPERATOR, PART_OF, WEBHOOK
 
-REQUIRED = (ENVIRONMENT_ID, ENVIRONMENT_KEY, E2B_API_KEY)
-SECRETS: dict[str, tuple[str, ...]] = {OPERATOR: OPERATOR_CREDENTIALS, WEBHOOK: WEBHOOK_CREDENTIALS}
-"""Which credentials each process's Secret may have."""
+SECRETS: dict[str, tuple[Credential, ...]] = {OPERATOR: OPERATOR_CREDENTIALS, WEBHOOK: WEBHOOK_CREDENTIALS}
+"""The credentials that each process's Secret may have."""
 
 _SIGNING_PREFIX = "whsec_"
 _URL_SAFE = str.maketrans("-_", "+/")
@@ -34,13 +22,13 @@ _SHORTEST_SIGNING_KEY = 16
 
 @dataclass(frozen=True)
 class SecretWrite:
-    """What is to be done to one Secret; `values` are only those that change.
+    """A change of one Secret.
 
     Attributes:
         name: of the Secret.
-        exists: whether it is there already.
-        values: new values by key; never shown.
-        kept: keys that are there and stay as they are.
+        exists: whether it exists already.
+        values: by key, those that change only; never shown.
+        kept: keys that the Secret has and keeps.
     """
 
     name: str
@@ -53,29 +41,24 @@ class SecretWrite:
 
 
 def values_of(secret: Object | None) -> dict[str, str]:
-    """The values of a Secret, by their keys, without white space around them."""
+    """Return the values of a Secret by key, without surrounding white space."""
     data = (secret or {}).get("data") or {}
     decoded = {key: base64.b64decode(value).decode(errors="replace").strip() for key, value in data.items()}
     return {key: value for key, value in decoded.items() if value}
 
 
 def lines(value: str) -> list[str]:
-    """A credential's values: several, one a line, while it is rotated."""
+    """Return a credential's values: one per line, several during a rotation."""
     return [line.strip() for line in value.splitlines() if line.strip()]
 
 
-def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The credentials that the environment's variables give, by the names of their files."""
-    return credentials_in(environ)
-
-
-def missing(available: Mapping[str, str]) -> list[str]:
-    """The environment variables that have to be set, because neither they nor the cluster have the value."""
-    return [credential_variable(name) for name in REQUIRED if name not in available]
+def first(value: str) -> str:
+    """Return a credential's first value, which the operator tries first, too."""
+    return lines(value)[0]
 
 
 def plan_writes(given: Mapping[str, str], present: Mapping[str, Object | None]) -> list[SecretWrite]:
-    """What has to be written, by Secret; a Secret that already is as wanted has no values.
+    """Return what to write into each Secret; one that is up to date gets no values.
 
     Args:
         given: credentials from the environment.
@@ -84,14 +67,14 @@ def plan_writes(given: Mapping[str, str], present: Mapping[str, Object | None]) 
     writes = []
     for name, allowed in SECRETS.items():
         there = values_of(present.get(name))
-        changed = {key: given[key] for key in allowed if key in given and there.get(key) != given[key]}
+        changed = {key.value: given[key] for key in allowed if key in given and there.get(key) != given[key]}
         kept = tuple(sorted(key for key in there if key not in changed))
         writes.append(SecretWrite(name, present.get(name) is not None, changed, kept))
     return writes
 
 
 def secret_manifest(write: SecretWrite, namespace: str) -> Object:
-    """A new Secret with the values of `write`."""
+    """Return a new Secret with the values of `write`."""
     labels = {"app.kubernetes.io/name": write.name, **PART_OF}
     return {
         "apiVersion": "v1",
@@ -103,33 +86,21 @@ def secret_manifest(write: SecretWrite, namespace: str) -> Object:
 
 
 def encoded(values: Mapping[str, str]) -> dict[str, str]:
-    """Values as a Secret's `data` has them."""
+    """Encode values for the `data` of a Secret."""
     return {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
 
 
 def signing_key_problem(value: str) -> str | None:
-    """What is wrong with a webhook signing key (several for a rotation: one a line); None if nothing is."""
+    """Return what is wrong with a webhook signing key (or several, one per line); None if nothing is."""
     for line in lines(value):
         if not line.startswith(_SIGNING_PREFIX):
-            return f"does not begin with {_SIGNING_PREFIX}: take the signing secret that the Console showed"
+            return (
+                f"does not begin with {_SIGNING_PREFIX}: use the signing key that the Claude Console showed"
+            )
         try:
             decoded = base64.b64decode(line.removeprefix(_SIGNING_PREFIX).translate(_URL_SAFE), validate=True)
         except (binascii.Error, ValueError):
-            return f"is not base64 after {_SIGNING_PREFIX}: was it copied in full?"
+            return f"is not base64 after {_SIGNING_PREFIX}: copy all of it"
         if len(decoded) < _SHORTEST_SIGNING_KEY:
-            return "is too short: was it copied in full?"
+            return "is too short: copy all of it"
     return None
-
-
-__all__ = [
-    "ADMIN_TOKEN",
-    "API_KEY",
-    "E2B_API_KEY",
-    "ENVIRONMENT_ID",
-    "ENVIRONMENT_KEY",
-    "REQUIRED",
-    "SECRETS",
-    "SIGNING_KEY",
-    "SecretWrite",
-    "credential_variable",
-]

@@ -1,4 +1,4 @@
-"""Options that the commands on a cluster share."""
+"""Defines the options that the commands on a cluster share."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from managed_session_api.names import RESOURCE_NAMESPACE, SYSTEM_NAMESPACE
 
 Kubeconfig = Annotated[
     Path | None,
-    typer.Option(help="File to use instead of KUBECONFIG or ~/.kube/config.", show_default=False),
+    typer.Option(help="Kubeconfig file. Default: KUBECONFIG, or else ~/.kube/config.", show_default=False),
 ]
 Context = Annotated[
     str | None,
-    typer.Option(help="Context of the kubeconfig; by default the current one.", show_default=False),
+    typer.Option(help="Context of the kubeconfig. Default: its current context.", show_default=False),
 ]
 Namespace = Annotated[str, typer.Option(help="Namespace of the ManagedSessions.")]
 SystemNamespace = Annotated[str, typer.Option(help="Namespace of the pods and their credentials.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for a confirmation.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 DEFAULT_NAMESPACE = RESOURCE_NAMESPACE
 DEFAULT_SYSTEM_NAMESPACE = SYSTEM_NAMESPACE

@@ -1,4 +1,4 @@
-"""How far a Deployment's rollout is, and what holds it up."""
+"""Finds the progress of a Deployment's rollout, and what blocks it."""
 
 from __future__ import annotations
 
@@ -6,28 +6,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from managed_session_cli.cluster import Object
+from managed_session_cli.wording import counted
 
+_PULL = "check that the nodes can pull this image; a private registry requires a pull secret"
 _REMEDIES = {
-    "ImagePullBackOff": "can the nodes pull this image? For a private registry the pods need a pull secret",
-    "ErrImagePull": "can the nodes pull this image? For a private registry the pods need a pull secret",
+    "ImagePullBackOff": _PULL,
+    "ErrImagePull": _PULL,
     "InvalidImageName": "correct --image",
     "ErrImageNeverPull": "load the image onto the nodes",
-    "CrashLoopBackOff": "kubectl logs --previous of this pod says why",
+    "CrashLoopBackOff": "see `kubectl logs --previous` of this pod",
     "CreateContainerConfigError": "the message names what is missing",
-    "RunContainerError": "does the image hold this program?",
+    "RunContainerError": "check that the image contains the program",
 }
-"""What a container waits for, when waiting does not end by itself."""
+"""Reasons for which a container waits until somebody does something."""
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """How far a rollout is.
+    """The state of a rollout.
 
     Attributes:
         name: of the Deployment.
-        done: all pods are of the newest version and ready.
+        done: all pods have the newest version and are ready.
         progress: in words.
-        blockers: what holds it up, as far as can be seen.
+        blockers: what blocks it, as far as the cluster shows.
     """
 
     name: str
@@ -37,9 +39,9 @@ class Rollout:
 
 
 def rollout(name: str, deployment: Object | None, pods: Sequence[Object]) -> Rollout:
-    """The rollout's state; `pods` are those that the Deployment's selector finds."""
+    """Return the state of a rollout; `pods` are those that the Deployment selects."""
     if deployment is None:
-        return Rollout(name, False, "the Deployment is absent", ())
+        return Rollout(name, False, "the Deployment does not exist", ())
     wanted = deployment["spec"].get("replicas", 1)
     status = deployment.get("status") or {}
     seen = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
@@ -47,11 +49,11 @@ def rollout(name: str, deployment: Object | None, pods: Sequence[Object]) -> Rol
     available = status.get("availableReplicas", 0)
     done = seen and updated >= wanted and available >= wanted and total <= updated
     if not seen:
-        progress = "not looked at by the cluster's controller yet"
+        progress = "not yet observed by the Deployment controller"
     else:
         progress = f"{min(updated, available)} of {wanted} new pods ready"
         if total > updated:
-            progress += f", {total - updated} old still there"
+            progress += f", {counted(total - updated, 'old pod')} left"
     found = [] if done else [*_deployment_blockers(status), *(b for pod in pods for b in pod_blockers(pod))]
     return Rollout(name, done, progress, tuple(dict.fromkeys(found)))
 
@@ -67,7 +69,7 @@ def _deployment_blockers(status: Object) -> list[str]:
 
 
 def pod_blockers(pod: Object) -> list[str]:
-    """What keeps a pod from becoming ready, with what to do about it."""
+    """Return what keeps a pod from becoming ready, and what to do about it."""
     name = pod["metadata"]["name"]
     if pod["metadata"].get("deletionTimestamp"):
         return []
@@ -87,8 +89,8 @@ def pod_blockers(pod: Object) -> list[str]:
         elif container.get("restartCount", 0) and not container.get("ready"):
             ended = container.get("lastState", {}).get("terminated", {})
             found.append(
-                f"{name}: restarted {container['restartCount']} times, last with exit code "
+                f"{name}: {counted(container['restartCount'], 'restart')}, last exit code "
                 f"{ended.get('exitCode', '?')} ({ended.get('reason', 'unknown')}); "
-                "kubectl logs --previous says why"
+                "see `kubectl logs --previous` of this pod"
             )
     return found

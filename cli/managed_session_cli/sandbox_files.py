@@ -1,14 +1,14 @@
-"""Files of a sandbox, read without waking one that is paused."""
+"""Reads files of a sandbox without waking one that is paused."""
 
 from __future__ import annotations
 
 import e2b
 from e2b.api.client.api.sandboxes import get_sandboxes_sandbox_id
 from e2b.api.client.models import SandboxDetail
-from e2b.api.client_async import get_api_client
+from e2b.api.client_async import get_api_client, get_envd_api
 from e2b.connection_config import ConnectionConfig
+from e2b.envd.api import ENVD_API_FILES_ROUTE, ahandle_envd_api_exception
 from managed_session_worker.paths import Paths
-from packaging.version import Version
 
 from managed_session_cli.clouds import SandboxGoneError, SandboxPausedError, e2b_explained, e2b_options
 
@@ -19,10 +19,10 @@ _AWAKE_SECONDS = 60
 
 
 class SandboxFiles:
-    """One sandbox's files.
+    """The files of one sandbox.
 
-    E2B's `connect` resumes a paused sandbox, so a running one is reached by what the control plane says about
-    it instead: a sandbox that is paused between two calls then stays paused.
+    E2B's `connect` resumes a paused sandbox. These calls use what the control plane returns about a running
+    one instead, so that a sandbox that is paused between two calls stays paused.
 
     Args:
         key: E2B's API key.
@@ -33,13 +33,13 @@ class SandboxFiles:
         self._options = {**e2b_options(key), "request_timeout": _SECONDS}
         self._sandbox_id = sandbox_id
 
-    async def read(self, path: str) -> str:
-        """The text of a file; empty where there is none yet.
+    async def read(self, path: str, start: int = 0) -> bytes | None:
+        """Return a file's bytes from `start` on: empty if there is no file yet, None if it is shorter.
 
         Raises:
             SandboxPausedError: the sandbox is paused.
             SandboxGoneError: there is no such sandbox.
-            CloudError: E2B could not be asked, or refused.
+            CloudError: E2B rejected the call or did not answer.
         """
         with e2b_explained():
             detail = await self._detail()
@@ -47,31 +47,37 @@ class SandboxFiles:
             raise SandboxGoneError
         if detail.state.value != "running":
             raise SandboxPausedError
-        token, domain = detail.envd_access_token, detail.domain
-        headers = {"E2b-Sandbox-Id": self._sandbox_id, "E2b-Sandbox-Port": str(ConnectionConfig.envd_port)}
-        if isinstance(token, str):
-            headers["X-Access-Token"] = token
-        sandbox = e2b.AsyncSandbox(
-            sandbox_id=self._sandbox_id,
-            envd_version=Version(detail.envd_version),
-            envd_access_token=token if isinstance(token, str) else None,
-            sandbox_domain=domain if isinstance(domain, str) else None,
-            connection_config=ConnectionConfig(extra_sandbox_headers=headers, **self._options),
-            traffic_access_token=None,
-        )
         with e2b_explained():
             try:
-                return str(await sandbox.files.read(path))
+                return await self._download(detail, path, start)
             except e2b.FileNotFoundException:
-                return ""
+                return b"" if start == 0 else None
             except e2b.SandboxException:
-                # It may have been paused meanwhile, which this call then did not change.
+                # It may have been paused meanwhile; this call did not resume it.
                 now = await self._detail()
                 if now is None:
                     raise SandboxGoneError from None
                 if now.state.value != "running":
                     raise SandboxPausedError from None
                 raise
+
+    async def _download(self, detail: SandboxDetail, path: str, start: int) -> bytes | None:
+        """Read from the sandbox's daemon, since the SDK's own `read` has no ranges."""
+        token, domain = detail.envd_access_token, detail.domain
+        headers = {"E2b-Sandbox-Id": self._sandbox_id, "E2b-Sandbox-Port": str(ConnectionConfig.envd_port)}
+        if isinstance(token, str):
+            headers["X-Access-Token"] = token
+        config = ConnectionConfig(extra_sandbox_headers=headers, **self._options)
+        url = config.get_sandbox_url(self._sandbox_id, domain if isinstance(domain, str) else config.domain)
+        wanted = {"Range": f"bytes={start}-", "Accept-Encoding": "identity"} if start else {}
+        answer = await get_envd_api(config, url).get(
+            ENVD_API_FILES_ROUTE, params={"path": path}, headers=wanted, timeout=_SECONDS
+        )
+        if answer.status_code == 416:
+            return None
+        if (error := await ahandle_envd_api_exception(answer, {404: e2b.FileNotFoundException})) is not None:
+            raise error
+        return answer.content if answer.status_code == 206 else answer.content[start:]
 
     async def wake(self) -> None:
         """Resume the sandbox for a minute at least (raises as `read`)."""
@@ -82,7 +88,7 @@ class SandboxFiles:
                 raise SandboxGoneError from None
 
     async def pause(self) -> bool:
-        """Pause the sandbox; whether it is paused then (raises CloudError)."""
+        """Pause the sandbox, and return whether it is paused (raises CloudError)."""
         with e2b_explained():
             await e2b.AsyncSandbox.pause(self._sandbox_id, retries=0, **self._options)
             detail = await self._detail()

@@ -1,11 +1,12 @@
-"""ManagedSessions as commands look at them."""
+"""Finds ManagedSessions and reads their conditions."""
 
 from __future__ import annotations
 
 import re
 
-from managed_session_api.conditions import REASONS, ConditionType, Reason
+from managed_session_api.conditions import ConditionType
 from managed_session_api.names import API_VERSION, KIND, is_session_id, resource_name
+from managed_session_api.reasons import REASONS
 from managed_session_api.resource import ManagedSession, SandboxState
 
 from managed_session_cli.cluster import Cluster, Object, Reference
@@ -15,7 +16,7 @@ _OBJECT_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 
 
 def find_session(cluster: Cluster, namespace: str, wanted: str) -> ManagedSession:
-    """The resource of this name, or for the session of this ID.
+    """Return the ManagedSession of this name, or for the session of this ID.
 
     Raises:
         CommandError: there is none.
@@ -27,38 +28,39 @@ def find_session(cluster: Cluster, namespace: str, wanted: str) -> ManagedSessio
     found = session_of(cluster, namespace, wanted)
     if found is None:
         raise CommandError(
-            f"there is no ManagedSession for {wanted} in the namespace {namespace}: give the session's ID or "
-            "the resource's name; `kubectl get managedsessions --all-namespaces` lists them"
+            f"there is no ManagedSession for {wanted} in the namespace {namespace}. Pass the ID of the "
+            "session or the name of its ManagedSession; `kubectl get managedsessions --all-namespaces` lists "
+            "both."
         )
     return ManagedSession.model_validate(found)
 
 
 def session_of(cluster: Cluster, namespace: str, session_id: str) -> Object | None:
-    """The resource that serves a session; None where there is none."""
+    """Return the resource of a session; None if there is none."""
     if not is_session_id(session_id):
         return None
     found = cluster.get(Reference(API_VERSION, KIND, resource_name(session_id), namespace))
     if found is not None:
         return found
-    # One that was made by hand may have any name.
+    # One that was created by hand may have any name.
     same = [s for s in cluster.list(API_VERSION, KIND, namespace) if s["spec"].get("sessionID") == session_id]
     return same[0] if same else None
 
 
 def at_work(session: ManagedSession) -> bool:
-    """Whether a worker acts for the session or is about to, as far as the resource shows."""
+    """Return whether a worker runs for the session or is about to, as far as the resource shows."""
     work, sandbox = session.status.work, session.status.sandbox
     unfinished = work.claim is not None and work.finished_at is None
     return unfinished or sandbox.state in (SandboxState.RUNNING, SandboxState.CREATING)
 
 
 def remedy(reason: str) -> str:
-    """What a person does about a reason; empty for an unknown one."""
-    known = {each.value: each for each in Reason}.get(reason)
-    return REASONS[known].remedy if known in REASONS else ""
+    """Return what to do about a reason; empty for an unknown one."""
+    documented = {str(each): doc for each, doc in REASONS.items()}.get(reason)
+    return documented.remedy if documented else ""
 
 
-def standing(session: ManagedSession) -> tuple[str, str, str]:
-    """Status, reason and message of the resource's condition Ready."""
+def ready_condition(session: ManagedSession) -> tuple[str, str, str]:
+    """Return status, reason and message of the condition Ready."""
     ready = session.status.condition(ConditionType.READY)
     return (ready.status.value, ready.reason, ready.message) if ready else ("Unknown", "", "")

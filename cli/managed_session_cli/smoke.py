@@ -1,38 +1,39 @@
-"""`managed-sessions smoke`: the guide's smoke test against a real installation, each step shown."""
+"""`managed-sessions smoke`: plays a smoke test against a real installation and reports each step."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NoReturn
 
 import anthropic
-from anthropic import AsyncAnthropic
+from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
+from managed_session_api.credentials import Credential, credentials_in
 from managed_session_api.names import API_VERSION, KIND
 from managed_session_api.resource import ManagedSession
-from managed_session_local.conversation import Conversation
 from rich.console import Console
 from rich.markup import escape
 
 from managed_session_cli import keys
+from managed_session_cli.clouds import API_KEY_ADVICE, anthropic_explained, anthropic_tls
 from managed_session_cli.cluster import Cluster, Reference
+from managed_session_cli.conversation import Conversation
 from managed_session_cli.errors import ClusterError, CommandError
 from managed_session_cli.installation import OPERATOR, WEBHOOK, Installation
-from managed_session_cli.sessions import session_of, standing
+from managed_session_cli.sessions import ready_condition, session_of
 from managed_session_cli.smoke_steps import (
     ANSWER,
     FILE,
-    Observation,
     Step,
+    TurnProgress,
     evidence,
     explanation,
     filled_in,
     health,
-    hopeless,
+    should_stop_waiting,
 )
 
 _POLL_SECONDS = 0.3
@@ -46,7 +47,7 @@ FIND_THE_FILE = f"Run: cat {FILE} # Answer only with what this command prints."
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Options:
     """The options of the command."""
 
     second_turn: bool
@@ -55,21 +56,21 @@ class Wishes:
 
 
 class _StepFailedError(Exception):
-    """A step was not reached; what is to be said about it has been said."""
+    """A step was not reached, which has been reported."""
 
 
-def smoke(cluster: Cluster, installation: Installation, wishes: Wishes, console: Console) -> bool:
-    """Play the smoke test; whether every step was reached.
+def smoke(cluster: Cluster, installation: Installation, options: Options, console: Console) -> bool:
+    """Play the smoke test, and return whether every step was reached.
 
     Raises:
-        CommandError: it cannot begin.
+        CommandError: it cannot start.
     """
     agent_id, api_key = _from_environment("ANTHROPIC_AGENT_ID"), _from_environment("ANTHROPIC_API_KEY")
     environment_id = _environment_id(cluster, installation)
     console.print(f"Cluster      {cluster.server}, Kubernetes {cluster.version()}")
     console.print(f"Environment  {environment_id}\n")
     healthy = _webhook_health(cluster, installation, console)
-    test = _SmokeTest(cluster, installation, wishes, console)
+    test = _SmokeTest(cluster, installation, options, console)
     played = asyncio.run(test.play(api_key, agent_id, environment_id))
     passed = healthy and played
     console.print(
@@ -82,75 +83,68 @@ def _from_environment(variable: str) -> str:
     value = os.environ.get(variable, "").strip()
     if not value:
         raise CommandError(
-            f"{variable} is not set. The smoke test plays a user: it needs an API key of the environment's "
-            "workspace in ANTHROPIC_API_KEY and an agent of it in ANTHROPIC_AGENT_ID."
+            f"{variable} is not set. The smoke test acts as a user: set ANTHROPIC_API_KEY to an API key of "
+            "the environment's workspace, and ANTHROPIC_AGENT_ID to an agent in it."
         )
     return value
 
 
 def _environment_id(cluster: Cluster, installation: Installation) -> str:
-    """The environment that the installation serves, or else the one that the environment names."""
-    given = keys.from_environment(os.environ).get(keys.ENVIRONMENT_ID)
+    """Return the environment that the installation serves, or else ANTHROPIC_ENVIRONMENT_ID."""
+    name = Credential.ANTHROPIC_ENVIRONMENT_ID
+    given = credentials_in(os.environ).get(name)
     try:
-        stored = keys.values_of(cluster.get(installation.secret(OPERATOR))).get(keys.ENVIRONMENT_ID)
+        stored = keys.values_of(cluster.get(installation.secret(OPERATOR))).get(name)
     except ClusterError as error:
         if error.status != 403:
             raise
         stored = None
-    found = (stored or given or "").split()
+    found = stored or given
     if not found:
         raise CommandError(
-            f"which environment? Neither the Secret {OPERATOR} nor ANTHROPIC_ENVIRONMENT_ID says it"
+            f"no environment is set: neither the Secret {OPERATOR} nor ANTHROPIC_ENVIRONMENT_ID has its ID"
         )
-    return found[0]
+    return keys.first(found)
 
 
 def _webhook_health(cluster: Cluster, installation: Installation, console: Console) -> bool:
     status, text = cluster.proxied(installation.system_namespace, WEBHOOK, "http", "/health")
-    healthy, said = health(status, text)
+    healthy, description = health(status, text)
     mark = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[yellow]![/]"}[healthy]
-    console.print(f"{mark} webhook health: {escape(said)}")
+    console.print(f"{mark} webhook: {escape(description)}")
     if healthy is False:
         console.print("    → run: managed-sessions doctor")
     return healthy is not False
 
 
-@contextmanager
-def _anthropic_explained() -> Iterator[None]:
-    try:
-        yield
-    except (anthropic.AuthenticationError, anthropic.PermissionDeniedError) as error:
-        raise CommandError(
-            f"Anthropic refuses ANTHROPIC_API_KEY (HTTP {error.status_code}): take a valid API key of the "
-            "environment's workspace"
-        ) from None
-    except (anthropic.NotFoundError, anthropic.BadRequestError) as error:
-        raise CommandError(
-            f"Anthropic refuses the session (HTTP {error.status_code}): ANTHROPIC_AGENT_ID and the "
-            "environment have to be of the API key's workspace, and the environment not archived"
-        ) from None
-    except anthropic.APIStatusError as error:
-        raise CommandError(f"Anthropic answered with HTTP {error.status_code}; try again later") from None
-    except anthropic.APIConnectionError:
-        raise CommandError(
-            "Anthropic cannot be reached from here. Check the network, and ANTHROPIC_BASE_URL if it is set."
-        ) from None
+def _anthropic_explained() -> AbstractContextManager[None]:
+    return anthropic_explained(
+        Credential.ANTHROPIC_API_KEY,
+        advice=API_KEY_ADVICE,
+        not_found="it rejects the session. ANTHROPIC_AGENT_ID and the environment have to belong to the API "
+        "key's workspace, and the environment must not be archived.",
+    )
 
 
 class _SmokeTest:
     """One run against one installation."""
 
     def __init__(
-        self, cluster: Cluster, installation: Installation, wishes: Wishes, console: Console
+        self, cluster: Cluster, installation: Installation, options: Options, console: Console
     ) -> None:
         self._cluster = cluster
         self._installation = installation
-        self._wishes = wishes
+        self._options = options
         self._console = console
 
     async def play(self, api_key: str, agent_id: str, environment_id: str) -> bool:
-        """Play the turns; whether all steps were reached."""
-        async with AsyncAnthropic(api_key=api_key, timeout=_CALL_SECONDS, max_retries=2) as client:
+        """Play the turns, and return whether all steps were reached."""
+        async with AsyncAnthropic(
+            api_key=api_key,
+            timeout=_CALL_SECONDS,
+            max_retries=2,
+            http_client=DefaultAsyncHttpxClient(verify=anthropic_tls()),
+        ) as client:
             with _anthropic_explained():
                 session = await client.beta.sessions.create(
                     agent=agent_id, environment_id=environment_id, title="managed-sessions smoke"
@@ -167,16 +161,16 @@ class _SmokeTest:
                 await self._clean_up(client, session.id)
 
     async def _turns(self, conversation: Conversation) -> None:
-        if not self._wishes.second_turn:
+        if not self._options.second_turn:
             await self._turn(conversation, GUIDE, 0)
             return
         served = await self._turn(conversation, LEAVE_A_FILE, 0)
-        self._console.print("\nSecond turn: is the first one's file still there?\n")
+        self._console.print("\nSecond turn: reads the file that the first one wrote\n")
         await self._turn(conversation, FIND_THE_FILE, served)
 
     async def _turn(self, conversation: Conversation, message: str, turns_before: int) -> int:
-        """Play one turn; how many the resource has counted then."""
-        seen = Observation(turns_before=turns_before)
+        """Play one turn, and return how many the resource has counted."""
+        seen = TurnProgress(turns_before=turns_before)
         first = len(conversation.events)
         await conversation.send(message)
         began = reached = time.monotonic()
@@ -184,7 +178,7 @@ class _SmokeTest:
         for step in Step:
             while (shown := evidence(step, seen)) is None:
                 now = time.monotonic()
-                if now - began > self._wishes.timeout_seconds or hopeless(seen, now - reached):
+                if now - began > self._options.timeout_seconds or should_stop_waiting(seen, now - reached):
                     self._fail(step, seen, conversation.session_id, now - began)
                 await asyncio.sleep(_POLL_SECONDS)
                 seen.events = conversation.events[first:]
@@ -193,14 +187,14 @@ class _SmokeTest:
                 if (
                     before is None
                     or seen.resource is None
-                    or standing(before)[:2] != standing(seen.resource)[:2]
+                    or ready_condition(before)[:2] != ready_condition(seen.resource)[:2]
                 ):
                     reached = now
             self._console.print(f"[green]✓[/] {step} after {time.monotonic() - began:.1f} s: {escape(shown)}")
         return seen.resource.status.turns if seen.resource else 0
 
-    def _fail(self, step: Step, seen: Observation, session_id: str, seconds: float) -> NoReturn:
-        self._console.print(f"[red]✗[/] {step}: not within {seconds:.0f} s")
+    def _fail(self, step: Step, seen: TurnProgress, session_id: str, seconds: float) -> NoReturn:
+        self._console.print(f"[red]✗[/] {step}: not reached within {seconds:.0f} s")
         for line in explanation(step, seen):
             text = filled_in(line, session_id, self._installation.system_namespace)
             self._console.print(f"    → {text}", markup=False)
@@ -211,24 +205,26 @@ class _SmokeTest:
         return ManagedSession.model_validate(found) if found else None
 
     async def _clean_up(self, client: AsyncAnthropic, session_id: str) -> None:
-        """Delete the session, and its resource, which without a webhook would stay for hours."""
-        if self._wishes.keep:
+        """Delete the session and its resource, which would stay for hours without a webhook."""
+        if self._options.keep:
             self._console.print(f"\nKept: {session_id}")
             return
         try:
             await client.beta.sessions.delete(session_id)
             gone = "deleted"
         except anthropic.APIError:
-            try:  # one that runs may not be deleted
+            try:  # a running session cannot be deleted
                 await client.beta.sessions.archive(session_id)
                 gone = "archived"
             except anthropic.APIError as error:
-                said = f"{session_id} is left ({type(error).__name__}): delete it in the Claude Console"
-                self._console.print(f"[yellow]![/] {said}")
+                self._console.print(
+                    f"[yellow]![/] cannot delete {session_id} ({type(error).__name__}): delete it in the "
+                    "Claude Console"
+                )
                 return
         removed = await self._remove_resource(session_id)
         mark = "[green]✓[/]" if removed else "[yellow]![/]"
-        rest = "its sandbox is gone" if removed else "the operator has not removed its sandbox yet"
+        rest = "its sandbox is gone" if removed else "the operator has not killed its sandbox yet"
         self._console.print(f"{mark} cleaned up: session {gone}, {rest}")
 
     async def _remove_resource(self, session_id: str) -> bool:

@@ -1,7 +1,7 @@
-"""While an installation is being removed, its namespace takes no new ManagedSessions.
+"""Keeps new ManagedSessions out of the namespace of an installation that is being removed.
 
-A ResourceQuota of zero does that: neither a webhook's event nor claimed work can add a resource between the
-last deletion and the operator's end, and what is there can still be changed and deleted.
+A ResourceQuota of zero does that. Neither an event nor claimed work can then create a resource between the
+last deletion and the operator's end, while existing ones can still be changed and deleted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _HARD = {f"count/{PLURAL}.{GROUP}": "0"}
 
 
 def guard(installation: Installation) -> Object:
-    """The ResourceQuota."""
+    """Return the ResourceQuota."""
     return {
         "apiVersion": "v1",
         "kind": "ResourceQuota",
@@ -29,15 +29,15 @@ def guard(installation: Installation) -> Object:
 
 
 def put_guard(cluster: Cluster, installation: Installation) -> None:
-    """Refuse new ManagedSessions from now on."""
+    """Reject new ManagedSessions from now on."""
     manifest = guard(installation)
     cluster.apply(manifest)
-    # What counts is the status, which the cluster's controller would fill in a moment later.
+    # The API server enforces the status, which a controller would fill in a moment later.
     cluster.merge(Reference.to(manifest), {"status": {"hard": _HARD, "used": _HARD}}, subresource="status")
 
 
 def remove_guard(cluster: Cluster, installation: Installation) -> None:
-    """Accept ManagedSessions again, after an uninstall that was broken off."""
+    """Accept ManagedSessions again, after an uninstall that was interrupted."""
     reference = Reference.to(guard(installation))
     if cluster.get(reference) is not None:
         cluster.delete(reference)

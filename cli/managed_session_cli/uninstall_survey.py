@@ -1,99 +1,120 @@
-"""What there is to remove, and whether the user may: read before anything is removed."""
+"""Finds out what there is to remove, and whether the user may, before anything is removed."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+
+from managed_session_api.credentials import Credential, credentials_in
+from managed_session_api.names import CLASS_PLURAL, GROUP, PLURAL
 
 from managed_session_cli import keys
 from managed_session_cli.clouds import E2BTeam
-from managed_session_cli.cluster import Access, Cluster, Object, Reference
-from managed_session_cli.errors import CommandError
-from managed_session_cli.installation import OPERATOR, Installation, accesses, installation_id
-from managed_session_cli.removal import given_namespaces, is_cluster_wide
+from managed_session_cli.cluster import Cluster, Object, Permission, Reference
+from managed_session_cli.installation import (
+    OPERATOR,
+    Installation,
+    installation_id,
+    permissions_for,
+    require_permissions,
+)
+from managed_session_cli.removal import is_cluster_wide, preexisting_namespaces
 
 
 @dataclass(frozen=True)
-class Found:
-    """What there is to remove, read before anything is removed.
+class Survey:
+    """What there is to remove.
 
     Attributes:
-        credentials: of the cluster's Secrets, completed by the environment's.
-        e2b_key: one that E2B accepts, from either place; None where there is none.
-        installation: what marks the sandboxes; None where that can't be known.
-        namespaces: those of the installation's two that are there.
-        given: names of those among them that no installation has made, and which stay.
-        refused: rights that the removal of what is cluster-wide needs and the user lacks.
+        credentials: from the cluster's Secrets, completed from the environment.
+        e2b_key: one that E2B accepts, from either place; None if there is none.
+        installation_id: in the sandboxes' metadata; None if it is unknown.
+        namespaces: those of the installation's two that exist.
+        preexisting: names of those that no installation created, and which stay.
+        missing_permissions: required to remove cluster-wide objects.
     """
 
     credentials: dict[str, str]
     e2b_key: str | None
-    installation: str | None
+    installation_id: str | None
     namespaces: list[Object]
-    given: set[str]
-    refused: list[str]
+    preexisting: set[str]
+    missing_permissions: list[str]
 
 
-def look(cluster: Cluster, installation: Installation, own_id: str | None) -> Found:
-    """Read all that a removal needs to know; `own_id` is the installation's ID where the user gives it.
+def survey(cluster: Cluster, installation: Installation, own_id: str | None) -> Survey:
+    """Read everything that a removal depends on.
+
+    Args:
+        cluster: where the installation is.
+        installation: its namespaces.
+        own_id: the installation's ID, if the user gives it.
 
     Raises:
-        CommandError: the user lacks rights in the namespaces.
+        CommandError: the user lacks permissions in the namespaces.
     """
     both = (installation.namespace, installation.system_namespace)
-    namespaces = [each for name in both if (each := _namespace(cluster, name))]
-    given_by_others = given_namespaces(namespaces)
+    namespaces = [each for name in both if (each := cluster.get(Reference("v1", "Namespace", name)))]
+    preexisting = preexisting_namespaces(namespaces)
     manifests = installation.manifests()
+    require_permissions(cluster, _needed_permissions(installation, manifests, preexisting))
+    stored = _stored_credentials(cluster, installation)
+    given = credentials_in(os.environ)
+    e2b_keys = [each.get(Credential.E2B_API_KEY, "") for each in (stored, given)]
+    system = next((n for n in namespaces if n["metadata"]["name"] == installation.system_namespace), None)
+    deployed, settings = cluster.get(installation.deployment(OPERATOR)), cluster.get(installation.settings)
+    return Survey(
+        {**given, **stored},
+        asyncio.run(_accepted([line for value in e2b_keys for line in keys.lines(value)])),
+        own_id or installation_id(deployed, settings, system),
+        namespaces,
+        preexisting,
+        [str(each) for each in _cluster_wide_permissions(manifests) if not cluster.may(each)],
+    )
+
+
+def _needed_permissions(
+    installation: Installation, manifests: Sequence[Object], preexisting: Collection[str]
+) -> list[Permission]:
+    """Return what is needed to remove all that is in the installation's namespaces."""
     own = [
         each
         for each in manifests
         if not is_cluster_wide(Reference.to(each))
-        and not (each["kind"] == "Namespace" and each["metadata"]["name"] in given_by_others)
+        and not (each["kind"] == "Namespace" and each["metadata"]["name"] in preexisting)
     ]
-    needed = [
-        *accesses("delete", own),
-        *(
-            Access(verb, "managedagents.dev", "managedsessions", installation.namespace)
-            for verb in ("list", "delete", "patch")
-        ),
-        *(Access(verb, "", "secrets", installation.system_namespace) for verb in ("get", "delete")),
-        Access("delete", "", "configmaps", installation.system_namespace),
-        Access("delete", "coordination.k8s.io", "leases", installation.system_namespace),
-        Access("list", "", "pods", installation.system_namespace),
+    system = installation.system_namespace
+    return [
+        *permissions_for("delete", own),
+        *(Permission(verb, GROUP, PLURAL, installation.namespace) for verb in ("list", "delete", "patch")),
+        *(Permission(verb, "", "secrets", system) for verb in ("get", "delete")),
+        Permission("delete", "", "configmaps", system),
+        Permission("delete", "coordination.k8s.io", "leases", system),
+        Permission("list", "", "pods", system),
     ]
-    if lacking := [str(each) for each in needed if not cluster.may(each)]:
-        raise CommandError("this kubeconfig's user lacks rights: " + "; ".join(lacking))
-    wide = [
-        *accesses("delete", (each for each in manifests if is_cluster_wide(Reference.to(each)))),
-        Access("list", "managedagents.dev", "managedsessions"),
-        Access("list", "apps", "deployments"),
+
+
+def _cluster_wide_permissions(manifests: Sequence[Object]) -> list[Permission]:
+    """Return what is needed to remove the rest, which other installations may need too."""
+    return [
+        *permissions_for("delete", (each for each in manifests if is_cluster_wide(Reference.to(each)))),
+        Permission("list", GROUP, PLURAL),
+        Permission("list", GROUP, CLASS_PLURAL),
+        Permission("list", "apps", "deployments"),
     ]
-    given = keys.from_environment(os.environ)
+
+
+def _stored_credentials(cluster: Cluster, installation: Installation) -> dict[str, str]:
     stored: dict[str, str] = {}
     for name in keys.SECRETS:
         stored |= keys.values_of(cluster.get(installation.secret(name)))
-    system = next((n for n in namespaces if n["metadata"]["name"] == installation.system_namespace), None)
-    operator = cluster.get(installation.deployment(OPERATOR))
-    settings = cluster.get(installation.settings)
-    candidates = [line for each in (stored, given) for line in keys.lines(each.get(keys.E2B_API_KEY, ""))]
-    return Found(
-        {**given, **stored},
-        asyncio.run(_accepted(candidates)),
-        own_id or installation_id(operator, settings, system),
-        namespaces,
-        given_by_others,
-        [str(each) for each in wide if not cluster.may(each)],
-    )
-
-
-def _namespace(cluster: Cluster, name: str) -> Object | None:
-    return cluster.get(Reference("v1", "Namespace", name))
+    return stored
 
 
 async def _accepted(candidates: Sequence[str]) -> str | None:
-    """The first key that E2B accepts."""
+    """Return the first key that E2B accepts."""
     for key in candidates:
         if await E2BTeam(key).accepts_key():
             return key

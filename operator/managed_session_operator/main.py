@@ -1,4 +1,4 @@
-"""The process `managed-session-operator`."""
+"""Runs the process `managed-session-operator`."""
 
 from __future__ import annotations
 
@@ -7,36 +7,59 @@ import logging
 import os
 import signal
 import sys
+import time
 from typing import Any
 
-# The SDK reads its pool's size when it is imported: one stream stays open per running sandbox.
+# Set before the import, at which the SDK reads its pool's size. Each running sandbox keeps a stream open.
 if not os.environ.setdefault("E2B_MAX_CONNECTIONS", "2000").isdecimal():
-    sys.stderr.write(
-        "the settings are wrong:\n  E2B_MAX_CONNECTIONS: allowed is a whole number of at least 1.\n"
-    )
+    sys.stderr.write("invalid settings:\n  E2B_MAX_CONNECTIONS: allowed is a whole number of at least 1.\n")
     sys.exit(2)
 
+from kubernetes.aio.client import ApiClient
 from managed_session_runtime.kubernetes_client import KubernetesConfigurationError, connect
 from managed_session_runtime.log import configure_logging
 from managed_session_runtime.probes import probe_app, publish_build_info, serve
 from managed_session_runtime.settings import EXIT_CODE, load_settings
 
-from managed_session_operator.failures import ConflictError, Failure, ResourceGoneError
-from managed_session_operator.process import OperatorProcess, default_installation_id
+from managed_session_operator.app import OperatorApp, default_installation_id
+from managed_session_operator.domain.errors import ConflictError, ErrorKind, OperationError, ResourceGoneError
 from managed_session_operator.settings import OperatorSettings
 
 logger = logging.getLogger(__name__)
 
+_LEASE_CONNECTIONS = 2
+_START_SECONDS = 20.0
+
 
 def _without_cut_streams(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what nobody caught, but not each stream that is cut on purpose when this process stops leading.
+    """Log unhandled errors, except those of streams that are closed when this process stops leading.
 
-    E2B's SDK reads a stream in a task of its own; cut off, that one ends with an error that nobody awaits.
+    E2B's SDK reads a stream in its own task. When the stream is closed, the task ends with an error that
+    nobody awaits.
     """
     error = context.get("exception")
     if type(error).__name__ == "ConnectError" and "cancelled" in str(error):
         return
     loop.default_exception_handler(context)
+
+
+async def _default_installation_id(settings: OperatorSettings, api_client: ApiClient) -> str:
+    """Return the UID of the system namespace. Retries while the API server is unavailable for a moment.
+
+    Raises:
+        OperationError, ResourceGoneError: it could not be read in time.
+    """
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            return await default_installation_id(
+                api_client, settings.system_namespace, settings.kubernetes_timeout_seconds
+            )
+        except OperationError as error:
+            if error.kind is not ErrorKind.TRANSIENT or time.monotonic() > deadline:
+                raise
+            logger.warning("reading the system namespace again", extra={"cause": str(error)})
+            await asyncio.sleep(settings.retry_scale)
 
 
 async def run(settings: OperatorSettings) -> None:
@@ -46,12 +69,17 @@ async def run(settings: OperatorSettings) -> None:
         connections=settings.kubernetes_connections,
         timeout_seconds=settings.kubernetes_timeout_seconds,
         user_agent="managed-session-operator",
+        proxy_url=settings.kubernetes_proxy_url,
     )
-    async with api_client:
-        installation = settings.installation_id or await default_installation_id(
-            api_client, settings.system_namespace, settings.kubernetes_timeout_seconds
-        )
-        operator = OperatorProcess(settings, api_client, installation)
+    # The Lease has its own connections. If connections die silently, it then loses one renewal, not several.
+    lease_client = await connect(
+        connections=_LEASE_CONNECTIONS,
+        user_agent="managed-session-operator",
+        proxy_url=settings.kubernetes_proxy_url,
+    )
+    async with api_client, lease_client:
+        installation = settings.installation_id or await _default_installation_id(settings, api_client)
+        operator = OperatorApp(settings, api_client, lease_client, installation)
         publish_build_info("operator", operator.metrics.registry)
         probes = probe_app(
             ready=operator.ready, live=operator.liveness.check, registry=operator.metrics.registry
@@ -66,7 +94,7 @@ async def run(settings: OperatorSettings) -> None:
 
 
 def main() -> None:
-    """Run the operator; exit code 2 where the settings are wrong, 1 where it cannot start."""
+    """Run the operator. The exit code is 2 for invalid settings, and 1 if it cannot start."""
     settings = load_settings(OperatorSettings)
     configure_logging(settings.log_format, settings.log_level)
     for chatty in ("kopf.objects", "httpx", "httpx2", "e2b"):
@@ -76,7 +104,7 @@ def main() -> None:
     except KubernetesConfigurationError as error:
         logger.error("cannot start: %s", error)  # noqa: TRY400 - the text says it all
         sys.exit(EXIT_CODE)
-    except (Failure, ConflictError, ResourceGoneError, OSError) as error:
+    except (OperationError, ConflictError, ResourceGoneError, OSError) as error:
         logger.error("cannot start: %s", error)  # noqa: TRY400 - the text says it all
         sys.exit(1)
     logging.shutdown()

@@ -1,9 +1,12 @@
-"""What the operator counts. Labels come from fixed lists only."""
+"""Defines the operator's metrics. Label values come from fixed lists, or are names of session classes."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+_PREFIX = "managed_sessions_"
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 
 
@@ -12,86 +15,98 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
-        prefix = "managed_sessions_"
-        self.leading = Gauge(f"{prefix}leading", "1 while this process leads.", registry=self.registry)
-        self.polls = Counter(
-            f"{prefix}polls", "Polls of the work queue by outcome.", ["outcome"], registry=self.registry
+
+        def gauge(name: str, meaning: str, *labels: str) -> Gauge:
+            return Gauge(_PREFIX + name, meaning, labels, registry=self.registry)
+
+        def counter(name: str, meaning: str, *labels: str) -> Counter:
+            return Counter(_PREFIX + name, meaning, labels, registry=self.registry)
+
+        self.leading = gauge("leading", "1 while this process is the leader.")
+        self.polls = counter("polls", "Polls of the work queue, by outcome.", "outcome")
+        self.queue_unavailable = gauge(
+            "queue_unavailable", "1 while the environment's queue rejects every poll or answers 404."
         )
-        self.queue_unavailable = Gauge(
-            f"{prefix}queue_unavailable",
-            "1 while the environment's queue refuses every poll or answers 404.",
-            registry=self.registry,
+        self.credential_line = gauge(
+            "credential_line",
+            "Line of the credential that its cloud accepts, counted from 1; 0 while it rejects all lines.",
+            "credential",
         )
-        self.credential_line = Gauge(
-            f"{prefix}credential_line",
-            "Which line of a credential its cloud accepts, from 1 on; 0 while it refuses all of them.",
-            ["credential"],
-            registry=self.registry,
-        )
-        self.steps = Counter(f"{prefix}steps", "Steps taken.", ["step"], registry=self.registry)
-        self.failures = Counter(
-            f"{prefix}step_failures", "Steps that failed, by reason.", ["reason"], registry=self.registry
-        )
-        self.status_writes = Counter(
-            f"{prefix}status_writes", "Writes to a resource's status.", registry=self.registry
-        )
-        self.turns = Counter(
-            f"{prefix}turns", "Workers that ended, by exit reason.", ["reason"], registry=self.registry
+        self.steps = counter("steps", "Steps taken, by step.", "step")
+        self.failures = counter("step_failures", "Steps that failed, by reason.", "reason")
+        self.status_writes = counter("status_writes", "Writes to a resource's status.")
+        self.turns = counter("turns", "Workers that ended, by exit reason.", "reason")
+        self.skills = counter(
+            "skills", "Skills of sandboxes, by outcome: written, or missing in a turn.", "outcome"
         )
         self.offer_to_heartbeat = Histogram(
-            f"{prefix}offer_to_heartbeat_seconds",
-            "From the queue's offer to the worker's first heartbeat.",
+            f"{_PREFIX}offer_to_heartbeat_seconds",
+            "Time from the queue's offer to the worker's first heartbeat.",
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self.places_used = Gauge(
-            f"{prefix}places_used", "Places for running sandboxes in use.", registry=self.registry
+        self.slots_used = gauge("sandbox_slots_used", "Slots for running sandboxes that are in use.")
+        self.slots = gauge("sandbox_slots", "Configured slots for running sandboxes.")
+        self.slots_allowed = gauge(
+            "sandbox_slots_allowed",
+            "Slots that E2B currently allows; below managed_sessions_sandbox_slots after a refusal.",
         )
-        self.places = Gauge(f"{prefix}places", "Places for running sandboxes.", registry=self.registry)
-        self.places_allowed = Gauge(
-            f"{prefix}places_allowed",
-            "Places that E2B is known to allow; below managed_sessions_places after a refusal.",
-            registry=self.registry,
+        self.waiting = gauge(
+            "waiting_resources",
+            "Resources that wait for a sandbox slot, with offered work or an announced run.",
         )
-        self.waiting = Gauge(
-            f"{prefix}waiting_resources",
-            "Resources that wait for a place, offered or announced.",
-            registry=self.registry,
+        self._used_and_waiting_by_class = (
+            gauge("class_slots_used", "Slots in use, by class; without a class: empty.", "session_class"),
+            gauge(
+                "class_waiting_resources",
+                "Resources that wait for a slot, by class; without a class: empty.",
+                "session_class",
+            ),
         )
-        self.oldest_wait = Gauge(
-            f"{prefix}oldest_wait_seconds",
-            "How long the first of them has waited.",
-            registry=self.registry,
+        self.oldest_wait = gauge(
+            "oldest_wait_seconds", "How long the first resource in the wait queue has waited."
         )
-        self.queue_depth = Gauge(
-            f"{prefix}queue_depth",
-            "Sessions whose work waits in the queue without a place, at the last sweep.",
-            registry=self.registry,
+        self.awaiting_user = gauge(
+            "awaiting_user", "Sessions whose worker waits for the user; each holds a sandbox slot."
         )
-        self.offers_waiting = Gauge(
-            f"{prefix}offers_waiting", "Offers not written into a resource yet.", registry=self.registry
+        self.oldest_user_wait = gauge(
+            "oldest_user_wait_seconds", "How long the longest of these sessions has waited."
         )
-        self.resources = Gauge(f"{prefix}resources", "Resources known.", registry=self.registry)
-        self.sweeps = Counter(
-            f"{prefix}sweeps",
-            "Comparisons with E2B's list and the work list, by outcome.",
-            ["outcome"],
-            registry=self.registry,
+        self.queue_depth = gauge(
+            "queue_depth", "Sessions whose work waited in the queue for a sandbox slot, at the last resync."
         )
-        self.orphans_killed = Counter(
-            f"{prefix}orphans_killed", "Sandboxes killed that no resource had.", registry=self.registry
+        self.offers_waiting = gauge("offers_waiting", "Offers that are not yet written to a resource.")
+        self.resources = gauge("resources", "Known resources.")
+        self.resyncs = counter(
+            "resyncs", "Resyncs with E2B's sandboxes and Anthropic's work list, by outcome.", "outcome"
         )
-        self.recoveries = Counter(
-            f"{prefix}recoveries",
-            "What was done about stuck sessions: stranded work stopped, session interrupted.",
-            ["action"],
-            registry=self.registry,
+        self.orphans_killed = counter("orphans_killed", "Orphaned sandboxes that were killed.")
+        self.recoveries = counter(
+            "recoveries",
+            "Actions on stuck sessions, by action: stranded work stopped, or session interrupted.",
+            "action",
         )
-        self.environment_shared = Gauge(
-            f"{prefix}environment_shared",
-            "1 while somebody else serves the same environment.",
-            registry=self.registry,
+        self.long_turns = counter(
+            "long_turns",
+            "Turns that lasted longer than their class allows, by action: interrupted, or worker ended.",
+            "action",
         )
-        self.last_sweep = Gauge(
-            f"{prefix}last_sweep_timestamp_seconds", "When the last sweep succeeded.", registry=self.registry
+        self.environment_shared = gauge(
+            "environment_shared", "1 while another installation or worker serves the same environment."
         )
+        self.last_resync = gauge("last_resync_timestamp_seconds", "Time of the last successful resync.")
+
+    def set_classes(
+        self, known: Collection[str], used: Mapping[str, int], waiting: Mapping[str, int]
+    ) -> None:
+        """Set the gauges by session class, and drop those of classes that no longer exist.
+
+        Args:
+            known: names of the classes that share the slots, and "" for sessions without a class.
+            used: number of slots in use, by class.
+            waiting: number of resources that wait for a slot, by class.
+        """
+        for by_class, counts in zip(self._used_and_waiting_by_class, (used, waiting), strict=True):
+            by_class.clear()
+            for name in {*known, *counts}:
+                by_class.labels(name).set(counts.get(name, 0))

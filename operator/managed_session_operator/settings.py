@@ -1,8 +1,9 @@
-"""Settings of the operator, each an environment variable with the prefix `MANAGED_SESSIONS_`."""
+"""Defines the operator's settings, each an environment variable with the prefix `MANAGED_SESSIONS_`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 from managed_session_api.names import SYSTEM_NAMESPACE
@@ -21,188 +22,245 @@ _PLANS: Mapping[str, Mapping[str, Any]] = {
         "sandbox_max_lifetime_seconds": 86400,
     },
 }
-"""What E2B's plans allow, as defaults of the settings of these names."""
+"""Limits of E2B's plans, used as defaults of the settings with these names."""
 
 
 _PART_OF_LEASE = 2 / 3
-"""How long a call may take by default where the Lease is shorter than the usual limit."""
+"""Part of the Lease's duration that a call may take when the Lease is shorter than the usual limit."""
 
 
 class OperatorSettings(Settings):
-    """What an installation decides; a field of a resource's spec goes before it where both exist."""
+    """Settings of the operator. A field in a resource's spec takes precedence over its setting."""
+
+    renamed = MappingProxyType(
+        {"HINT_CAPACITY_PERCENT": "prewarm_capacity_percent", "SWEEP_SECONDS": "resync_interval_seconds"}
+    )
 
     system_namespace: str = Field(
         default=SYSTEM_NAMESPACE,
         pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
-        description="Namespace of the pods: the Lease is there, and its UID is the default installation ID.",
+        description="Namespace of the pods and the Lease. Its UID is the default installation ID.",
     )
     installation_id: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9._-]{1,63}$",
-        description="Marks this installation's sandboxes in E2B. Default: the UID of the system namespace.",
+        description="Identifies this installation's sandboxes in E2B. Default: UID of the system namespace.",
     )
     template: str = Field(
         default="managed-session-worker:0.1.0",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*(:[A-Za-z0-9._-]+)?$",
         max_length=256,
-        description="E2B template of new sandboxes, as NAME:TAG.",
+        description="E2B template for new sandboxes, as NAME:TAG.",
     )
     sandbox_timeout_seconds: int = Field(
         default=900,
         ge=10,
         le=86400,
-        description="E2B's countdown for a running sandbox, seconds; extended while a worker runs. Bounds "
-        "the cost when the operator is away.",
+        description="Seconds after which E2B pauses a running sandbox. The operator extends this while a "
+        "worker runs; without an operator it limits the cost.",
     )
     max_idle_seconds: int = Field(
-        default=10, ge=1, le=3600, description="How long a worker waits for the next message, seconds."
+        default=10, ge=1, le=3600, description="Seconds that a worker waits for the next message."
     )
     attach_timeout_seconds: int = Field(
         default=60,
         ge=1,
         le=3600,
-        description="How long a session without a message, or an announced message without work, is "
-        "waited for, seconds.",
+        description="Seconds to wait for a session's first message, and for the work of an announced run.",
     )
     worker_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO", description="Level of worker.log in the sandboxes."
+        default="INFO", description="Log level of worker.log in the sandboxes."
     )
     idle_ttl_seconds: int = Field(
         default=0,
         ge=0,
         le=31_536_000,
-        description="Delete a session's resource after so long without a turn; 0 = never.",
+        description="Seconds without a turn after which a session's resource is deleted; 0 means never.",
     )
     ttl_seconds_after_end: int = Field(
         default=3600,
         ge=0,
         le=31_536_000,
-        description="How long the (paused) sandbox of a terminated or archived session is kept, seconds.",
+        description="Seconds that the paused sandbox of a terminated or archived session is kept.",
     )
     on_sandbox_lost: Literal["Recreate", "Fail"] = Field(
-        default="Recreate", description="What to do when a session's sandbox has vanished from E2B."
+        default="Recreate",
+        description="What to do when E2B no longer has a session's sandbox: go on in an empty one, or fail.",
     )
     e2b_plan: Literal["hobby", "pro"] = Field(
         default="hobby",
-        description="The E2B team's plan. Gives the defaults of MAX_ACTIVE_SANDBOXES, SANDBOX_CREATION_RATE "
-        "and SANDBOX_MAX_LIFETIME_SECONDS; each of them, where it is set, goes before the plan.",
+        description="Plan of the E2B team. Sets the defaults of MAX_ACTIVE_SANDBOXES, SANDBOX_CREATION_RATE "
+        "and SANDBOX_MAX_LIFETIME_SECONDS; setting one of them overrides its default.",
     )
     max_active_sandboxes: int = Field(
         default=_PLANS["hobby"]["max_active_sandboxes"],
         ge=1,
         le=10000,
-        description="Sandboxes that may run at once. Default by plan: 20 on hobby, 100 on pro (which can be "
-        "raised to 1100 with E2B). Work beyond it stays in Anthropic's queue, the oldest is served first.",
+        description="Sandbox slots: the maximum number of sandboxes that run at once. Default by plan: 20 on "
+        "hobby, 100 on pro (E2B can raise that to 1100). Further work waits in Anthropic's queue, oldest "
+        "first.",
     )
-    hint_capacity_percent: int = Field(
+    offers_ahead: int = Field(
+        default=1000,
+        ge=1,
+        le=10000,
+        description="Number of offers beyond the slots that the operator takes from Anthropic's queue while "
+        "there are session classes, so that it sees the work of all classes. Further offers are "
+        "left to the queue, which makes them again.",
+    )
+    prewarm_capacity_percent: int = Field(
         default=80,
         ge=0,
         le=100,
-        description="Part of max_active_sandboxes that sessions may take whose work is not claimed yet.",
+        description="Percentage of the slots that may be used to start sandboxes early, for announced "
+        "runs whose work has not been claimed yet.",
     )
     sandbox_creation_rate: float = Field(
         default=_PLANS["hobby"]["sandbox_creation_rate"],
         gt=0,
         le=1000,
-        description="Sandboxes created per second. Default by plan: 1 on hobby, 5 on pro.",
+        description="Maximum number of sandboxes created per second. Default by plan: 1 on hobby, 5 on pro.",
     )
     sandbox_creation_burst: int = Field(
-        default=1, ge=1, le=1000, description="Sandboxes that may be created at once before the rate counts."
+        default=1,
+        ge=1,
+        le=1000,
+        description="Number of sandboxes that may be created at once before the rate applies.",
     )
     sandbox_max_lifetime_seconds: int = Field(
         default=_PLANS["hobby"]["sandbox_max_lifetime_seconds"],
         ge=10,
         le=86400,
-        description="E2B's longest time for which a sandbox runs without a pause, seconds. Default by plan: "
-        "3600 on hobby, 86400 on pro. A worker that works longer is moved over it: its sandbox is paused and "
-        "resumed after three quarters of it.",
+        description="Seconds for which E2B lets a sandbox run without a pause. Default by plan: 3600 on "
+        "hobby, 86400 on pro. When a worker runs longer, its sandbox is paused and resumed after three "
+        "quarters of this time.",
     )
     poll_concurrency: int = Field(
-        default=16, ge=1, le=64, description="Polls side by side while the queue has items."
+        default=16, ge=1, le=64, description="Number of concurrent polls while the queue has items."
     )
     poll_block_milliseconds: int = Field(
-        default=999, ge=1, le=999, description="How long one poll of the empty queue waits, milliseconds."
+        default=999, ge=1, le=999, description="Milliseconds that one poll of an empty queue waits."
     )
     reclaim_seconds: int = Field(
         default=120,
         ge=1,
         le=3600,
-        description="Work that was offered and not acknowledged is offered again after so long; longer "
-        "than the slowest provisioning.",
+        description="Seconds after which the queue offers unacknowledged work again. Must be longer than the "
+        "slowest start of a sandbox.",
     )
     reconcile_concurrency: int = Field(
-        default=256, ge=1, le=2000, description="Resources that are worked on at once."
+        default=256, ge=1, le=2000, description="Maximum number of resources that are reconciled at once."
     )
-    sweep_seconds: float = Field(
-        default=30.0, gt=0, le=3600, description="Time between two comparisons with E2B's list, seconds."
+    resync_interval_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        le=3600,
+        description="Seconds between two resyncs with E2B's sandboxes and Anthropic's work list.",
     )
     watch_deadline_seconds: float = Field(
         default=180.0,
         gt=0,
         le=3600,
-        description="How long the watch on the resources may owe a change that is known otherwise, seconds; "
-        "then /livez fails. A watch that is silent for 70 s is opened again in any case.",
+        description="Seconds that the watch may be behind a change that is already known; then /livez fails. "
+        "A watch that has been silent for 70 s is always reopened.",
     )
     orphan_grace_seconds: float = Field(
         default=600.0,
         ge=0,
         le=2_592_000,
-        description="How long a sandbox is kept whose resource the leader has never seen, seconds: time to "
-        "restore resources from a backup while the operator runs. One whose resource was removed by force "
-        "is killed by the second sweep that finds it so.",
+        description="Seconds to keep an orphaned sandbox whose resource the leader has never seen, so that "
+        "resources can be restored from a backup while the operator runs. If the leader has seen the "
+        "resource, the second resync without it kills the sandbox.",
     )
     end_checks_per_minute: int = Field(
         default=10,
         ge=0,
         le=1000,
-        description="Idle sessions asked about per minute, to notice an end whose webhook was lost.",
+        description="Number of idle sessions per minute that are checked for an end whose webhook was lost.",
     )
     end_check_seconds: float = Field(
         default=21600.0,
         gt=0,
         le=86400,
-        description="Time between two such questions about one session, seconds.",
+        description="Seconds between two such end checks of the same session.",
     )
     lease_duration_seconds: float = Field(
-        default=15.0, gt=1, le=300, description="How long the leader's Lease is valid, seconds."
+        default=15.0, gt=1, le=300, description="Seconds for which the leader's Lease is valid."
     )
     lease_renew_seconds: float = Field(
-        default=3.0, gt=0.05, le=60, description="How often the Lease is renewed, seconds."
+        default=3.0, gt=0.05, le=60, description="Seconds between two renewals of the Lease."
     )
     request_timeout_seconds: float = Field(
         default=10.0,
         gt=0,
         le=300,
-        description="Limit of one call to Anthropic or E2B, seconds; shorter than the Lease. A short Lease "
-        "lowers the default.",
+        description="Timeout of one call to Anthropic or E2B, in seconds. Must be shorter than the Lease; "
+        "a short Lease lowers the default.",
     )
     create_timeout_seconds: float = Field(
         default=10.0,
         gt=0,
         le=300,
-        description="Limit of one create, resume or pause in E2B, seconds; shorter than the Lease (one that "
-        "takes longer is looked for and repeated; a pause is not cut off by it). A short Lease lowers the "
-        "default.",
+        description="Seconds that a step waits for a create, resume or pause in E2B before it checks what "
+        "else has changed. Must be shorter than the Lease; a short Lease lowers the default. The call itself "
+        "stays open for up to 85 s.",
     )
     worker_start_timeout_seconds: float = Field(
-        default=30.0, gt=0, le=600, description="Limit for a worker's first heartbeat, seconds."
+        default=30.0, gt=0, le=600, description="Seconds within which a worker must send its first heartbeat."
     )
     worker_start_attempts: int = Field(
-        default=5, ge=1, le=100, description="Starts of a worker for one claim before it is given up."
+        default=5, ge=1, le=100, description="Maximum number of worker starts for one claim."
+    )
+    skill_max_bytes: int = Field(
+        default=100_000_000,
+        ge=1,
+        description="Maximum size of a skill's archive, in bytes. Larger skills are left out.",
+    )
+    skill_max_unpacked_bytes: int = Field(
+        default=500_000_000, ge=1, description="Maximum size of an unpacked skill, in bytes."
+    )
+    skill_max_files: int = Field(
+        default=10_000, ge=1, description="Maximum number of files and directories in a skill's archive."
+    )
+    skill_max_count: int = Field(
+        default=64,
+        ge=1,
+        le=1000,
+        description="Maximum number of skills per session. Further skills of the agent are left out.",
+    )
+    skill_downloads: int = Field(
+        default=4,
+        ge=1,
+        le=100,
+        description="Maximum number of concurrent skill downloads, over all sessions. Each needs a few MiB "
+        "of memory, whatever the skill's size.",
+    )
+    skill_timeout_seconds: float = Field(
+        default=120.0,
+        gt=0,
+        le=600,
+        description="Timeout for moving one skill from Anthropic into a sandbox, in seconds.",
+    )
+    tool_call_attempts: int = Field(
+        default=3,
+        ge=1,
+        le=100,
+        description="Number of times that a tool call is run if its worker ends during it without giving the "
+        "lease back. After that the next worker answers the call with an error.",
     )
     recovery_attempts: int = Field(
         default=3,
         ge=0,
         le=100,
-        description="Attempts in a row to get a stuck session going again before that is left to a person.",
+        description="Number of consecutive attempts to recover a stuck session. After them, a person has to.",
     )
     retry_scale: float = Field(
-        default=1.0, gt=0, le=10, description="Factor on the delays between retries (tests make them short)."
+        default=1.0, gt=0, le=10, description="Multiplies the delays between retries; meant for tests."
     )
     allow_environment_key_in_sandbox: bool = Field(
         default=False,
-        description="Give the environment key to sandboxes when the environment issues no session token. "
-        "Whoever holds that key can act as the worker of every session of the environment.",
+        description="Give the environment key to sandboxes if the environment issues no session tokens. "
+        "Anyone with that key can act as the worker of every session in the environment.",
     )
 
     @model_validator(mode="before")
@@ -222,7 +280,7 @@ class OperatorSettings(Settings):
 
     @model_validator(mode="after")
     def _effects_end_before_the_lease(self) -> OperatorSettings:
-        """A call that outlives the Lease could change what the next leader has begun."""
+        """Refuse calls that could outlive the Lease and change what the next leader has begun."""
         for name in ("request_timeout_seconds", "create_timeout_seconds", "kubernetes_timeout_seconds"):
             if getattr(self, name) < self.lease_duration_seconds:
                 continue

@@ -1,1 +1,1 @@
-"""What the processes in the pods share: credentials, logs, settings, probes, the Kubernetes connection."""
+"""Contains what webhook and operator share: credentials, logs, settings, probes, the Kubernetes client."""

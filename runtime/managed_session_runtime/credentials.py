@@ -1,40 +1,19 @@
-"""Credentials: one file each in a directory, as a mounted Secret provides them, or environment variables.
+"""Reads credentials from files in a directory, such as a mounted Secret, or from environment variables.
 
-Each read looks at the file again, so that a credential may be added or replaced without a restart: the
-kubelet swaps the `..data` symlink, which gives the file behind the name another identity.
+Each read checks whether the file has changed, so that credentials can be added or replaced without a restart:
+the kubelet swaps the `..data` symlink, which gives the file a new identity.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 
+from managed_session_api.credentials import Credential
 from pydantic import SecretStr
 
 from managed_session_runtime.log import redact_value
-
-
-class Credential(StrEnum):
-    """The credentials an installation may have. The value is the file's name."""
-
-    ANTHROPIC_ENVIRONMENT_ID = "anthropic-environment-id"
-    ANTHROPIC_ENVIRONMENT_KEY = "anthropic-environment-key"
-    ANTHROPIC_WEBHOOK_SIGNING_KEY = "anthropic-webhook-signing-key"
-    E2B_API_KEY = "e2b-api-key"
-    ANTHROPIC_API_KEY = "anthropic-api-key"
-    WEBHOOK_ADMIN_TOKEN = "webhook-admin-token"  # noqa: S105 - a file name
-
-    @property
-    def variable(self) -> str:
-        """The environment variable that is read where the file is absent."""
-        return self.value.upper().replace("-", "_")
-
-    @property
-    def is_secret(self) -> bool:
-        """Whether the value must not be seen; the environment's ID may."""
-        return self is not Credential.ANTHROPIC_ENVIRONMENT_ID
 
 
 class CredentialError(Exception):
@@ -46,23 +25,23 @@ class CredentialError(Exception):
 
 
 class CredentialMissingError(CredentialError):
-    """The credential is in neither place."""
+    """Neither the file nor the environment variable exists."""
 
 
 class CredentialUnreadableError(CredentialError):
-    """The file exists and cannot be read as text."""
+    """The file exists, but cannot be read as text."""
 
 
-_LOOKS = 3
-"""At a file that is absent, before it counts as such."""
+_READS = 3
+"""Number of attempts to read a file before it counts as absent."""
 
 _Identity = tuple[int, int, int, int, int]
 
 
 class CredentialDirectory:
-    """Reads credentials from the files of one directory, or else from environment variables.
+    """Reads credentials from the files of a directory, or else from environment variables.
 
-    Reads are synchronous: files of a few bytes on a memory file system.
+    Reads are synchronous, because the files are tiny and in memory.
     """
 
     def __init__(self, path: Path, environ: Mapping[str, str] = os.environ) -> None:
@@ -76,20 +55,20 @@ class CredentialDirectory:
         return self._path
 
     def file(self, credential: Credential) -> Path:
-        """Where the credential's file is looked for."""
+        """Return the path of the credential's file."""
         return self._path / credential.value
 
     def get_all(self, credential: Credential) -> list[SecretStr]:
-        """Every value of `credential`, one per line, in order; empty where it is missing or blank.
+        """Return all values of `credential`, one per line, in order; empty if it is missing or blank.
 
-        Several values are for rotation: the old one stays valid until its line is removed.
+        Several values allow rotation: the old one stays valid until its line is removed.
 
         Raises:
-            CredentialUnreadableError: the file exists and cannot be read.
+            CredentialUnreadableError: the file exists, but cannot be read.
         """
-        # The kubelet removes the folder of the former version right after it has switched to the next one:
-        # who was on the way through the symlink then finds nothing there, and has to look again.
-        for _ in range(_LOOKS):
+        # The kubelet deletes the old version's folder right after switching to the new one, so a read that
+        # has already followed the symlink finds nothing and has to be repeated.
+        for _ in range(_READS):
             try:
                 return self._read_file(credential)
             except (FileNotFoundError, NotADirectoryError):
@@ -108,31 +87,31 @@ class CredentialDirectory:
         return self._remember(credential, identity, path.read_text(encoding="utf-8"))
 
     def get(self, credential: Credential) -> SecretStr | None:
-        """The first value of `credential`, or None where there is none.
+        """Return the first value of `credential`, or None.
 
         Raises:
-            CredentialUnreadableError: the file exists and cannot be read.
+            CredentialUnreadableError: the file exists, but cannot be read.
         """
         return next(iter(self.get_all(credential)), None)
 
     def require_all(self, credential: Credential) -> list[SecretStr]:
-        """Every value of `credential`, at least one (raises as `require`)."""
+        """Return all values of `credential`, at least one (raises as `require`)."""
         self.require(credential)
         return self.get_all(credential)
 
     def require(self, credential: Credential) -> SecretStr:
-        """The first value of `credential`.
+        """Return the first value of `credential`.
 
         Raises:
-            CredentialMissingError: there is none; the text names where to put it.
-            CredentialUnreadableError: the file exists and cannot be read.
+            CredentialMissingError: there is no value. The text says where to store one.
+            CredentialUnreadableError: the file exists, but cannot be read.
         """
         value = self.get(credential)
         if value is None:
             raise CredentialMissingError(
                 credential,
-                f"credential {credential.value} is missing: put it into the file {self.file(credential)} "
-                f"or the environment variable {credential.variable}",
+                f"credential {credential.value} is missing: store it in the file {self.file(credential)} "
+                f"or in the environment variable {credential.variable}",
             )
         return value
 

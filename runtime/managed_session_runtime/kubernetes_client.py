@@ -1,4 +1,4 @@
-"""The connection to the Kubernetes API server."""
+"""Connects to the Kubernetes API server."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -14,28 +15,31 @@ from kubernetes.aio import config as kubernetes_config
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.client.rest import RESTResponse
 
-_logger = logging.getLogger(__name__)
+from managed_session_runtime.api_server_connection import ApiServerRest
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_CONNECTIONS = 64
 DEFAULT_TIMEOUT_SECONDS = 10.0
 
 _CONNECT_SECONDS = 5.0
-_PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")
+_TOKEN_SECONDS = 60.0
 
 
 class KubernetesConfigurationError(Exception):
-    """No usable connection is configured; the text says what was looked for."""
+    """No usable connection is configured. The text says what was tried."""
 
 
 class TimeoutApiClient(ApiClient):
-    """An ApiClient whose calls have a time limit unless they bring their own.
+    """An ApiClient with a default timeout of its own; the library's is five minutes.
 
-    The library's default is five minutes. `_request_timeout` of a call may still be a number of seconds for
-    the whole call, or an `aiohttp.ClientTimeout`.
+    A call can still set `_request_timeout`: a number of seconds for the whole call, or an
+    `aiohttp.ClientTimeout`.
     """
 
     def __init__(self, configuration: Configuration, timeout_seconds: float) -> None:
         super().__init__(configuration)
+        self.rest_client = ApiServerRest(configuration)
         self._default_timeout = _timeout(timeout_seconds)
 
     async def call_api(
@@ -48,7 +52,7 @@ class TimeoutApiClient(ApiClient):
         _request_timeout: float | aiohttp.ClientTimeout | None = None,
         _preload_content: bool = True,
     ) -> RESTResponse:
-        """The library's call with the default time limit filled in.
+        """Call the API server, by default with the client's timeout.
 
         `method`, `url`, `header_params`, `body` and `post_params` are what `param_serialize` returns.
         """
@@ -73,31 +77,63 @@ async def connect(
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     environ: Mapping[str, str] = os.environ,
     user_agent: str = "managed-sessions",
-    token_refresh_seconds: float = 60.0,
+    token_refresh_seconds: float = _TOKEN_SECONDS,
+    proxy_url: str | None = None,
 ) -> ApiClient:
-    """A client for the API server: KUBECONFIG if set, else the pod's service account, else `~/.kube/config`.
+    """Connect with KUBECONFIG if set, else the pod's service account, else `~/.kube/config`.
 
-    Tokens are renewed while the client lives: the service account's from its file, a kubeconfig's by reading
-    that again (token files and exec plugins included). Close the client when done (it is an async context
-    manager).
+    Tokens are renewed while the client is open: the service account's from its file, a kubeconfig's by
+    reading the kubeconfig again (including token files and exec plugins). The caller has to close the
+    client, which is an async context manager.
 
     Args:
         connections: size of the connection pool.
-        timeout_seconds: for each call that brings no limit of its own, waiting for a connection included.
-        environ: where KUBECONFIG and the pod's variables are looked up.
-        user_agent: what the API server's audit log shows.
-        token_refresh_seconds: how old a kubeconfig's token may get. In a pod, the library reads the token
+        timeout_seconds: default timeout of a call, including the wait for a connection.
+        environ: variables to read KUBECONFIG and the pod's variables from.
+        user_agent: name in the API server's audit log.
+        token_refresh_seconds: maximum age of a kubeconfig's token. In a pod, the library reads the token
             file every minute.
+        proxy_url: proxy for the API server, unless a kubeconfig names one. The usual proxy variables are
+            ignored.
 
     Raises:
-        KubernetesConfigurationError: nothing is configured, or what is configured cannot be read.
+        KubernetesConfigurationError: no configuration exists, or it cannot be read.
     """
-    configuration = Configuration()
+    configuration = await _configuration(environ, token_refresh_seconds, proxy_url)
     configuration.connection_pool_maxsize = connections
-    configuration.client_session_kwargs = {
-        "cookie_jar": aiohttp.DummyCookieJar(),
-        "trust_env": any(environ.get(name) or environ.get(name.upper()) for name in _PROXY_VARIABLES),
-    }
+    client = TimeoutApiClient(configuration, timeout_seconds)
+    client.user_agent = user_agent
+    return client
+
+
+@dataclass(frozen=True)
+class ApiServerSession:
+    """An authenticated HTTP session, for a library that has its own client.
+
+    Attributes:
+        url: URL of the API server.
+        session: the session. Its owner has to close it.
+    """
+
+    url: str
+    session: aiohttp.ClientSession
+
+
+async def open_session(
+    *, environ: Mapping[str, str] = os.environ, proxy_url: str | None = None
+) -> ApiServerSession:
+    """Connect as `connect` does, with the same arguments and errors, but return a bare HTTP session."""
+    configuration = await _configuration(environ, _TOKEN_SECONDS, proxy_url)
+    # Long streams must not use up the connections of calls.
+    configuration.connection_pool_maxsize = 0
+    session = ApiServerRest(configuration, bearer=True).open_session()
+    return ApiServerSession(url=str(configuration.host), session=session)
+
+
+async def _configuration(
+    environ: Mapping[str, str], token_refresh_seconds: float, proxy_url: str | None
+) -> Configuration:
+    configuration = Configuration()
     home = Path(environ.get("HOME", "/")) / ".kube" / "config"
     try:
         if kubeconfig := environ.get("KUBECONFIG"):
@@ -112,10 +148,9 @@ async def connect(
                 "KUBECONFIG to a kubeconfig file"
             )
     except (kubernetes_config.ConfigException, OSError) as error:
-        raise KubernetesConfigurationError(f"the Kubernetes configuration is not usable: {error}") from error
-    client = TimeoutApiClient(configuration, timeout_seconds)
-    client.user_agent = user_agent
-    return client
+        raise KubernetesConfigurationError(f"the Kubernetes configuration is invalid: {error}") from error
+    configuration.proxy = configuration.proxy or proxy_url
+    return configuration
 
 
 async def _load_kubeconfig(path: str, configuration: Configuration, refresh_seconds: float) -> None:
@@ -130,8 +165,10 @@ async def _load_kubeconfig(path: str, configuration: Configuration, refresh_seco
         fresh = Configuration()
         try:
             await _read_kubeconfig(path, fresh)
-        except Exception as error:  # noqa: BLE001 - exec plugins fail in any way; the old token may still do
-            _logger.warning("kubeconfig cannot be read again, keeping the token: %s", type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - exec plugins fail in many ways; the old token may still work
+            logger.warning(
+                "cannot reload the kubeconfig, keeping the current token: %s", type(error).__name__
+            )
             return
         current.api_key.update(fresh.api_key)
 
@@ -141,7 +178,7 @@ async def _load_kubeconfig(path: str, configuration: Configuration, refresh_seco
 async def _read_kubeconfig(path: str, configuration: Configuration) -> None:
     if not await asyncio.to_thread(Path(path).is_file):
         raise KubernetesConfigurationError(
-            f"KUBECONFIG names {path}, which is no file: set it to a kubeconfig file, or unset it in a pod"
+            f"KUBECONFIG is {path}, which is not a file: set it to a kubeconfig file, or unset it in a pod"
         )
     await kubernetes_config.load_kube_config(  # type: ignore[no-untyped-call]
         config_file=path, client_configuration=configuration, persist_config=False

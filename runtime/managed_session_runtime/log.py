@@ -1,7 +1,7 @@
-"""Logs on stderr, one JSON object or one line of text per record, without secrets.
+"""Logs to stderr, one JSON object or one line of text per record, without secrets.
 
-Redaction works on the finished text, so that message, arguments, extra fields and tracebacks are all
-covered. It is the last line of defence: nothing logs a secret on purpose.
+Redaction applies to the formatted text, so that it covers messages, arguments, extra fields and tracebacks.
+It is the last line of defence: no code logs a secret on purpose.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pythonjsonlogger.json import JsonFormatter
 REDACTED = "[redacted]"
 
 _MINIMUM_LENGTH = 8
-"""Shorter values are no secrets worth the name, and hiding them would garble ordinary words."""
+"""Shorter values are hardly secrets, and redacting them would garble ordinary words."""
 
 _PATTERNS = (
     r"\b(?:sk-ant-|whsec_|e2b_)[A-Za-z0-9_\-+/=.]{6,}",
@@ -29,14 +29,14 @@ _PATTERNS = (
 
 
 class LogFormat(StrEnum):
-    """How a record is written."""
+    """Format of log records."""
 
     JSON = "json"
     TEXT = "text"
 
 
 class LogLevel(StrEnum):
-    """The least severe level that is written."""
+    """Lowest severity that is logged."""
 
     DEBUG = "DEBUG"
     INFO = "INFO"
@@ -45,7 +45,7 @@ class LogLevel(StrEnum):
 
 
 class _Redaction:
-    """The registered values and the patterns, as one expression."""
+    """All registered values and patterns, combined into one regular expression."""
 
     def __init__(self) -> None:
         self._values: set[str] = set()
@@ -70,27 +70,27 @@ _redaction = _Redaction()
 
 
 def redact_value(value: str) -> None:
-    """Hide `value` from all later log lines of this process."""
+    """Redact `value` in all later log lines of this process."""
     _redaction.add(value)
 
 
 def redact(text: str) -> str:
-    """`text` with registered values, and what looks like a key of the two clouds, replaced."""
+    """Return `text` without registered values and without anything that looks like a cloud key."""
     return _redaction.apply(text)
 
 
 class RedactingFormatter(logging.Formatter):
-    """Another formatter's output without secrets."""
+    """Wraps another formatter and redacts its output."""
 
     def __init__(self, inner: logging.Formatter) -> None:
         super().__init__()
         self._inner = inner
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as text; one that cannot be formatted says so instead of losing the line."""
+        """Format the record. If that fails, return a record that reports the failure."""
         try:
             text = self._inner.format(record)
-        except Exception as error:  # noqa: BLE001 - logging must not fail, nor print raw arguments
+        except Exception as error:  # noqa: BLE001 - logging must neither fail nor print raw arguments
             text = json.dumps(
                 {
                     "level": "ERROR",
@@ -103,12 +103,12 @@ class RedactingFormatter(logging.Formatter):
 
 
 class _TextLines(logging.Formatter):
-    """One line for a person: time, level, logger, message, then the extra fields as key=value."""
+    """Formats records for people: time, level, logger, message, then extra fields as key=value."""
 
     _KNOWN = frozenset({*RESERVED_ATTRS, "taskName", "color_message"})
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
-        """The first line; logging adds the traceback below it."""
+        """Format the first line. The base class adds the traceback below it."""
         fields = merge_record_extra(record, {}, reserved=self._KNOWN)
         return " ".join((super().formatMessage(record), *(f"{key}={value}" for key, value in fields.items())))
 
@@ -116,7 +116,7 @@ class _TextLines(logging.Formatter):
 def configure_logging(
     log_format: LogFormat = LogFormat.JSON, level: LogLevel = LogLevel.INFO, stream: TextIO | None = None
 ) -> None:
-    """Send the records of all loggers to `stream` (stderr), replacing handlers set before.
+    """Send the records of all loggers to `stream` (stderr), and replace earlier handlers.
 
     JSON records have `time` (RFC 3339, UTC), `level`, `logger`, `message`, the fields given as `extra`, and
     `exc_info` for an exception.

@@ -1,4 +1,4 @@
-"""Liveness, readiness and metrics over HTTP, and a server that runs inside an existing event loop."""
+"""Serves liveness, readiness and metrics over HTTP, within an existing event loop."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 Check = Callable[[], tuple[bool, dict[str, Any]]]
-"""Answers at once, without I/O: whether all is well, and details for a person (JSON values)."""
+"""Returns at once, without I/O: whether the check passes, and details for people (JSON values)."""
 
 
 def always_ok() -> tuple[bool, dict[str, Any]]:
-    """The check of a process that is alive as long as it answers."""
+    """Check that always passes, for a process that is alive as long as it answers."""
     return True, {}
 
 
 def probe_app(*, ready: Check, live: Check = always_ok, registry: CollectorRegistry = REGISTRY) -> Starlette:
-    """The ASGI app with `GET /livez`, `GET /readyz` (200 or 503, JSON details) and `GET /metrics`."""
+    """Build the ASGI app with `GET /livez`, `GET /readyz` (200 or 503, JSON details) and `GET /metrics`."""
 
     def answer(check: Check) -> Callable[[Request], Any]:
         async def endpoint(_: Request) -> Response:
@@ -53,18 +53,18 @@ def probe_app(*, ready: Check, live: Check = always_ok, registry: CollectorRegis
 def publish_build_info(component: str, registry: CollectorRegistry = REGISTRY) -> None:
     """Publish the metric `managed_sessions_build_info` with labels `component` and `version`.
 
-    The version is `unknown` where the distribution isn't installed but on the path only.
+    The version is `unknown` if the distribution is on the path, but not installed.
     """
     try:
         number = version("managed-sessions")
     except PackageNotFoundError:
         number = "unknown"
-    info = Info("managed_sessions_build", "Which build of which component runs.", registry=registry)
+    info = Info("managed_sessions_build", "Version of the running component.", registry=registry)
     info.info({"component": component, "version": number})
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server for a loop whose signals belong to someone else."""
+    """uvicorn's server for a loop whose signals are handled elsewhere."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -72,11 +72,11 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave the process's signal handlers alone."""
+        """Keep the process's signal handlers."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Tell who waits that connections are accepted."""
+        """Report that connections are accepted."""
         await super().startup(sockets=sockets)
         self.listening.set()
 
@@ -90,19 +90,19 @@ class RunningServer:
 
     @property
     def url(self) -> str:
-        """Base address for a client on the same machine."""
+        """Base URL for a client on the same machine."""
         host = {"::": "127.0.0.1", "0.0.0.0": "127.0.0.1"}.get(self.host, self.host)  # noqa: S104 - compared
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
 def listen(host: str, port: int, *, backlog: int = 2048) -> socket.socket:
-    """A listening socket. `::` accepts IPv4 too, and means every IPv4 address where there is no IPv6.
+    """Open a listening socket. `::` also accepts IPv4; without IPv6 it means all IPv4 addresses.
 
     Raises:
-        OSError: the address cannot be bound.
+        OSError: the address is not available.
     """
     if host == "::" and not socket.has_dualstack_ipv6():
-        host = "0.0.0.0"  # noqa: S104 - asked for by the caller
+        host = "0.0.0.0"  # noqa: S104 - requested by the caller
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=backlog, dualstack_ipv6=host == "::")
 
@@ -117,21 +117,21 @@ async def serve(
     keep_alive_seconds: int = 75,
     limit_concurrency: int | None = None,
 ) -> AsyncIterator[RunningServer]:
-    """Serve `app` in the running event loop for the time of the block.
+    """Serve `app` in the running event loop for the duration of the block.
 
-    At the block's end no new connection is accepted, requests under way may finish within
-    `drain_seconds`, and what is left is cancelled.
+    At the end of the block, the server accepts no new connections. Requests in progress have `drain_seconds`
+    to finish, and are then cancelled.
 
     Args:
-        app: the ASGI app; it gets no lifespan events.
+        app: the ASGI app. It gets no lifespan events.
         host: address to bind; see `listen`.
-        port: 0 picks a free one: read it from the result.
-        drain_seconds: time for requests under way at the end.
-        keep_alive_seconds: how long an idle connection is kept.
-        limit_concurrency: connections above this get a 503 from the server itself.
+        port: port to bind; 0 picks a free port, which the result shows.
+        drain_seconds: seconds that requests in progress get to finish.
+        keep_alive_seconds: seconds for which an idle connection stays open.
+        limit_concurrency: maximum number of connections; the server answers further ones with 503.
 
     Raises:
-        OSError: the address cannot be bound.
+        OSError: the address is not available.
     """
     listener = listen(host, port)
     config = uvicorn.Config(

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from managed_session_api import names
-from managed_session_local.clouds import clouds_from_environment
-from managed_session_local.control_plane import ControlPlane
-from managed_session_local.simulator_process import SimulatorProcess
-from managed_session_local.simulators.anthropic.client import AnthropicSimulator
-from managed_session_local.simulators.anthropic.settings import Settings as AnthropicSettings
-from managed_session_local.simulators.e2b.client import E2BSimulatorClient, SimulatedSandbox
-from managed_session_local.system import LocalSystem
+from managed_session_devkit.control_plane import ControlPlane
+from managed_session_devkit.simulators.anthropic.client import AnthropicSimulator
+from managed_session_devkit.simulators.anthropic.settings import Settings as AnthropicSettings
+from managed_session_devkit.simulators.e2b.client import E2BSimulatorClient, SimulatedSandbox
+from managed_session_devkit.system.clouds import clouds_from_environment
+from managed_session_devkit.system.local_system import LocalSystem
+from managed_session_devkit.system.simulator_process import SimulatorProcess
 
-from .sessions import QUICK
-from .systems import unique_name
+from ..support.sessions import QUICK
+from ..support.systems import unique_name
 
 COMMAND = (sys.executable, "-m", "managed_session_cli.main")
 IMAGE = "registry.example.com/team/managed-sessions:9.9.9"

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from managed_session_local.control_plane import ControlPlane
-from managed_session_local.system import LocalSystem
+from managed_session_devkit.control_plane import ControlPlane, established
+from managed_session_devkit.system.local_system import LocalSystem
 
-from .systems import StartSystem, local_system, unique_name
+from ..support.fixtures import control_plane, pytest_runtest_makereport, show_logs
+from ..support.systems import StartSystem, local_system, unique_name
 
-DEFINITION = Path(__file__).parents[2] / "crds/managedsessions.yaml"
-LAST_LINES = 40
-FAILED = pytest.StashKey[bool]()
+__all__ = ["control_plane", "pytest_runtest_makereport"]
 
-
-@pytest.fixture(scope="session")
-async def control_plane() -> AsyncIterator[ControlPlane]:
-    """A Kubernetes API server that all tests share; each works in namespaces of its own."""
-    async with ControlPlane() as running:
-        yield running
+DEFINITIONS = Path(__file__).parents[2] / "crds"
 
 
 @pytest.fixture(scope="session")
 async def definition(control_plane: ControlPlane) -> None:
-    """The CustomResourceDefinition, installed on the shared API server."""
-    await control_plane.kubectl("apply", "--server-side", "--force-conflicts", f"--filename={DEFINITION}")
-    await control_plane.kubectl("wait", "--for=condition=Established", f"--filename={DEFINITION}")
+    """The CustomResourceDefinitions, installed on the shared API server."""
+    await control_plane.kubectl("apply", "--server-side", "--force-conflicts", f"--kustomize={DEFINITIONS}")
+    await established(control_plane.kubectl)
 
 
 @pytest.fixture
@@ -59,20 +53,3 @@ async def start_system(
 async def system(start_system: StartSystem) -> LocalSystem:
     """A system with namespaces and simulators of its own, whose workers wait one second for a message."""
     return await start_system()
-
-
-def show_logs(test: pytest.Item, system: LocalSystem) -> None:
-    """After a failed test, print how the logs end."""
-    if not test.stash.get(FAILED, False):
-        return
-    for name, path in system.logs.items():
-        lines = path.read_text(errors="replace").splitlines()
-        print(f"--- {name}: last lines of {len(lines)}", *lines[-LAST_LINES:], sep="\n")
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    if report.failed:
-        item.stash[FAILED] = True
-    return report

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 import httpx
-from managed_session_local.pod import Pod
+from managed_session_devkit.system.pod import Pod
 
 PROBE_SECONDS = 0.2
 

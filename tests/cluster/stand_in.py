@@ -21,22 +21,22 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from managed_session_api.names import API_VERSION, KIND, PLURAL, RESOURCE_NAMESPACE, SYSTEM_NAMESPACE
 from managed_session_cli.cluster import Cluster, Reference
 from managed_session_cli.errors import ClusterError
-from managed_session_local.control_plane import ControlPlane, KubectlError, ProcessFailedError
-from managed_session_local.pod import Pod, base_environment
-from managed_session_local.ports import free_port
+from managed_session_devkit.control_plane import ControlPlane, KubectlError, ProcessFailedError
+from managed_session_devkit.system.environment import base_environment
+from managed_session_devkit.system.pod import Pod
+from managed_session_devkit.system.ports import free_port
 
-from .waiting import eventually
+from ..support.waiting import eventually
 
 POLL_SECONDS = 0.3
 QUICK = {
     "MANAGED_SESSIONS_MAX_IDLE_SECONDS": "1",
-    "MANAGED_SESSIONS_SWEEP_SECONDS": "1",
+    "MANAGED_SESSIONS_RESYNC_INTERVAL_SECONDS": "1",
     "MANAGED_SESSIONS_WEBHOOK_READINESS_INTERVAL_SECONDS": "0.5",
 }
 """Settings of all processes, so that a test does not wait for slow clocks; the Deployments' own go before."""
@@ -76,12 +76,7 @@ class ClusterStandIn:
         self._task = asyncio.create_task(self._play())
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_error: object) -> None:
         assert self._task is not None
         self._task.cancel()
         with suppress(asyncio.CancelledError):

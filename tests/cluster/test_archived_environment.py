@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .sessions import QUICK, becomes, begin, paused, resource
-from .systems import StartSystem
-from .waiting import eventually
+from ..support.sessions import QUICK, becomes, begin, paused, resource
+from ..support.systems import StartSystem
+from ..support.waiting import eventually
 
 
 async def test_queue_that_serves_nobody_is_said_where_sessions_wait(start_system: StartSystem) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from contextlib import AsyncExitStack
 
 import pytest
-from managed_session_local.conversation import Conversation
-from managed_session_local.system import LocalSystem
+from managed_session_cli.conversation import Conversation
+from managed_session_devkit.system.local_system import LocalSystem
 
-from .held import WAIT, let_go
-from .sessions import QUICK, becomes, begin, condition, resource
-from .systems import StartSystem
-from .waiting import eventually
+from ..support.held import WAIT, let_go
+from ..support.sessions import QUICK, becomes, begin, condition, resource
+from ..support.systems import StartSystem
+from ..support.waiting import eventually
 
 LIMIT = 2
 SESSIONS = 8
@@ -37,7 +38,13 @@ async def _none_runs(system: LocalSystem) -> bool:
 
 
 async def _first_heartbeat(system: LocalSystem, conversation: Conversation) -> str:
-    return str((await resource(system, conversation.session_id))["status"]["work"]["firstHeartbeatAt"])
+    """When the worker of the newest claim had its first heartbeat, once the operator has written it down."""
+
+    async def written() -> str | None:
+        work: dict[str, str] = (await resource(system, conversation.session_id))["status"]["work"]
+        return work.get("firstHeartbeatAt")
+
+    return await eventually("the heartbeat is written down", written)
 
 
 async def _taken_from_the_queue(system: LocalSystem) -> int:
@@ -70,7 +77,7 @@ async def test_resumed_and_new_sessions_are_served_in_the_order_of_their_message
             most_taken = max(most_taken, await _taken_from_the_queue(system))
             said = await condition(system, order[-1].session_id)
             if said.get("reason") == "AwaitingCapacity":
-                positions |= set(re.findall(r"position (\d+) in the line: all 2 places", said["message"]))
+                positions |= set(re.findall(r"Queue position (\d+): all 2 sandbox slots", said["message"]))
         assert all("served" in answer for answer in await answering)
         served = [await _first_heartbeat(system, each) for each in order]
 
@@ -97,6 +104,7 @@ async def test_limit_lowered_at_e2b_slows_the_operator_down_and_all_are_served(
         await system.e2b_admin.clear_ledger()
 
         await system.e2b_admin.change_settings(max_concurrent_sandboxes=1)
+        began = time.monotonic()
         order = [*resumed, *await _begin(system, stack, 4)]
         await _send_in_order(order, "Run: sleep 3; echo served")
         answering = asyncio.create_task(_answers(order))
@@ -105,15 +113,17 @@ async def test_limit_lowered_at_e2b_slows_the_operator_down_and_all_are_served(
             for conversation in order:
                 said = await condition(system, conversation.session_id)
                 reasons.add(said.get("reason", ""))
-                named = named or "E2B allows" in said.get("message", "")
+                named = named or "E2B currently allows" in said.get("message", "")
         assert all("served" in answer for answer in await answering)
 
+    # Ever more seldom, up to once in six seconds here; a slow machine leaves time for more.
+    refusals = max(20.0, (time.monotonic() - began) / 3)
     assert {"SandboxQuotaExceeded", "AwaitingCapacity"} <= reasons
     assert named, "who waits says that it is E2B's limit"
     ledger = await system.e2b_admin.ledger()
     sent = ledger.operations.get("create", 0) + ledger.operations.get("connect", 0)
     assert ledger.peak_concurrent == 1
-    assert sent <= len(order) + 20, f"{sent} creates and resumes for {len(order)} sandboxes"
+    assert sent <= len(order) + refusals, f"{sent} creates and resumes for {len(order)} sandboxes"
 
 
 @pytest.mark.timeout(300)

@@ -1,6 +1,5 @@
 """The local control plane: real etcd and kube-apiserver processes."""
 
-import asyncio
 import json
 import os
 import signal
@@ -8,20 +7,23 @@ import ssl
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
-from managed_session_local.control_plane import (
+from managed_session_devkit.control_plane import (
     ControlPlane,
     ControlPlaneBinaries,
+    ControlPlaneSettings,
     KubectlError,
     ProcessFailedError,
     resolve_binaries,
 )
-from managed_session_local.control_plane.working_folder import working_folder
+from managed_session_devkit.control_plane.working_folder import working_folder
+
+from ..support.waiting import eventually
 
 DEADLINE_SECONDS = 60.0
 
@@ -58,16 +60,9 @@ async def own(
         yield control_plane
 
 
-async def eventually(condition: Callable[[], bool], what: str) -> None:
-    deadline = asyncio.get_running_loop().time() + DEADLINE_SECONDS
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline, f"not within {DEADLINE_SECONDS} s: {what}"
-        await asyncio.sleep(0.02)
-
-
 def start_program(binaries: ControlPlaneBinaries) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "managed_session_local.control_plane"],
+        [sys.executable, "-m", "managed_session_devkit.control_plane"],
         env=os.environ | {"KUBEBUILDER_ASSETS": str(binaries.folder)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -84,11 +79,19 @@ def servers_from(folder: Path) -> list[int]:
     ]
 
 
+@pytest.mark.skipif("KUBEBUILDER_ASSETS" in os.environ, reason="these binaries may be of any release")
+async def test_server_and_kubectl_are_of_the_release_that_the_settings_name(own: ControlPlane) -> None:
+    versions = json.loads(await own.kubectl("version", "--output=json"))
+    wanted = ControlPlaneSettings().release.kubernetes
+    assert versions["serverVersion"]["gitVersion"] == wanted
+    assert versions["clientVersion"]["gitVersion"] == wanted
+
+
 async def test_is_ready_with_tls_that_verifies_against_its_own_authority(own: ControlPlane) -> None:
     context = ssl.create_default_context(cafile=str(own.ca_file))
     # Part of the default context from Python 3.13 on.
     context.verify_flags |= ssl.VERIFY_X509_STRICT
-    async with httpx.AsyncClient(verify=context) as client:
+    async with httpx.AsyncClient(verify=context, timeout=30.0) as client:
         assert (await client.get(f"{own.url}/readyz")).text == "ok"
 
 
@@ -151,7 +154,11 @@ async def test_audit_log_has_requests_without_bodies(own: ControlPlane) -> None:
     )
     audit_log = own.audit_log
     assert audit_log is not None
-    await eventually(lambda: '"name":"hidden"' in audit_log.read_text(), "the request is in the audit log")
+
+    async def logged() -> bool:
+        return '"name":"hidden"' in audit_log.read_text()
+
+    await eventually("the request is in the audit log", logged)
     created = [json.loads(line) for line in audit_log.read_text().splitlines() if '"name":"hidden"' in line]
     assert created[0]["verb"] == "create"
     assert "requestObject" not in created[0]
@@ -243,7 +250,7 @@ def test_folder_of_a_killed_program_is_removed_by_the_next(
 
 def test_binaries_command_prints_the_folder(binaries: ControlPlaneBinaries) -> None:
     output = subprocess.run(
-        [sys.executable, "-m", "managed_session_local.control_plane", "binaries"],
+        [sys.executable, "-m", "managed_session_devkit.control_plane", "binaries"],
         env=os.environ | {"KUBEBUILDER_ASSETS": str(binaries.folder)},
         check=True,
         capture_output=True,

@@ -8,14 +8,14 @@ from functools import partial
 
 import httpx
 import pytest
-from managed_session_local.clouds import SIMULATED_E2B_KEY
-from managed_session_local.control_plane import ControlPlane
-from managed_session_local.system import LocalSystem
+from managed_session_devkit.control_plane import ControlPlane
+from managed_session_devkit.system.clouds import SIMULATED_E2B_KEY
+from managed_session_devkit.system.local_system import LocalSystem
 
-from .held import WAIT, let_go
-from .sessions import QUICK, becomes, begin, paused, sandboxes_of
-from .systems import local_system
-from .waiting import eventually
+from ..support.held import WAIT, let_go
+from ..support.sessions import QUICK, becomes, begin, paused, sandboxes_of
+from ..support.systems import local_system
+from ..support.waiting import eventually
 
 ENVIRONMENT_KEY = "anthropic-environment-key"
 E2B_KEY = "e2b-api-key"
@@ -35,7 +35,7 @@ def held(system: LocalSystem, credential: str) -> str:
 
 
 async def line_in_use(system: LocalSystem, credential: str) -> float | None:
-    async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
+    async with httpx.AsyncClient(timeout=30.0, trust_env=False) as client:
         metrics = (await client.get(f"{system.operator.probe_url}/metrics")).text
     start = f'managed_sessions_credential_line{{credential="{credential}"}} '
     return next((float(line.split()[-1]) for line in metrics.splitlines() if line.startswith(start)), None)

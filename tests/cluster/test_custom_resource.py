@@ -10,7 +10,9 @@ import pytest
 from managed_session_api import names
 from managed_session_api.conditions import ConditionStatus, ConditionType, Phase, Reason
 from managed_session_api.resource import (
+    ClassReference,
     Condition,
+    DailyActivity,
     EffectiveStatus,
     EventStatus,
     ManagedSession,
@@ -19,7 +21,7 @@ from managed_session_api.resource import (
     Status,
     WorkStatus,
 )
-from managed_session_local.control_plane import ControlPlane
+from managed_session_devkit.control_plane import ControlPlane, established
 
 DEFINITION = Path(__file__).parents[2] / "crds/managedsessions.yaml"
 SESSION = "sesn_01AbCdEf"
@@ -67,7 +69,7 @@ class Sessions:
 @pytest.fixture
 async def sessions(control_plane: ControlPlane, namespace: str) -> Sessions:
     await control_plane.kubectl("apply", "--server-side", "--force-conflicts", f"--filename={DEFINITION}")
-    await control_plane.kubectl("wait", "--for=condition=Established", f"--filename={DEFINITION}")
+    await established(control_plane.kubectl)
     return Sessions(control_plane, namespace)
 
 
@@ -75,7 +77,12 @@ STATUS = Status(
     phase=Phase.IDLE,
     last_event=EventStatus(id="wevt_1", type="session.status_run_started", created_at=NOW),
     sandbox=SandboxStatus(
-        id="i0a1b2c3", state=SandboxState.PAUSED, template_id="tmpl1", started_at=NOW, attempt=1
+        id="i0a1b2c3",
+        state=SandboxState.PAUSED,
+        template_id="tmpl1",
+        started_at=NOW,
+        attempt=1,
+        created_with={"template": "0123456789abcdef"},
     ),
     work=WorkStatus(
         id=SESSION,
@@ -97,8 +104,16 @@ STATUS = Status(
             "idleTTLSeconds": 0,
             "ttlSecondsAfterEnd": 3600,
             "onSandboxLost": "Recreate",
+            "metadata": {"team": "red"},
+            "env": {"REPORT_LANGUAGE": "en"},
+            "network": {"allow": ["192.0.2.1"], "deny": ["0.0.0.0/0"]},
+            "autoResume": False,
+            "allowPublicTraffic": True,
+            "origins": {"template": "settings", "env": "session+class/gold@7"},
         }
     ),
+    session_class=ClassReference(name="gold", uid="u", generation=7),
+    active_today=DailyActivity(day="2026-11-23", seconds=60),
     turns=3,
     last_active_time=NOW,
     ended_at=NOW,
@@ -123,8 +138,8 @@ async def test_least_resource_gets_the_defaults_that_no_setting_has(sessions: Se
     assert found["spec"] == {
         "sessionID": SESSION,
         "routing": {"scope": "session"},
-        "sandbox": {"autoResume": False, "allowPublicTraffic": False},
-        "lifecycle": {"suspend": False},
+        "sandbox": {},
+        "lifecycle": {},
     }
 
 
@@ -226,14 +241,17 @@ async def test_columns_that_kubectl_get_prints(sessions: Sessions) -> None:
     await sessions.patch_status(STATUS.to_json())
     header, row = (await sessions.kubectl("get", "managed-sessions")).splitlines()
     assert header.split() == ["NAME", "READY", "REASON", "SESSION", "SANDBOX", "TURNS", "LAST-ACTIVE", "AGE"]
-    assert row.split()[:6] == [NAME, "True", "Idle", SESSION, "i0a1b2c3", "3"]
+    # With the kind, because the category has two.
+    name = f"{names.SINGULAR}.{names.GROUP}/{NAME}"
+    assert row.split()[:6] == [name, "True", "Idle", SESSION, "i0a1b2c3", "3"]
     header, row = (await sessions.kubectl("get", names.SHORT_NAME, "--output=wide")).splitlines()
-    assert header.split()[8:] == ["PHASE", "WORK", "ENVIRONMENT", "AGENT", "TEMPLATE", "MESSAGE"]
-    assert row.split(maxsplit=13)[8:] == [
+    assert header.split()[8:] == ["PHASE", "WORK", "ENVIRONMENT", "AGENT", "CLASS", "TEMPLATE", "MESSAGE"]
+    assert row.split(maxsplit=14)[8:] == [
         "Idle",
         "Idle",
         "env_1",
         "agent_1",
+        "gold",
         "managed-session-worker:0.1.0",
         "The next message will be served.",
     ]
@@ -249,7 +267,7 @@ async def test_explain_reads_like_documentation(sessions: Sessions) -> None:
     text = " ".join((await sessions.kubectl("explain", f"{names.PLURAL}.spec.lifecycle")).split())
     for name in ("suspend", "idleTTLSeconds", "ttlSecondsAfterEnd", "onSandboxLost"):
         assert f"{name} <" in text
-    assert "0 for never, else 60 to 31536000 (a year)." in text
+    assert "0 means never, otherwise 60 to 31536000 (a year)." in text
     assert "MANAGED_SESSIONS_IDLE_TTL_SECONDS. Live." in text
     assert "enum: Recreate, Fail" in text
 

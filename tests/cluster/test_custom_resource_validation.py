@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from managed_session_api import names
-from managed_session_local.control_plane import ControlPlane, KubectlError
+from managed_session_devkit.control_plane import ControlPlane, KubectlError
 
 DEFINITION = Path(__file__).parents[2] / "crds/managedsessions.yaml"
 SESSION = "sesn_01AbCdEf"
@@ -269,7 +269,7 @@ BAD_STATUSES = [
     Refused(
         "condition's type",
         "status.conditions[0].type",
-        '"Ready", "SandboxReady", "WorkerRunning", "WorkspaceLost"',
+        '"Ready", "SandboxReady", "WorkerRunning", "WorkspaceLost", "WorkspaceRestarted"',
         {"conditions": [CONDITION | {"type": "Synced"}]},
     ),
     Refused(

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from managed_session_api import names
-from managed_session_local.control_plane import ControlPlane
-from managed_session_local.system import LocalSystem
+from managed_session_devkit.control_plane import ControlPlane
+from managed_session_devkit.system.local_system import LocalSystem
 
-from .sessions import QUICK, becomes, begin, paused, resource, sandboxes_of
-from .systems import local_system
-from .waiting import eventually
+from ..support.sessions import QUICK, becomes, begin, paused, resource, sandboxes_of
+from ..support.systems import local_system
+from ..support.waiting import eventually
 
 E2B_KEY = "e2b-api-key"
 
@@ -126,4 +126,4 @@ async def test_sandbox_of_a_resource_whose_finalizer_was_removed_by_hand_is_kill
             assert not await killed(system, session_id)
         finally:
             await end()
-        await eventually("the sweep kills it", lambda: killed(system, session_id))
+        await eventually("the resync kills it", lambda: killed(system, session_id))

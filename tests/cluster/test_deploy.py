@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
-from managed_session_api.names import PLURAL, RESOURCE_NAMESPACE, SYSTEM_NAMESPACE
-from managed_session_local.control_plane import ControlPlane, KubectlError
+from managed_session_api.names import CLASS_PLURAL, PLURAL, RESOURCE_NAMESPACE, SYSTEM_NAMESPACE
+from managed_session_devkit.control_plane import ControlPlane, KubectlError, established
+
+from ..support.waiting import eventually
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 WEBHOOK = "managed-session-webhook"
@@ -34,6 +36,8 @@ RIGHTS: dict[tuple[str, str], set[Right]] = {
             for verb in ("get", "list", "watch", "create", "patch", "delete")
         ),
         ("managedagents.dev", f"{PLURAL}/status", "", "patch"),
+        *(("managedagents.dev", CLASS_PLURAL, "", verb) for verb in ("list", "watch")),
+        ("managedagents.dev", f"{CLASS_PLURAL}/status", "", "patch"),
         *(("", "secrets", "", verb) for verb in ("get", "create", "update", "delete")),
         ("", "events", "", "create"),
     },
@@ -61,13 +65,19 @@ class Installed:
 async def installed() -> AsyncIterator[Installed]:
     async with ControlPlane() as control_plane:
         printed = await control_plane.kubectl(*APPLY)
-        await control_plane.kubectl("wait", "--for=condition=Established", "crd", "--all")
+        await established(control_plane.kubectl)
         await control_plane.kubectl("create", "serviceaccount", "nobody", f"--namespace={SYSTEM_NAMESPACE}")
         accounts = {
             name: await control_plane.service_account_kubeconfig(SYSTEM_NAMESPACE, name)
             for name in (WEBHOOK, OPERATOR, "nobody")
         }
-        yield Installed(control_plane, printed, accounts)
+        here = Installed(control_plane, printed, accounts)
+
+        async def roles_count() -> bool:
+            return all([RIGHTS[each] <= await rights(here, *each) for each in RIGHTS])
+
+        await eventually("the API server has taken up the roles", roles_count)
+        yield here
 
 
 async def test_first_apply_creates_everything(installed: Installed) -> None:

@@ -25,27 +25,28 @@ from pathlib import Path
 import pytest
 from anthropic import AsyncAnthropic
 from managed_session_api.names import PLURAL, RESOURCE_NAMESPACE, SYSTEM_NAMESPACE
-from managed_session_local.clouds import SIMULATED_E2B_KEY, proxy_bypass, simulated_clouds
-from managed_session_local.control_plane import ControlPlane, resolve_binaries
-from managed_session_local.conversation import Conversation
-from managed_session_local.pod import base_environment
-from managed_session_local.simulator_process import SimulatorProcess
-from managed_session_local.simulators.anthropic.client import AnthropicSimulator
-from managed_session_local.simulators.anthropic.settings import Settings as AnthropicSettings
-from managed_session_local.simulators.e2b.client import E2BSimulatorClient
+from managed_session_cli.conversation import Conversation
+from managed_session_cli.proxies import proxy_bypass
+from managed_session_devkit.control_plane import ControlPlane, resolve_binaries
+from managed_session_devkit.simulators.anthropic.client import AnthropicSimulator
+from managed_session_devkit.simulators.anthropic.settings import Settings as AnthropicSettings
+from managed_session_devkit.simulators.e2b.client import E2BSimulatorClient
+from managed_session_devkit.system.clouds import SIMULATED_E2B_KEY, simulated_clouds
+from managed_session_devkit.system.environment import base_environment
+from managed_session_devkit.system.simulator_process import SimulatorProcess
 
 from ..rights import expect_refusals
-from .docs_commands import PAGES, ROOT, Block, bash_blocks, blocks
+from ..support.docs_commands import PAGES, ROOT, Block, bash_blocks, blocks
+from ..support.waiting import eventually
 from .stand_in import ClusterStandIn
-from .waiting import eventually
 
 NEXT_E2B_KEY = SIMULATED_E2B_KEY.replace("51", "52")
 IMAGE = "registry.example.com/team/managed-sessions:0.1.0"
 SECONDS = 120.0
 WAYS: dict[str, list[str]] = {
     "cli": [
-        "install.md", "credentials.md", "resource.md", "operate.md", "troubleshooting.md", "exposing.md",
-        "upgrade.md", "uninstall.md",
+        "install.md", "credentials.md", "resource.md", "classes.md", "operate.md", "troubleshooting.md",
+        "exposing.md", "upgrade.md", "uninstall.md",
     ],
     "kubectl": ["install.md", "uninstall.md"],
     "hand": ["uninstall.md"],
@@ -316,8 +317,8 @@ def flags_of(*subcommand: str) -> set[str]:
     """The flags that a subcommand of kubectl has, those of every subcommand with them."""
     if subcommand not in HELP:
         kubectl = str(resolve_binaries().kubectl)
-        own = subprocess.run([kubectl, *subcommand, "--help"], capture_output=True, text=True, timeout=30)
-        shared = subprocess.run([kubectl, "options"], capture_output=True, text=True, timeout=30)
+        own = subprocess.run([kubectl, *subcommand, "--help"], capture_output=True, text=True, timeout=120)
+        shared = subprocess.run([kubectl, "options"], capture_output=True, text=True, timeout=120)
         assert own.returncode == 0, own.stderr
         assert f"kubectl {subcommand[0]}" in own.stdout, f"there is no kubectl {' '.join(subcommand)}"
         HELP[subcommand] = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", own.stdout + shared.stdout))

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from managed_session_api import names
-from managed_session_local.control_plane import ControlPlane
+from managed_session_devkit.control_plane import ControlPlane
 from managed_session_worker.template import template_name
 
+from ..support.systems import unique_name
 from .command_line import E2B_KEY, IMAGE, OTHER_E2B_KEY, SIGNING_KEY, Site, simulated_site
-from .systems import unique_name
 
 OPERATOR = "managed-session-operator"
 WEBHOOK = "managed-session-webhook"
@@ -104,7 +104,7 @@ async def test_dry_run_writes_nothing_and_lists_what_would_be_new(site: Site) ->
     assert await site.get("namespace", site.system_namespace) == {}
     assert await site.e2b.templates() == []
     assert f"Deployment {OPERATOR} in {site.system_namespace}: created" in ended.output
-    assert "is built in E2B" in ended.output
+    assert "will be built in E2B" in ended.output
 
 
 async def test_dry_run_of_an_upgrade_changes_no_object(installed: Site) -> None:
@@ -159,28 +159,28 @@ async def test_wrong_keys_are_all_named_before_anything_is_written(site: Site) -
     }
     ended = await site.install(keys={**site.keys(), **wrong})
     assert ended.code == 1
-    assert "Anthropic refuses ANTHROPIC_ENVIRONMENT_KEY" in ended.errors
-    assert "E2B refuses E2B_API_KEY" in ended.errors
-    assert "Anthropic refuses ANTHROPIC_API_KEY" in ended.errors
+    assert "Anthropic rejected ANTHROPIC_ENVIRONMENT_KEY" in ended.errors
+    assert "E2B rejected E2B_API_KEY" in ended.errors
+    assert "Anthropic rejected ANTHROPIC_API_KEY" in ended.errors
     assert "ANTHROPIC_WEBHOOK_SIGNING_KEY does not begin" in ended.errors
     assert all(value not in ended.text for value in wrong.values())
     assert await site.get("namespace", site.system_namespace) == {}
 
 
-async def test_absent_key_is_named_before_anything_is_written(site: Site) -> None:
+async def test_missing_key_is_named_before_anything_is_written(site: Site) -> None:
     ended = await site.install(keys={"ANTHROPIC_ENVIRONMENT_ID": site.settings.environment_id})
     assert ended.code == 1
     assert "not set: ANTHROPIC_ENVIRONMENT_KEY, E2B_API_KEY" in ended.errors
     assert await site.get("namespace", site.system_namespace) == {}
 
 
-async def test_missing_right_is_named_before_anything_is_written(site: Site) -> None:
+async def test_missing_permission_is_named_before_anything_is_written(site: Site) -> None:
     await site.kubectl("create", "namespace", site.namespace)
     await site.kubectl("create", "serviceaccount", "visitor", f"--namespace={site.namespace}")
     visitor = await site.control_plane.service_account_kubeconfig(site.namespace, "visitor")
     ended = await site.install(f"--kubeconfig={visitor}")
     assert ended.code == 1
-    assert "lacks rights" in ended.errors
+    assert "lacks permissions" in ended.errors
     assert "patch customresourcedefinitions.apiextensions.k8s.io" in ended.errors
     assert await site.get("namespace", site.system_namespace) == {}
 
@@ -192,7 +192,7 @@ async def test_without_a_yes_nothing_is_changed(site: Site) -> None:
     assert await site.get("namespace", site.system_namespace) == {}
 
 
-async def test_waits_for_the_pods_and_says_what_holds_them_up(installed: Site) -> None:
+async def test_waits_for_the_pods_and_reports_what_blocks_them(installed: Site) -> None:
     site = installed
     waiting = {"reason": "ImagePullBackOff", "message": "no such image"}
     pod = {

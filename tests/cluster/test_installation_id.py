@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from managed_session_api import names
 
-from .sessions import begin
-from .systems import StartSystem
+from ..support.sessions import begin
+from ..support.systems import StartSystem
 
 
 async def test_sandboxes_bear_the_uid_of_the_operators_namespace(start_system: StartSystem) -> None:

@@ -8,16 +8,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from managed_session_local.control_plane import ControlPlane
-from managed_session_local.system import LocalSystem
-from managed_session_operator.leadership import Leadership
+from managed_session_devkit.control_plane import ControlPlane
+from managed_session_devkit.system.local_system import LocalSystem
+from managed_session_operator.clients.kubernetes.leadership import Leadership
 from managed_session_runtime.kubernetes_client import connect
 
-from .held import WAIT, let_go
-from .leaders import lease
-from .sessions import QUICK, begin, paused, sandboxes_of
-from .systems import local_system, unique_name
-from .waiting import eventually
+from ..support.held import WAIT, let_go
+from ..support.leaders import lease
+from ..support.sessions import QUICK, begin, paused, sandboxes_of
+from ..support.systems import local_system, unique_name
+from ..support.waiting import eventually
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ async def test_turn_goes_on_while_its_leader_is_frozen_and_after_it_thaws(
     leader = await leader_index(system)
     async with begin(system) as conversation:
         command = f"touch begun; {WAIT}; echo went"
-        turn = asyncio.create_task(conversation.say(f"Run: {command}"))
+        turn = asyncio.create_task(conversation.say(f"Run: {command}", timeout_seconds=120))
 
         async def reached() -> bool:
             running = await sandboxes_of(system, conversation.session_id, "running")

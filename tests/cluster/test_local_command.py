@@ -19,15 +19,15 @@ import httpx
 import psutil
 import pytest
 from anthropic import AsyncAnthropic
-from managed_session_local.control_plane import ControlPlane, ProcessFailedError
-from managed_session_local.conversation import Conversation
-from managed_session_local.simulator_process import SimulatorProcess
-from managed_session_local.simulators.anthropic.client import AnthropicSimulator
-from managed_session_local.simulators.anthropic.settings import Settings as AnthropicSettings
-from managed_session_local.simulators.e2b.client import E2BSimulatorClient
+from managed_session_cli.conversation import Conversation
+from managed_session_devkit.control_plane import ControlPlane, ProcessFailedError
+from managed_session_devkit.simulators.anthropic.client import AnthropicSimulator
+from managed_session_devkit.simulators.anthropic.settings import Settings as AnthropicSettings
+from managed_session_devkit.simulators.e2b.client import E2BSimulatorClient
+from managed_session_devkit.system.simulator_process import SimulatorProcess
 
-from .systems import local_system
-from .waiting import eventually
+from ..support.systems import local_system
+from ..support.waiting import eventually
 
 COMMAND = (sys.executable, "-m", "managed_session_cli.main")
 SIGNING_KEY = "whsec_c2lnbmluZy1rZXktb2YtYXQtbGVhc3QtMzItYnl0ZXM="
@@ -51,7 +51,7 @@ class Command:
 
     def left(self) -> list[psutil.Process]:
         """Which of its processes still run, after some time to end."""
-        return list(psutil.wait_procs(self.children, timeout=10)[1])
+        return list(psutil.wait_procs(self.children, timeout=END_SECONDS)[1])
 
     async def kubectl(self, *args: str) -> str:
         process = await asyncio.create_subprocess_exec(
@@ -113,7 +113,7 @@ async def test_line_of_json_says_how_to_use_it_and_sigterm_leaves_nothing(
 ) -> None:
     async with running(environment(assets, tmp_path)) as command:
         printed = command.printed
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=30.0, trust_env=False) as client:
             health = await client.get(printed["webhookURL"].replace("/webhook", "/health"))
         assert health.json()["ok"] is True
         assert await ask(command, "Run: echo hello", printed["anthropicAPIKey"]) == "hello"
@@ -246,7 +246,7 @@ async def test_sandboxes_that_a_killed_run_left_in_the_cloud_are_gone_after_the_
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ANTHROPIC_", "E2B_"))}
     return subprocess.run(
-        [*COMMAND, *arguments], env=kept | variables, capture_output=True, text=True, timeout=60
+        [*COMMAND, *arguments], env=kept | variables, capture_output=True, text=True, timeout=120
     )
 
 
@@ -273,7 +273,7 @@ async def test_refused_e2b_key_is_said_in_one_line(assets: Path, tmp_path: Path,
     output, errors = await asyncio.wait_for(process.communicate(), START_SECONDS)
     last = errors.decode().splitlines()[-1]
     assert (process.returncode, output) == (1, b"")
-    assert last.startswith("error: E2B refused E2B_API_KEY")
+    assert last.startswith("error: E2B rejected E2B_API_KEY")
     assert "e2b_wrong" not in errors.decode()
     assert "Traceback" not in errors.decode()
 
@@ -282,8 +282,9 @@ async def test_template_is_built_by_a_command(clouds: Clouds) -> None:
     address = {"E2B_API_URL": clouds.e2b.url, "E2B_API_KEY": E2B_KEY}
     built = await asyncio.to_thread(run, "template", "build", **address)
     assert built.returncode == 0, built.stderr
-    assert built.stdout.startswith("managed-session-worker:")
-    assert "is template" in built.stdout
+    [template] = [each for each in await clouds.e2b.templates() if each["name"] == "managed-session-worker"]
+    [[tag, build]] = template["tags"].items()
+    assert built.stdout == f"managed-session-worker:{tag} is build {build}\n"
 
 
 def test_template_build_without_a_key_says_what_to_do() -> None:

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 from managed_session_api.names import METADATA_SESSION, resource_name
-from managed_session_local.control_plane import ControlPlane
-from managed_session_local.system import LocalSystem
+from managed_session_devkit.control_plane import ControlPlane
+from managed_session_devkit.system.local_system import LocalSystem
 
+from ..support.held import WAIT, let_go
+from ..support.sessions import QUICK, begin, resource
+from ..support.waiting import eventually
 from .command_line import Site, simulated_site
-from .held import WAIT, let_go
-from .sessions import QUICK, begin, resource
-from .waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,8 @@ async def site(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 async def system(site: Site) -> AsyncIterator[LocalSystem]:
-    # A sandbox that is awake without work is paused by the second sweep that finds it so.
-    async with site.running(operator_settings={**QUICK, "sweep_seconds": "30"}) as running:
+    # A sandbox that is awake without work is paused by the second resync that finds it so.
+    async with site.running(operator_settings={**QUICK, "resync_interval_seconds": "30"}) as running:
         yield running
 
 
@@ -52,12 +52,14 @@ async def connects(site: Site, session_id: str) -> list[str]:
     return [call["operation"] for call in (await site.e2b.ledger(sandbox_id=sandbox.id)).calls]
 
 
-async def test_paused_sandbox_is_not_woken_and_what_is_known_is_said(site: Site, resting: str) -> None:
+async def test_paused_sandbox_stays_paused_and_its_newest_worker_is_described(
+    site: Site, resting: str
+) -> None:
     await site.e2b.clear_ledger()
     ended = await site.run("logs", resting, keys={})
     assert ended.code == 1
-    assert "is paused and was not woken. --wake" in ended.errors
-    assert "Turns        1 served to their end" in ended.output
+    assert "is paused, so its log was not read. Use --wake" in ended.errors
+    assert "Turns        1 served" in ended.output
     assert "ended " in ended.output
     assert set(await connects(site, resting)) <= {"get"}
     [sandbox] = [s for s in await site.e2b.sandboxes("paused") if s.metadata.get(METADATA_SESSION) == resting]
@@ -76,6 +78,7 @@ async def test_wake_prints_the_log_and_pauses_again(site: Site, resting: str) ->
 async def test_log_of_a_working_sandbox_is_followed_beside_its_worker(
     site: Site, system: LocalSystem
 ) -> None:
+    await site.e2b.clear_ledger()
     async with begin(system) as conversation:
         session_id = conversation.session_id
         await conversation.send(f"Run: {WAIT}; echo done")
@@ -97,13 +100,17 @@ async def test_log_of_a_working_sandbox_is_followed_beside_its_worker(
         finally:
             following.terminate()
             _, errors = await asyncio.wait_for(following.communicate(), 30)
+        reads = (await site.e2b.ledger(operation="files_read", sandbox_id=sandbox.id)).calls
+        # The newest may have had no answer when the command was ended.
+        answered = [call["status"] for call in reads if call.get("status") not in (None, "dropped")]
+        assert answered == [200] + [206] * (len(answered) - 1)
         assert b"worker starts" in lines[0]
         assert len(lines) == len(set(lines))
         assert b"Traceback" not in errors
         assert await conversation.answer() == "done"
 
 
-async def test_unknown_session_is_said(site: Site) -> None:
+async def test_unknown_session_is_named(site: Site) -> None:
     ended = await site.run("logs", "sesn_unknown", keys={})
     assert ended.code == 1
     assert "there is no ManagedSession for sesn_unknown" in ended.errors

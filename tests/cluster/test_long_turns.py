@@ -6,12 +6,12 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
-from managed_session_local.control_plane import ControlPlane
-from managed_session_local.system import LocalSystem
+from managed_session_devkit.control_plane import ControlPlane
+from managed_session_devkit.system.local_system import LocalSystem
 
-from .sessions import QUICK, begin, paused, sandboxes_of
-from .systems import local_system
-from .waiting import eventually
+from ..support.sessions import QUICK, begin, paused, sandboxes_of
+from ..support.systems import local_system
+from ..support.waiting import eventually
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,14 @@ from contextlib import AsyncExitStack
 
 import pytest
 from managed_session_api import names
-from managed_session_local.conversation import Conversation
+from managed_session_cli.conversation import Conversation
 
-from .held import HOLD, holding, let_all_go
-from .sessions import TOTALS_OF_TROUBLE, begin, refused_calls
-from .systems import StartSystem
-from .waiting import eventually
+from ..support.held import HOLD, holding, let_all_go
+from ..support.sessions import TOTALS_OF_TROUBLE, begin, refused_calls
+from ..support.systems import StartSystem
+from ..support.waiting import eventually
+
+pytestmark = pytest.mark.alone
 
 SESSIONS = 50
 
@@ -24,7 +26,7 @@ async def test_fifty_sessions_at_once_are_all_answered_twice_each_in_its_own_san
     system = await start_system(
         operator_settings={
             "max_active_sandboxes": "60",
-            "hint_capacity_percent": "100",
+            "prewarm_capacity_percent": "100",
             "sandbox_creation_rate": "100",
             "sandbox_creation_burst": "100",
             # A leader that loses its Lease takes up all workers' events anew: more starts of processes.
@@ -85,5 +87,5 @@ async def test_fifty_sessions_at_once_are_all_answered_twice_each_in_its_own_san
     _, stranded = await system.anthropic_admin.work()
     assert stranded == []
 
-    assert await system.delete_sessions(timeout_seconds=60)
+    assert await system.delete_sessions(timeout_seconds=120)
     assert {sandbox.state for sandbox in await system.e2b_admin.sandboxes()} == {"killed"}

@@ -9,14 +9,14 @@ import httpx
 import promql_parser
 import pytest
 import yaml
-from managed_session_local.control_plane import ControlPlane
+from managed_session_devkit.control_plane import ControlPlane
 from managed_session_operator.metrics import Metrics
 from managed_session_webhook.metrics import Outcome
 from prometheus_client import Counter
 from prometheus_client.parser import text_string_to_metric_families
 
-from .sessions import begin
-from .systems import local_system
+from ..support.sessions import begin
+from ..support.systems import local_system
 
 MONITORING = Path(__file__).parents[2] / "deploy/monitoring"
 RULES = yaml.safe_load((MONITORING / "alerts.yaml").read_text())
@@ -48,7 +48,7 @@ async def exposed(control_plane: ControlPlane) -> AsyncIterator[dict[str, set[st
         async with begin(system) as conversation:
             assert await conversation.say("Run: echo hello") == "hello"
         found: dict[str, set[str]] = {}
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=30.0, trust_env=False) as client:
             for pod in (system.webhook, system.operator):
                 text = (await client.get(f"{pod.probe_url}/metrics")).text
                 for family in text_string_to_metric_families(text):

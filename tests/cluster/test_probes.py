@@ -9,15 +9,15 @@ from typing import Any
 import httpx
 import pytest
 from managed_session_api import names
-from managed_session_local.control_plane import ControlPlane
-from managed_session_local.pod import Pod
-from managed_session_local.system import LocalSystem
+from managed_session_devkit.control_plane import ControlPlane
+from managed_session_devkit.system.local_system import LocalSystem
+from managed_session_devkit.system.pod import Pod
 
-from ..faults.api_server_proxy import ApiServerProxy
-from .leaders import leader
-from .sessions import QUICK, becomes, begin
-from .systems import local_system
-from .waiting import eventually
+from ..support.api_server_proxy import ApiServerProxy
+from ..support.leaders import leader
+from ..support.sessions import QUICK, becomes, begin
+from ..support.systems import local_system
+from ..support.waiting import eventually
 
 E2B_KEY = "e2b-api-key"
 
@@ -39,9 +39,9 @@ async def system(control_plane: ControlPlane, proxy: ApiServerProxy) -> AsyncIte
         yield running
 
 
-async def probe(pod: Pod, path: str) -> tuple[int, dict[str, Any]]:
-    """The answer; status 0 for none within two seconds."""
-    async with httpx.AsyncClient(timeout=2.0, trust_env=False) as client:
+async def probe(pod: Pod, path: str, seconds: float = 30.0) -> tuple[int, dict[str, Any]]:
+    """The answer; status 0 for none within so many seconds."""
+    async with httpx.AsyncClient(timeout=seconds, trust_env=False) as client:
         try:
             answer = await client.get(f"{pod.probe_url}/{path}")
         except httpx.TimeoutException:
@@ -75,7 +75,7 @@ async def test_process_that_stands_still_does_not_answer(system: LocalSystem) ->
     pod = await leader(system)
     pod.process.freeze()
     try:
-        assert await probe(pod, "livez") == (0, {})
+        assert await probe(pod, "livez", seconds=2.0) == (0, {})
     finally:
         pod.process.thaw()
     await answers(pod, "livez", 200)
@@ -94,7 +94,7 @@ async def test_watch_that_stays_silent_beyond_its_deadline_fails_liveness_until_
         await system.kubectl("label", name, "team=other")
         said = await answers(pod, "livez", 503)
         assert list(said["stuck"]) == ["watch"]
-        assert "two" in await conversation.say("Run: echo two"), "the sweep serves it all the same"
+        assert "two" in await conversation.say("Run: echo two"), "the resync serves it all the same"
         proxy.remove(silence)
         await proxy.expire_watches()
         await answers(pod, "livez", 200)

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from managed_session_api import names
-from managed_session_local.control_plane import ControlPlane
-from managed_session_local.conversation import Conversation
-from managed_session_local.system import LocalSystem
+from managed_session_cli.conversation import Conversation
+from managed_session_devkit.control_plane import ControlPlane, established
+from managed_session_devkit.system.local_system import LocalSystem
 
-from .sessions import QUICK, becomes, begin, paused, resource, sandboxes_of
-from .systems import local_system
-from .waiting import eventually
+from ..support.sessions import QUICK, becomes, begin, paused, resource, sandboxes_of
+from ..support.systems import local_system
+from ..support.waiting import eventually
 
 GIVEN_BY_THE_SERVER = ("uid", "resourceVersion", "creationTimestamp", "generation", "managedFields")
 
@@ -59,7 +59,7 @@ async def restore(system: LocalSystem, items: list[dict[str, Any]], *, status: b
     """Make the resources again, with new UIDs; without their status, as Velero does by default."""
     definition = Path(__file__).parents[2] / "crds/managedsessions.yaml"
     await system.control_plane.kubectl("apply", "--server-side", f"--filename={definition}")
-    await system.control_plane.kubectl("wait", "--for=condition=Established", f"--filename={definition}")
+    await established(system.control_plane.kubectl)
     for item in items:
         metadata = {k: v for k, v in item["metadata"].items() if k not in GIVEN_BY_THE_SERVER}
         bare = {**item, "metadata": metadata}
@@ -96,11 +96,11 @@ async def test_next_turn_finds_the_files_in_the_same_sandbox(system: LocalSystem
         await conversation.send("Run: cat /mnt/session/file")
         await restore(system, items)
         await scale_up(system)
-        assert "kept" in await conversation.answer(), "though the message is there before the first sweep"
+        assert "kept" in await conversation.answer(), "though the message is there before the first resync"
         await eventually("the sandbox is paused", lambda: paused(system, session_id))
         assert [each.id for each in await sandboxes_of(system, session_id)] == [sandbox_id]
         assert (await resource(system, session_id))["metadata"]["uid"] != before
-        await system.kubectl("delete", names.PLURAL, names.resource_name(session_id), "--timeout=30s")
+        await system.kubectl("delete", names.PLURAL, names.resource_name(session_id), "--timeout=50s")
         assert (await system.e2b_admin.sandbox(sandbox_id)).state == "killed", "deletion takes it along"
 
 
@@ -142,10 +142,10 @@ async def test_resources_restored_under_a_running_operator_find_their_sandboxes_
         await wipe(system)
         await restore(system, [])
         await system.operator.restart(orphan_grace_seconds="3600")
-        swept = await sweeps(system)
+        swept = await resyncs(system)
 
         async def swept_often() -> bool:
-            return await sweeps(system) >= swept + 3
+            return await resyncs(system) >= swept + 3
 
         await eventually("it has swept three times without a resource", swept_often)
         assert (await system.e2b_admin.sandbox(sandbox_id)).state == "paused"
@@ -155,7 +155,7 @@ async def test_resources_restored_under_a_running_operator_find_their_sandboxes_
             found = await resource(system, session_id)
             return bool(found.get("status", {}).get("sandbox", {}).get("id") == sandbox_id)
 
-        await eventually("a sweep knows the sandbox again", known_again)
+        await eventually("a resync knows the sandbox again", known_again)
         assert await paused(system, session_id), "and did not wake it"
         assert "kept" in await conversation.say("Run: cat /mnt/session/file")
     await system.operator.process.stop()
@@ -163,7 +163,7 @@ async def test_resources_restored_under_a_running_operator_find_their_sandboxes_
     await scale_up(system)
 
 
-async def sweeps(system: LocalSystem) -> int:
+async def resyncs(system: LocalSystem) -> int:
     return int((await system.e2b_admin.ledger()).operations.get("list", 0))
 
 
@@ -175,10 +175,10 @@ async def test_a_copy_that_is_deleted_does_not_take_the_sandbox_along(system: Lo
         item["metadata"]["name"] = "copy"
         await restore(system, [item])
         await system.kubectl(
-            "wait", f"{names.PLURAL}/copy", "--timeout=20s",
+            "wait", f"{names.PLURAL}/copy", "--timeout=50s",
             "--for=jsonpath={.status.conditions[?(@.type=='Ready')].reason}=DuplicateSession",
         )  # fmt: skip
-        await system.kubectl("delete", names.PLURAL, "copy", "--timeout=20s")
+        await system.kubectl("delete", names.PLURAL, "copy", "--timeout=50s")
         assert "kept" in await conversation.say("Run: cat /mnt/session/file")
         await eventually("the sandbox is paused", lambda: paused(system, conversation.session_id))
         assert [each.id for each in await sandboxes_of(system, conversation.session_id)] == [sandbox_id]

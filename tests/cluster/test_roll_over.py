@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from managed_session_local.control_plane import ControlPlane
-from managed_session_local.conversation import Conversation
-from managed_session_local.simulators.e2b.client import SimulatedSandbox
-from managed_session_local.system import LocalSystem
+from managed_session_cli.conversation import Conversation
+from managed_session_devkit.control_plane import ControlPlane
+from managed_session_devkit.simulators.e2b.client import SimulatedSandbox
+from managed_session_devkit.system.local_system import LocalSystem
 
-from .sessions import QUICK, begin, condition, paused, sandboxes_of, told, warned
-from .systems import StartSystem, local_system
-from .waiting import eventually
+from ..support.held import WAIT, let_go
+from ..support.sessions import QUICK, becomes, begin, condition, paused, sandboxes_of, told, warned
+from ..support.systems import StartSystem, local_system
+from ..support.waiting import eventually
 
 LIFETIME_SECONDS = 12
 LONG_CALL = "Run: echo before > kept; sleep 20; cat kept; echo after"
@@ -62,6 +63,29 @@ async def test_tool_call_that_outlasts_the_longest_running_time_goes_on(system: 
         ledger = await system.e2b_admin.ledger()
         assert ledger.events.get("timeout_pause", 0) == 0, "no sandbox reached the longest time by itself"
         await told(system, conversation.session_id, "SandboxRolledOver")
+
+
+async def test_message_that_came_while_its_worker_stopped_is_served_through_a_roll_over(
+    system: LocalSystem,
+) -> None:
+    async with begin(system) as conversation:
+        fault = await system.anthropic_admin.add_fault(
+            "work.stop", {"action": "hang", "seconds": 60}, match={"work_id": conversation.session_id}
+        )
+        assert "first" in await conversation.say("Run: echo first")
+
+        async def stopping() -> bool:
+            faults = await system.anthropic_admin.faults()
+            return any(each["id"] == fault and each["applied"] for each in faults)
+
+        await eventually("the worker stops its work", stopping)
+        await conversation.send(LONG_CALL)
+        await system.anthropic_admin.clear_faults()
+        assert "after" in await conversation.answer()
+        await served_by_one_worker(system, conversation)
+        await told(system, conversation.session_id, "ServingLateMessage")
+        await told(system, conversation.session_id, "SandboxRolledOver")
+        assert (await only_sandbox(system, conversation)).resumes >= 1
 
 
 @pytest.mark.parametrize("operation", ["pause", "connect", "process_start"])
@@ -119,10 +143,10 @@ async def test_countdown_that_ends_in_a_tool_call_while_the_operator_is_away_cos
 
 async def test_worker_that_was_frozen_past_its_lease_is_replaced(start_system: StartSystem) -> None:
     system = await start_system(
-        operator_settings=QUICK, anthropic_settings={"work": {"lease_ttl_seconds": 4}}
+        operator_settings=QUICK, anthropic_settings={"work": {"lease_ttl_seconds": 8}}
     )
     async with begin(system) as conversation:
-        await conversation.send("Run: echo before > kept; sleep 6; cat kept; echo after")
+        await conversation.send(f"Run: echo before > kept; {WAIT}; cat kept; echo after")
         await works(system, conversation)
         await system.operator.kill()
         sandbox = await only_sandbox(system, conversation)
@@ -134,6 +158,12 @@ async def test_worker_that_was_frozen_past_its_lease_is_replaced(start_system: S
 
         await eventually("the lease has lapsed", lapsed)
         await system.operator.restart()
+
+        async def replaced() -> bool:
+            return (await system.anthropic_admin.session(conversation.session_id)).counts["leases"] == 2
+
+        await eventually("another worker has the lease", replaced)
+        let_go(await only_sandbox(system, conversation))
         assert "after" in await conversation.answer()
         await eventually("the sandbox is paused", lambda: paused(system, conversation.session_id))
         report = await system.anthropic_admin.session(conversation.session_id)
@@ -147,7 +177,8 @@ async def test_pause_that_went_back_to_an_earlier_state_is_said(start_system: St
     async with begin(system) as conversation:
         session_id = conversation.session_id
         await conversation.say("Run: echo one > kept")
-        await eventually("the sandbox is paused", lambda: paused(system, session_id))
+        # Written down: no pause will be sent any more that would meet the fault.
+        await becomes(system, session_id, "Idle", status="True")
         assert not await condition(system, session_id, "WorkspaceLost")
         await system.e2b_admin.add_fault("pause", "pause_rolled_back")
         await conversation.say("Run: echo two > kept")

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from managed_session_local.simulators.anthropic.credentials import TOKEN_PREFIX
-from managed_session_local.simulators.e2b.client import SimulatedSandbox
+from managed_session_api.credentials import Credential
+from managed_session_devkit.simulators.anthropic.credentials import TOKEN_PREFIX
+from managed_session_devkit.simulators.e2b.client import SimulatedSandbox
 
-from .held import WAIT, let_go
-from .sessions import begin, sandboxes_of
-from .systems import StartSystem
-from .waiting import eventually
+from ..support.held import WAIT, let_go
+from ..support.sessions import begin, sandboxes_of
+from ..support.systems import StartSystem
+from ..support.waiting import eventually
 
 LARGEST_BYTES = 5_000_000
 
 
 def files_below(folder: Path) -> Iterator[tuple[str, bytes]]:
-    for path in folder.rglob("*"):
-        # Of a sandbox at work some are gone by then.
-        with suppress(FileNotFoundError):
-            if path.is_file() and not path.is_symlink() and path.stat().st_size < LARGEST_BYTES:
-                yield str(path), path.read_bytes()
+    # Of a sandbox at work some files and folders are gone by then: `os.walk` passes over the folders.
+    for parent, _, names in os.walk(folder):
+        for path in (Path(parent, name) for name in names):
+            with suppress(FileNotFoundError):
+                if path.is_file() and not path.is_symlink() and path.stat().st_size < LARGEST_BYTES:
+                    yield str(path), path.read_bytes()
 
 
 def processes_of(sandbox: SimulatedSandbox) -> Iterator[tuple[str, bytes]]:
@@ -46,7 +49,7 @@ async def test_credentials_are_nowhere_but_where_they_are_used(
     credentials = {
         name: value.encode()
         for name, value in {
-            **system.clouds.only(("anthropic-environment-key", "e2b-api-key")),
+            **system.clouds.only((Credential.ANTHROPIC_ENVIRONMENT_KEY, Credential.E2B_API_KEY)),
             "signing key": (system.webhook.credentials / "anthropic-webhook-signing-key").read_text().strip(),
         }.items()
     }

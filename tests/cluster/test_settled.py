@@ -1,4 +1,4 @@
-"""A system at rest: no writes, and no calls but the queue's long poll and the sweep's two lists."""
+"""A system at rest: no writes, and no calls but the queue's long poll and the resync's two lists."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 from managed_session_api import names
-from managed_session_local.control_plane import ControlPlane
-from managed_session_local.system import LocalSystem
+from managed_session_devkit.control_plane import ControlPlane
+from managed_session_devkit.system.local_system import LocalSystem
 
-from .sessions import QUICK, becomes, begin, paused, resource, sweeps_pass
-from .systems import local_system
-from .waiting import eventually
+from ..support.sessions import QUICK, becomes, begin, paused, resource, resyncs_pass, told
+from ..support.systems import local_system
+from ..support.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +42,14 @@ async def test_settled_session_costs_no_write_and_no_call(system: LocalSystem, r
             polled = "work.poll" in (await system.anthropic_admin.ledger()).operations
             return polled and await listings(system) >= 3
 
-        await eventually("three sweeps and a poll have passed", swept_and_polled)
-        assert set((await system.e2b_admin.ledger()).operations) == {"list"}
-        lists = (await system.e2b_admin.ledger()).operations["list"]
+        await eventually("three resyncs and a poll have passed", swept_and_polled)
         operations = (await system.anthropic_admin.ledger()).operations
+        calls = (await system.e2b_admin.ledger()).operations
+        assert set(calls) == {"list"}
         # The slow check counts the queue's pollers.
         assert set(operations) - {"work.stats"} == {"work.poll", "work.list"}
-        # One page is one call a sweep; the ledgers are read one after the other.
-        assert sum(operations["work.list"].values()) <= lists + 2
+        # One page is one call a resync. The work is listed before the sandboxes, and its ledger read before.
+        assert sum(operations["work.list"].values()) <= calls["list"] + 2
         assert (await resource(system, conversation.session_id))["metadata"]["resourceVersion"] == version
 
 
@@ -58,6 +58,8 @@ async def test_a_turn_in_a_paused_sandbox_costs_four_writes_of_the_operator(syst
         await conversation.say("Run: true")
         await eventually("the sandbox is paused", lambda: paused(system, conversation.session_id))
         await becomes(system, conversation.session_id, "Idle", status="True")
+        # The Event follows the count of the write.
+        await told(system, conversation.session_id, "WorkerFinished")
         before = await status_writes(system)
         await system.e2b_admin.clear_ledger()
         await conversation.say("Run: true")
@@ -73,7 +75,7 @@ async def status_writes(system: LocalSystem) -> float:
     """The operator's own count."""
     import httpx
 
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(timeout=30.0, trust_env=False) as client:
         text = (await client.get(f"{system.operator.probe_url}/metrics")).text
     return sum(
         float(line.rsplit(" ", 1)[1])
@@ -93,6 +95,6 @@ async def test_a_resource_of_no_session_is_asked_about_once(system: LocalSystem)
     await system.kubectl("create", "--filename=-", input=json.dumps(made_by_hand))
     await becomes(system, session_id, "SessionEnded")
     await system.anthropic_admin.clear_ledger()
-    await sweeps_pass(system, 3)
+    await resyncs_pass(system, 3)
     assert "sessions.get" not in (await system.anthropic_admin.ledger()).operations
     await system.kubectl("delete", names.PLURAL, names.resource_name(session_id))

@@ -7,15 +7,15 @@ from typing import Any
 
 import httpx
 from anthropic import AsyncAnthropic
-from managed_session_local.system import LocalSystem
+from managed_session_devkit.system.local_system import LocalSystem
 
-from .sessions import QUICK
-from .systems import StartSystem
-from .waiting import eventually
+from ..support.sessions import QUICK
+from ..support.systems import StartSystem
+from ..support.waiting import eventually
 
 
 async def gauge(system: LocalSystem) -> float:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(timeout=30.0, trust_env=False) as client:
         text = (await client.get(f"{system.operator.probe_url}/metrics")).text
     return next(
         float(line.rsplit(" ", 1)[1])
@@ -53,7 +53,11 @@ async def test_another_poller_is_warned_about_and_the_warning_ends_with_it(start
         )
 
     await eventually("an Event about the Lease says it", warned)
-    assert "somebody else serves the same environment" in system.operator.log.read_text()
+
+    async def logged() -> bool:
+        return "another installation or worker serves the same environment" in system.operator.log.read_text()
+
+    await eventually("the log says it", logged)
 
     async def over() -> bool:
         return await gauge(system) == 0

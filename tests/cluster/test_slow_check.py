@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import httpx
-from managed_session_local.system import LocalSystem
+from managed_session_devkit.system.local_system import LocalSystem
 
-from .sessions import QUICK, becomes, begin, paused, resource
-from .systems import StartSystem
-from .waiting import eventually
+from ..support.sessions import QUICK, becomes, begin, paused, resource
+from ..support.systems import StartSystem
+from ..support.waiting import eventually
 
 
 async def test_with_an_api_key_only_sessions_that_the_list_lacks_are_asked_about(
@@ -64,7 +64,7 @@ async def test_sessions_of_an_environment_that_knows_nothing_are_not_taken_for_d
         await system.anthropic_admin.add_fault("work.poll", {"status": 404, "body": body}, times=None)
 
         async def unavailable() -> bool:
-            async with httpx.AsyncClient(trust_env=False) as client:
+            async with httpx.AsyncClient(timeout=30.0, trust_env=False) as client:
                 metrics = (await client.get(f"{system.operator.probe_url}/metrics")).text
             return "managed_sessions_queue_unavailable 1.0" in metrics
 

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 from managed_session_api import names
-from managed_session_local.control_plane import ControlPlane
-from managed_session_local.system import LocalSystem
+from managed_session_devkit.control_plane import ControlPlane
+from managed_session_devkit.system.local_system import LocalSystem
 
+from ..support.sessions import becomes, begin
+from ..support.waiting import eventually
 from .command_line import E2B_KEY, Site, simulated_site
-from .sessions import becomes, begin
-from .waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ async def doctor(site: Site, *arguments: str) -> dict[str, dict[str, str]]:
     """What the doctor says, by check."""
     ended = await site.run("doctor", "--json", *arguments, keys={})
     checks = json.loads(ended.output)
-    assert ended.code == int(any(each["verdict"] == "failed" for each in checks))
+    assert ended.code == int(any(each["result"] == "failed" for each in checks))
     return {each["check"]: each for each in checks}
 
 
@@ -85,14 +85,32 @@ async def test_smoke_without_its_credentials_says_what_it_needs(site: Site) -> N
 
 @pytest.mark.usefixtures("system")
 async def test_doctor_names_what_is_wrong_and_what_to_do(site: Site) -> None:
-    checks = await doctor(site)
-    verdicts = {name: check["verdict"] for name, check in checks.items()}
     # No pods run on this control plane; everything else is as it should be.
-    failed = {"managed-session-operator", "managed-session-webhook", "webhook service"}
-    assert {name for name, verdict in verdicts.items() if verdict == "failed"} == failed
-    for name in ("cluster", "definition", "leader", "environment key", "template", "work queue", "sandboxes"):
-        assert verdicts[name] == "ok", checks[name]
-    assert verdicts["secret managed-session-webhook"] == "warning"
+    expected = dict.fromkeys(
+        (
+            "cluster",
+            "CRD ManagedSession",
+            "CRD ManagedSessionClass",
+            "leader",
+            "environment key",
+            "template",
+            "work queue",
+            "sandboxes",
+        ),
+        "ok",
+    ) | dict.fromkeys(("managed-session-operator", "managed-session-webhook", "webhook service"), "failed")
+
+    async def look() -> dict[str, dict[str, str]] | None:
+        found = await doctor(site)
+        results = {name: check["result"] for name, check in found.items()}
+        failed = {name for name, result in results.items() if result == "failed"}
+        told = expected.items() <= results.items() and failed <= expected.keys()
+        return found if told else None
+
+    # What an earlier test has left in queue and cloud goes within a moment.
+    checks = await eventually("the doctor names these, and nothing else", look, seconds=60)
+    results = {name: check["result"] for name, check in checks.items()}
+    assert results["secret managed-session-webhook"] == "warning"
     assert "ANTHROPIC_WEBHOOK_SIGNING_KEY" in checks["secret managed-session-webhook"]["remedy"]
 
 
@@ -106,22 +124,22 @@ async def test_doctor_explains_a_refused_key_and_the_session_that_waits_for_it(
             session_id = conversation.session_id
             await becomes(system, session_id, "SandboxCredentialRejected")
             checks = await doctor(site)
-            assert checks["template"]["verdict"] == "failed"
-            assert "E2B refuses E2B_API_KEY" in checks["template"]["detail"]
+            assert checks["template"]["result"] == "failed"
+            assert "E2B rejected E2B_API_KEY" in checks["template"]["detail"]
             session = checks[f"session {session_id}"]
-            assert session["verdict"] == "failed"
+            assert session["result"] == "failed"
             assert "SandboxCredentialRejected" in session["detail"]
             assert "e2b-api-key" in session["remedy"]
     finally:
         await site.e2b.change_settings(api_keys=[E2B_KEY])
 
     async def served() -> bool:
-        return (await doctor(site, session_id))[f"session {session_id}"]["verdict"] == "ok"
+        return (await doctor(site, session_id))[f"session {session_id}"]["result"] == "ok"
 
     await eventually("the session is served", served)
 
 
-async def test_doctor_with_few_rights_says_what_it_could_not_look_at(site: Site) -> None:
+async def test_doctor_with_few_permissions_lists_what_it_skips(site: Site) -> None:
     await site.kubectl("create", "serviceaccount", "viewer", f"--namespace={site.namespace}")
     await site.kubectl(
         "create", "rolebinding", "viewer", "--clusterrole=managed-sessions-view",
@@ -129,8 +147,8 @@ async def test_doctor_with_few_rights_says_what_it_could_not_look_at(site: Site)
     )  # fmt: skip
     viewer = await site.control_plane.service_account_kubeconfig(site.namespace, "viewer")
     checks = await doctor(site, f"--kubeconfig={viewer}")
-    assert checks["sessions"]["verdict"] == "ok"
-    for name in ("definition", "managed-session-operator", "secrets", "leader"):
-        assert checks[name]["verdict"] == "skipped"
-        assert "you lack the right" in checks[name]["detail"]
+    assert checks["sessions"]["result"] == "ok"
+    for name in ("CRDs", "managed-session-operator", "secrets", "leader"):
+        assert checks[name]["result"] == "skipped"
+        assert "missing permission" in checks[name]["detail"]
     assert "ANTHROPIC_ENVIRONMENT_KEY" in checks["environment key"]["detail"]

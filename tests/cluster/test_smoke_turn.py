@@ -13,12 +13,12 @@ import httpx
 import psutil
 import pytest
 from managed_session_api import names
-from managed_session_local.control_plane import ControlPlane
-from managed_session_local.conversation import Conversation
-from managed_session_local.system import LocalSystem
+from managed_session_cli.conversation import Conversation
+from managed_session_devkit.control_plane import ControlPlane
+from managed_session_devkit.system.local_system import LocalSystem
 
-from .systems import StartSystem, local_system
-from .waiting import eventually
+from ..support.systems import StartSystem, local_system
+from ..support.waiting import eventually
 
 SMOKE = "Use bash to echo webhook-smoke-ok. Answer only with that text."
 WORKER_LOG = "/opt/anthropic-managed-agents/worker.log"
@@ -28,7 +28,10 @@ WORKER_LOG = "/opt/anthropic-managed-agents/worker.log"
 async def system(control_plane: ControlPlane) -> AsyncIterator[LocalSystem]:
     """One system for the tests of this file; their sessions have nothing to do with each other."""
     async with local_system(
-        control_plane, operator_settings={"sandbox_creation_rate": "20", "sandbox_creation_burst": "20"}
+        control_plane,
+        operator_settings={"sandbox_creation_rate": "20", "sandbox_creation_burst": "20"},
+        # As in a pod, so that their command lines and environments are the real ones.
+        fork_server=None,
     ) as running:
         yield running
 
@@ -72,7 +75,7 @@ async def test_answer_is_what_bash_printed(system: LocalSystem) -> None:
 async def test_healthy_run_shows_what_the_guide_says(system: LocalSystem) -> None:
     async with conversation(system) as session:
         await session.say(SMOKE)
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(timeout=30.0, trust_env=False) as client:
         assert (await client.get(f"{system.base_url}/health")).json()["ok"] is True
     logs = system.webhook.log.read_text() + system.operator.log.read_text()
     for message in ("routing work", "assigned session"):
@@ -126,7 +129,7 @@ async def test_resource_deleted_by_kubectl_takes_its_sandbox_and_token_along(sys
         await session.say(SMOKE)
         name = names.resource_name(session.session_id)
         sandbox_id = (await resource(system, session.session_id))["status"]["sandbox"]["id"]
-        await system.kubectl("delete", names.PLURAL, name, "--timeout=30s")
+        await system.kubectl("delete", names.PLURAL, name, "--timeout=50s")
         assert (await system.e2b_admin.sandbox(sandbox_id)).state == "killed"
         secrets = await system.kubectl("get", "secrets", "--output=name")
         assert names.token_secret_name(name) not in secrets

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 from managed_session_api import names
-from managed_session_local.control_plane import ControlPlane
-from managed_session_local.system import LocalSystem
+from managed_session_devkit.control_plane import ControlPlane
+from managed_session_devkit.system.local_system import LocalSystem
 
-from .held import WAIT, let_go
-from .sessions import QUICK, becomes, begin, paused, resource, sandboxes_of, told, warned
-from .systems import local_system
-from .waiting import eventually
+from ..support.held import WAIT, let_go
+from ..support.sessions import QUICK, becomes, begin, paused, resource, sandboxes_of, told, warned
+from ..support.systems import local_system
+from ..support.waiting import eventually
 
 ENVIRONMENT_KEY = "anthropic-environment-key"
 E2B_KEY = "e2b-api-key"
@@ -206,11 +206,11 @@ async def test_second_resource_for_a_session_says_that_another_one_serves_it(sys
         }
         await system.kubectl("create", "--filename=-", input=json.dumps(body))
         await system.kubectl(
-            "wait", f"{names.PLURAL}/made-by-hand", "--timeout=20s",
+            "wait", f"{names.PLURAL}/made-by-hand", "--timeout=50s",
             "--for=jsonpath={.status.conditions[?(@.type=='Ready')].reason}=DuplicateSession",
         )  # fmt: skip
         assert "two" in await conversation.say("Run: echo two")
-        await system.kubectl("delete", names.PLURAL, "made-by-hand", "--timeout=20s")
+        await system.kubectl("delete", names.PLURAL, "made-by-hand", "--timeout=50s")
         assert len(await sandboxes_of(system, conversation.session_id)) == 1
 
 

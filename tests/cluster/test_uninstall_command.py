@@ -12,20 +12,21 @@ from typing import Any
 import pytest
 from managed_session_api import names
 from managed_session_cli.installation import Installation
-from managed_session_local.control_plane import ControlPlane, KubectlError
-from managed_session_local.system import LocalSystem
+from managed_session_devkit.control_plane import ControlPlane, KubectlError, established
+from managed_session_devkit.system.local_system import LocalSystem
 
 from ..rights import expect_refusals
+from ..support.sessions import begin, resource
+from ..support.systems import unique_name
+from ..support.waiting import eventually
 from .command_line import Ended, Site, simulated_site
-from .sessions import begin, resource
-from .systems import unique_name
-from .waiting import eventually
 
 KINDS = (
     "secrets,deployments,services,serviceaccounts,roles,rolebindings,poddisruptionbudgets,networkpolicies,"
     "resourcequotas,leases,configmaps"
 )
 DEFINITION = f"{names.PLURAL}.{names.GROUP}"
+CLASSES = f"{names.CLASS_PLURAL}.{names.GROUP}"
 OPERATOR = "managed-session-operator"
 
 
@@ -128,6 +129,7 @@ async def serve_a_turn(system: LocalSystem) -> str:
     return session_id
 
 
+@pytest.mark.timeout(600)
 async def test_nothing_is_left_after_one_command_although_sessions_begin_meanwhile(clouds: Site) -> None:
     async with installed(clouds, names.RESOURCE_NAMESPACE) as site, site.running() as system:
         session_ids = [await serve_a_turn(system), await serve_a_turn(system)]
@@ -142,10 +144,11 @@ async def test_nothing_is_left_after_one_command_although_sessions_begin_meanwhi
         finally:
             talking.cancel()
         assert ended.code == 0, ended.text
-        assert "their sandboxes confirmed gone by the operator" in ended.output
+        assert "the operator confirmed that their sandboxes are gone" in ended.output
         await nothing_is_left(site)
         assert (await site.kubectl("get", "validatingadmissionpolicies", "--output=name")).split() == []
-        assert await site.get("customresourcedefinition", DEFINITION) == {}
+        for definition in (DEFINITION, CLASSES):
+            assert await site.get("customresourcedefinition", definition) == {}
         for session_id in session_ids:
             [sandbox] = await site.sandboxes_of(session_id)
             assert sandbox.state == "killed"
@@ -192,20 +195,20 @@ async def test_where_the_operator_is_gone_it_says_so_and_force_does_its_part(sit
         await lease_is_old(site)
         ended = await uninstall(site)
         assert ended.code == 1
-        assert "the operator is gone, and 2 ManagedSessions" in ended.errors
+        assert f"the operator is gone, and {site.namespace} still has 2 ManagedSessions" in ended.errors
         assert "--force" in ended.errors
         assert len(await sessions_in(site, site.namespace)) == 2
         assert await site.get("deployment", "managed-session-webhook", site.system_namespace) != {}
 
         ended = await uninstall(site, "--force")
         assert ended.code == 0, ended.text
-        assert "2 sandboxes killed, 1 work items stopped" in ended.output
+        assert "2 sandboxes killed, 1 work item stopped" in ended.output
         await nothing_is_left(site)
         report = await site.anthropic.session(session_id)
         assert report.work is not None
         assert report.work["state"] == "stopped"
     # What another installation uses stays.
-    assert f"1 ManagedSessions are in other namespaces ({other})" in ended.output
+    assert f"there are ManagedSessions in other namespaces ({other})" in ended.output
     assert await sessions_in(site, other) != []
     assert await site.get("clusterrole", "managed-sessions-view") != {}
 
@@ -223,7 +226,7 @@ async def test_who_may_act_in_given_namespaces_alone_removes_everything_but_thes
             ended = await uninstall(site, f"--kubeconfig={tenant}")
     assert ended.code == 0, ended.text
     assert f"The namespace {site.namespace} stays" in ended.output
-    assert f"the definition {DEFINITION} stays: you lack rights" in ended.output
+    assert f"the CRDs {DEFINITION} and {CLASSES} stay: you lack permissions" in ended.output
     [sandbox] = await site.sandboxes_of(session_id)
     assert sandbox.state == "killed"
     for namespace in (site.namespace, site.system_namespace):
@@ -254,7 +257,7 @@ async def given_namespaces_with_an_installation(site: Site) -> Path:
     manifests = Installation(site.namespace, site.system_namespace).manifests("any")
     wide = [each for each in manifests if each["kind"] == "CustomResourceDefinition"]
     await apply(site, wide)
-    await site.kubectl("wait", "--for=condition=Established", f"crd/{DEFINITION}")
+    await established(site.kubectl, DEFINITION)
     await apply(site, [each for each in manifests if "namespace" in each["metadata"]])
     return await site.control_plane.service_account_kubeconfig(site.system_namespace, "tenant")
 

@@ -7,11 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from managed_session_api.names import GROUP, PLURAL, RESOURCE_NAMESPACE, SYSTEM_NAMESPACE
-from managed_session_local.control_plane import ControlPlane, KubectlError
+from managed_session_api.names import (
+    API_VERSION,
+    CLASS_KIND,
+    CLASS_PLURAL,
+    GROUP,
+    PLURAL,
+    RESOURCE_NAMESPACE,
+    SYSTEM_NAMESPACE,
+)
+from managed_session_devkit.control_plane import ControlPlane, KubectlError
+
+from ..support.waiting import eventually
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 SESSIONS = f"{PLURAL}.{GROUP}"
+CLASSES = f"{CLASS_PLURAL}.{GROUP}"
 BUILT_IN = ("view", "edit", "admin")
 OWN = tuple(f"managed-sessions-{name}" for name in BUILT_IN)
 
@@ -19,6 +30,7 @@ READ = {"get", "list", "watch"}
 CHANGE = READ | {"create", "update", "patch", "delete"}
 EVERYTHING = CHANGE | {"deletecollection"}
 ON_SESSIONS = dict(zip(BUILT_IN + OWN, (READ, CHANGE, EVERYTHING) * 2, strict=True))
+ON_CLASSES = dict(zip(BUILT_IN + OWN, (READ, READ, EVERYTHING) * 2, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +44,12 @@ async def installed() -> AsyncIterator[ControlPlane]:
                 "create", "rolebinding", role, f"--clusterrole={role}", f"--user={role}",
                 f"--namespace={RESOURCE_NAMESPACE}",
             )  # fmt: skip
+
+        async def roles_count() -> bool:
+            held = [await rights(control_plane, role, RESOURCE_NAMESPACE) for role in BUILT_IN + OWN]
+            return all((SESSIONS, "get") in each for each in held)
+
+        await eventually("the API server has taken up the roles", roles_count)
         yield control_plane
 
 
@@ -74,12 +92,13 @@ async def rights(control_plane: ControlPlane, user: str, namespace: str) -> set[
 
 
 @pytest.mark.parametrize("role", BUILT_IN + OWN)
-async def test_holder_has_these_verbs_on_sessions_and_writes_no_status(
+async def test_holder_has_these_verbs_on_sessions_and_classes_and_writes_no_status(
     installed: ControlPlane, role: str
 ) -> None:
     found = await rights(installed, role, RESOURCE_NAMESPACE)
-    about_sessions = {(resource, verb) for resource, verb in found if GROUP in resource or "*" in resource}
-    assert about_sessions == {(SESSIONS, verb) for verb in ON_SESSIONS[role]}
+    ours = {(resource, verb) for resource, verb in found if GROUP in resource or "*" in resource}
+    on_sessions = {(SESSIONS, verb) for verb in ON_SESSIONS[role]}
+    assert ours == on_sessions | {(CLASSES, verb) for verb in ON_CLASSES[role]}
 
 
 @pytest.mark.parametrize("role", ["view", *OWN])
@@ -105,3 +124,16 @@ async def test_kubectl_says_the_same(installed: ControlPlane) -> None:
     assert await installed.kubectl(*arguments, "watch", SESSIONS) == "yes\n"
     with pytest.raises(KubectlError):
         await installed.kubectl(*arguments, "delete", SESSIONS)
+
+
+async def test_only_admins_change_classes(installed: ControlPlane) -> None:
+    session_class = {
+        "apiVersion": API_VERSION,
+        "kind": CLASS_KIND,
+        "metadata": {"name": "gold", "namespace": RESOURCE_NAMESPACE},
+        "spec": {},
+    }
+    arguments = ("create", "--dry-run=server", "--validate=false", "--filename=-")
+    await installed.kubectl(*arguments, "--as=managed-sessions-admin", input=json.dumps(session_class))
+    with pytest.raises(KubectlError, match="forbidden"):
+        await installed.kubectl(*arguments, "--as=managed-sessions-edit", input=json.dumps(session_class))

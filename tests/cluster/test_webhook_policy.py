@@ -12,21 +12,21 @@ import pytest
 from kubernetes.aio import client
 from kubernetes.aio.client.exceptions import ApiException
 from managed_session_api import names
-from managed_session_local.control_plane import ControlPlane, KubectlError
-from managed_session_local.manifests import install
+from managed_session_devkit.control_plane import ControlPlane, KubectlError
+from managed_session_devkit.system.manifests import install
 from managed_session_runtime.kubernetes_client import connect
 
 from ..rights import expect_refusals
-from .systems import unique_name
-from .waiting import eventually
+from ..support.systems import unique_name
+from ..support.waiting import eventually
 
 NAMESPACE = unique_name()
 SYSTEM_NAMESPACE = f"{NAMESPACE}-system"
 ACCOUNT = "managed-session-webhook"
 EVENT = {"id": "whe_1", "type": "session.status_run_started", "createdAt": "2026-11-26T00:00:00Z"}
 SANDBOX = {"id": "sandbox-of-another-session", "state": "Paused", "attempt": 1}
-NO_STATUS = "the webhook may change lastEvent of a status and nothing else"
-NO_SPEC = "the webhook may create a ManagedSession with spec.sessionID and labels only"
+NO_STATUS = "the webhook may only change lastEvent of a status"
+NO_SPEC = "the webhook may only create a ManagedSession with spec.sessionID and labels"
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 from managed_session_api import names
-from managed_session_local.control_plane import ControlPlane
+from managed_session_devkit.control_plane import ControlPlane
 from standardwebhooks import Webhook
 
 SIGNING_KEY = "whsec_" + base64.b64encode(b"webhook-signing-key-of-32-bytes!").decode()
@@ -148,6 +148,16 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float = DEADL
     while not await condition():
         assert time.monotonic() < end, "the condition did not come true in time"
         await asyncio.sleep(0.02)
+
+
+async def logged(webhook: WebhookProcess, message: str) -> list[dict[str, Any]]:
+    """The log lines that begin so, once there is one: a line may be read after the answer that follows it."""
+
+    async def read() -> bool:
+        return bool(webhook.logged(message))
+
+    await until(read)
+    return webhook.logged(message)
 
 
 async def has_status(webhook: WebhookProcess, path: str, status: int) -> bool:

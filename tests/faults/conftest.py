@@ -5,31 +5,31 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from managed_session_local.control_plane import ControlPlane
+from managed_session_devkit.control_plane import ControlPlane
 
-from ..cluster.conftest import FAILED, control_plane, pytest_runtest_makereport, show_logs
-from .scene import Scene
-from .stage import Stage
+from ..support.fixtures import FAILED, control_plane, pytest_runtest_makereport, show_logs
+from ..support.system_pool import SystemPool
+from .scenario import Scenario
 
-__all__ = ["FAILED", "control_plane", "pytest_runtest_makereport"]
+__all__ = ["control_plane", "pytest_runtest_makereport"]
 
 
 @pytest.fixture(scope="session")
-async def stage(control_plane: ControlPlane) -> AsyncIterator[Stage]:
-    """Where systems are set up."""
-    stage = Stage(control_plane)
-    yield stage
-    await stage.close()
+async def system_pool(control_plane: ControlPlane) -> AsyncIterator[SystemPool]:
+    """Keeps the system that the rows share."""
+    system_pool = SystemPool(control_plane)
+    yield system_pool
+    await system_pool.close()
 
 
 @pytest.fixture
-async def scene(stage: Stage, request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
-    """A scene in the system of the row's arrangement; what it broke is mended, or the system is given up."""
-    system, proxies = await stage.set_up(request.node.callspec.params["row"].arrangement)
-    scene = Scene(system, proxies)
-    yield scene
-    await scene.calm()
-    await scene.close()
+async def scenario(system_pool: SystemPool, request: pytest.FixtureRequest) -> AsyncIterator[Scenario]:
+    """A scenario in the system of the row's arrangement; a failed row's system is not used again."""
+    system, proxies = await system_pool.set_up(request.node.callspec.params["row"].arrangement)
+    scenario = Scenario(system, proxies)
+    yield scenario
+    await scenario.calm()
+    await scenario.close()
     show_logs(request.node, system)
     if request.node.stash.get(FAILED, False):
-        await stage.close()
+        await system_pool.close()

@@ -9,15 +9,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .api_server_proxy import ApiCall
+from ..support.api_server_proxy import ApiCall
 
 Cloud = Literal["kubernetes", "e2b", "anthropic"]
 
-E2B_EFFECTS = frozenset({"create", "connect", "pause", "kill", "set_timeout", "files_write", "process_start"})
-ANTHROPIC_EFFECTS = frozenset({"work.poll", "work.ack", "work.stop", "work.heartbeat", "events.send"})
-"""Of the operator and of the worker; a poll that is answered with work has offered it."""
-NOT_OF_A_SESSION = frozenset({"update leases", "create leases", "create events", "patch events"})
-"""Written beside the sessions: the Lease has rows of its own, Events are for people."""
+NOT_OF_A_SESSION = frozenset(
+    {
+        "update leases",
+        "create leases",
+        "create events",
+        "patch events",
+        "patch managedsessionclasses/status",
+    }
+)
+"""Written beside the sessions: the Lease has rows of its own; Events and a class's status are for people."""
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from .arrangements import USUAL, Arrangement
+from ..support.arrangements import USUAL, Arrangement
 from .effects import Effect
-from .scene import Scene
+from .scenario import Scenario
 
-Play = Callable[[Scene], Awaitable[None]]
+Play = Callable[[Scenario], Awaitable[None]]
 
 
 @dataclass(frozen=True)

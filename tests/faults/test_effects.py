@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from ..cluster.sessions import resource
-from ..cluster.waiting import eventually
+from ..support.arrangements import QUEUE_ONLY, SHORT_ANNOUNCEMENTS, SHORT_COUNTDOWN
+from ..support.sessions import resource
+from ..support.waiting import eventually
 from . import verdict
-from .arrangements import QUEUE_ONLY, SHORT_COUNTDOWN, SHORT_HINTS
-from .by_hand import becomes_phase, delete, patch, status
 from .effects import Effect, kubernetes_effect
+from .kubectl_actions import becomes_phase, delete, patch, status
 from .row import Outcome, Row
-from .scene import Scene
+from .scenario import Scenario
 from .table import ROWS
 
 FAMILY = "whole life"
@@ -29,45 +29,45 @@ UNHARMED_BEFORE = frozenset({Effect("anthropic", "work.poll")})
 """A poll that is lost before it took effect has offered nothing: there is nothing to be lost."""
 
 
-async def _two_turns_suspended_and_deleted(scene: Scene) -> None:
-    conversation = await scene.begin()
-    assert "kept" in await scene.say(conversation, "Run: echo kept | tee /mnt/session/file")
-    await scene.settled(conversation)
-    assert "kept" in await scene.say(conversation, "Run: cat /mnt/session/file")
-    await scene.settled(conversation)
-    await patch(scene, conversation, {"spec": {"lifecycle": {"suspend": True}}})
-    await becomes_phase(scene, conversation, "Suspended")
-    await patch(scene, conversation, {"spec": {"lifecycle": {"suspend": False}}})
-    await scene.send(conversation, "Run: sleep 60; echo never")
-    await becomes_phase(scene, conversation, "Running")
-    await delete(scene, conversation)
+async def _two_turns_suspended_and_deleted(scenario: Scenario) -> None:
+    conversation = await scenario.begin()
+    assert "kept" in await scenario.say(conversation, "Run: echo kept | tee /mnt/session/file")
+    await scenario.settled(conversation)
+    assert "kept" in await scenario.say(conversation, "Run: cat /mnt/session/file")
+    await scenario.settled(conversation)
+    await patch(scenario, conversation, {"spec": {"lifecycle": {"suspend": True}}})
+    await becomes_phase(scenario, conversation, "Suspended")
+    await patch(scenario, conversation, {"spec": {"lifecycle": {"suspend": False}}})
+    await scenario.send(conversation, "Run: sleep 60; echo never")
+    await becomes_phase(scenario, conversation, "Running")
+    await delete(scenario, conversation)
 
 
-async def _a_long_turn(scene: Scene) -> None:
-    conversation = await scene.begin()
-    assert "answered" in await scene.say(conversation, "Run: sleep 5; echo answered")
+async def _a_long_turn(scenario: Scenario) -> None:
+    conversation = await scenario.begin()
+    assert "answered" in await scenario.say(conversation, "Run: sleep 5; echo answered")
 
 
-async def _suspended_in_a_turn_and_ended(scene: Scene) -> None:
-    conversation = await scene.begin()
-    await scene.send(conversation, "Run: sleep 60; echo never")
-    await becomes_phase(scene, conversation, "Running")
-    await patch(scene, conversation, {"spec": {"lifecycle": {"suspend": True}}})
-    await scene.settled(conversation)
-    await becomes_phase(scene, conversation, "Suspended")
-    await scene.system.anthropic_admin.terminate_session(conversation.session_id)
+async def _suspended_in_a_turn_and_ended(scenario: Scenario) -> None:
+    conversation = await scenario.begin()
+    await scenario.send(conversation, "Run: sleep 60; echo never")
+    await becomes_phase(scenario, conversation, "Running")
+    await patch(scenario, conversation, {"spec": {"lifecycle": {"suspend": True}}})
+    await scenario.settled(conversation)
+    await becomes_phase(scenario, conversation, "Suspended")
+    await scenario.system.anthropic_admin.terminate_session(conversation.session_id)
 
     async def ended() -> bool:
-        return "endedAt" in await status(scene, conversation)
+        return "endedAt" in await status(scenario, conversation)
 
     await eventually("the end is written down", ended)
-    deleted = await scene.begin()
-    assert "done" in await scene.say(deleted, "Run: echo done")
-    await scene.settled(deleted)
-    await scene.system.user.beta.sessions.delete(deleted.session_id)
+    deleted = await scenario.begin()
+    assert "done" in await scenario.say(deleted, "Run: echo done")
+    await scenario.settled(deleted)
+    await scenario.system.user.beta.sessions.delete(deleted.session_id)
 
     async def gone() -> bool:
-        return not await resource(scene.system, deleted.session_id)
+        return not await resource(scenario.system, deleted.session_id)
 
     await eventually("the resource of the deleted session is gone", gone)
 
@@ -85,7 +85,7 @@ LIVES = [
         FAMILY,
         "announced by webhook, suspended in the turn and ended; another one deleted",
         _suspended_in_a_turn_and_ended,
-        arrangement=SHORT_HINTS,
+        arrangement=SHORT_ANNOUNCEMENTS,
         outcome=Outcome(unanswered=1),
     ),
 ]
@@ -95,43 +95,43 @@ class Recorder:
     """The calls that are made from its creation on.
 
     Args:
-        scene: whose calls.
+        scenario: whose calls.
         e2b: calls to E2B until now.
         anthropic: calls to Anthropic until now.
     """
 
-    def __init__(self, scene: Scene, *, e2b: int, anthropic: int) -> None:
-        self._scene = scene
-        self._proxied = {pod: len(proxy.calls) for pod, proxy in scene.proxies.items()}
+    def __init__(self, scenario: Scenario, *, e2b: int, anthropic: int) -> None:
+        self._scenario = scenario
+        self._proxied = {pod: len(proxy.calls) for pod, proxy in scenario.proxies.items()}
         self._e2b, self._anthropic = e2b, anthropic
 
     async def effects(self) -> set[Effect]:
         """What operator and webhook have changed."""
-        scene = self._scene
+        scenario = self._scenario
         to_kubernetes = {
             kubernetes_effect(call)
-            for pod, proxy in scene.proxies.items()
+            for pod, proxy in scenario.proxies.items()
             for call in proxy.calls[self._proxied[pod] :]
         }
         to_e2b = {
             Effect("e2b", call["operation"])
-            for call in (await _e2b_calls(scene))[self._e2b :]
+            for call in (await _e2b_calls(scenario))[self._e2b :]
             if _changes_e2b(call)
         }
         to_anthropic = {
             Effect("anthropic", call["operation"])
-            for call in (await _anthropic_calls(scene))[self._anthropic :]
+            for call in (await _anthropic_calls(scenario))[self._anthropic :]
             if _changes_anthropic(call)
         }
         return {effect for effect in to_kubernetes if effect is not None} | to_e2b | to_anthropic
 
 
-async def _e2b_calls(scene: Scene) -> list[dict[str, Any]]:
-    return (await scene.system.e2b_admin.ledger()).calls
+async def _e2b_calls(scenario: Scenario) -> list[dict[str, Any]]:
+    return (await scenario.system.e2b_admin.ledger()).calls
 
 
-async def _anthropic_calls(scene: Scene) -> list[dict[str, Any]]:
-    return (await scene.system.anthropic_admin.ledger()).calls
+async def _anthropic_calls(scenario: Scenario) -> list[dict[str, Any]]:
+    return (await scenario.system.anthropic_admin.ledger()).calls
 
 
 def _changes_e2b(call: dict[str, Any]) -> bool:
@@ -151,10 +151,12 @@ def _cut(effect: Effect) -> set[bool]:
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("row", LIVES, ids=lambda row: row.name)
-async def test_effects_of_a_life_are_all_cut_by_rows(row: Row, scene: Scene) -> None:
-    recorder = Recorder(scene, e2b=len(await _e2b_calls(scene)), anthropic=len(await _anthropic_calls(scene)))
-    await row.play(scene)
-    await verdict.check(scene, row.outcome)
+async def test_effects_of_a_life_are_all_cut_by_rows(row: Row, scenario: Scenario) -> None:
+    recorder = Recorder(
+        scenario, e2b=len(await _e2b_calls(scenario)), anthropic=len(await _anthropic_calls(scenario))
+    )
+    await row.play(scenario)
+    await verdict.check(scenario, row.outcome)
     made = await recorder.effects()
     assert {effect.cloud for effect in made} == {"kubernetes", "e2b", "anthropic"}
     uncut = {

@@ -6,16 +6,16 @@ import pytest
 
 from . import verdict
 from .row import Row
-from .scene import Scene
+from .scenario import Scenario
 from .table import ROWS
 
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.family}: {row.name}")
-async def test_promises_hold_when(row: Row, scene: Scene) -> None:
-    await row.play(scene)
-    await scene.calm()
-    await verdict.check(scene, row.outcome)
+async def test_promises_hold_when(row: Row, scenario: Scenario) -> None:
+    await row.play(scenario)
+    await scenario.calm()
+    await verdict.check(scenario, row.outcome)
 
 
 def test_rows_have_names_of_their_own() -> None:

@@ -6,56 +6,56 @@ import json
 from functools import partial
 
 from managed_session_api import names
-from managed_session_local.conversation import Conversation
-from managed_session_local.simulators.anthropic.client import SessionReport
-from managed_session_local.simulators.e2b.client import SimulatedSandbox
-from managed_session_local.system import LocalSystem
+from managed_session_cli.conversation import Conversation
+from managed_session_devkit.simulators.anthropic.client import SessionReport
+from managed_session_devkit.simulators.e2b.client import SimulatedSandbox
+from managed_session_devkit.system.local_system import LocalSystem
 
-from ..cluster.sessions import sandboxes_of
-from ..cluster.waiting import eventually
+from ..support.sessions import sandboxes_of
+from ..support.waiting import eventually
 from .row import Outcome
-from .scene import Scene
+from .scenario import Scenario
 
 SETTLE_SECONDS = 30
 
 
-async def check(scene: Scene, outcome: Outcome) -> None:
-    """Assert the promises for all sessions of a scene, then remove them and assert that nothing is left."""
+async def check(scenario: Scenario, outcome: Outcome) -> None:
+    """Assert the promises for all sessions, then remove the sessions and assert that nothing is left."""
     unanswered = 0
-    for conversation in scene.sessions.values():
-        report = await _calm_session(scene, conversation)
+    for conversation in scenario.sessions.values():
+        report = await _calm_session(scenario, conversation)
         unanswered += _unanswered(report)
-        _assert_nothing_doubled(report, outcome, sent=scene.sent[conversation.session_id])
-        await _assert_one_sandbox_worked(scene.system, conversation.session_id, outcome.sandboxes)
+        _assert_nothing_doubled(report, outcome, sent=scenario.sent[conversation.session_id])
+        await _assert_one_sandbox_worked(scenario.system, conversation.session_id, outcome.sandboxes)
     assert unanswered == outcome.unanswered, f"{unanswered} messages are not answered"
-    await _assert_nothing_stranded(scene)
+    await _assert_nothing_stranded(scenario)
     if outcome.gone:
-        for session_id in scene.sessions:
-            await eventually("the resource is gone", partial(_absent, scene.system, session_id))
-    await remove(scene)
+        for session_id in scenario.sessions:
+            await eventually("the resource is gone", partial(_absent, scenario.system, session_id))
+    await remove(scenario)
 
 
-async def remove(scene: Scene) -> None:
+async def remove(scenario: Scenario) -> None:
     """Delete the sessions' resources; no sandbox, Secret or object stays."""
-    system = scene.system
-    resources = [f"{names.PLURAL}/{names.resource_name(session_id)}" for session_id in scene.sessions]
+    system = scenario.system
+    resources = [f"{names.PLURAL}/{names.resource_name(session_id)}" for session_id in scenario.sessions]
     if resources:
         await system.kubectl("delete", *resources, "--ignore-not-found", "--timeout=60s")
-    for session_id in scene.sessions:
+    for session_id in scenario.sessions:
         await eventually("no sandbox is left", partial(_no_sandbox, system, session_id))
         await eventually("no token is left", partial(_no_token, system, session_id))
 
 
-async def _calm_session(scene: Scene, conversation: Conversation) -> SessionReport:
+async def _calm_session(scenario: Scenario, conversation: Conversation) -> SessionReport:
     """Wait until nothing runs for the session any more, and return what Anthropic knows of it."""
     session_id = conversation.session_id
 
     async def at_rest() -> bool:
-        alive = [each for each in await sandboxes_of(scene.system, session_id) if each.state != "killed"]
+        alive = [each for each in await sandboxes_of(scenario.system, session_id) if each.state != "killed"]
         return len(alive) <= 1 and all(each.state == "paused" for each in alive)
 
     await eventually("nothing runs and at most one sandbox is left", at_rest, seconds=SETTLE_SECONDS)
-    return await scene.system.anthropic_admin.session(session_id)
+    return await scenario.system.anthropic_admin.session(session_id)
 
 
 def _unanswered(report: SessionReport) -> int:
@@ -76,10 +76,10 @@ async def _assert_one_sandbox_worked(system: LocalSystem, session_id: str, most:
     assert len(worked) <= most, f"{len(worked)} sandboxes got a worker"
 
 
-async def _assert_nothing_stranded(scene: Scene) -> None:
+async def _assert_nothing_stranded(scenario: Scenario) -> None:
     async def started_or_stopped() -> bool:
-        items, _ = await scene.system.anthropic_admin.work()
-        mine = [item for item in items if item["data"]["id"] in scene.sessions]
+        items, _ = await scenario.system.anthropic_admin.work()
+        mine = [item for item in items if item["data"]["id"] in scenario.sessions]
         return all(item["state"] != "starting" for item in mine)
 
     await eventually("no acknowledged work waits for a worker", started_or_stopped)

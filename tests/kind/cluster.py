@@ -1,4 +1,4 @@
-"""Where the tests run: a cluster that can be made, given images, and deleted again."""
+"""Clusters for the tests: they can be created, given images, and deleted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOAD_SECONDS = 180.0
 
 
 class NoClusterError(Exception):
-    """This machine has none and can make none; the text says what is missing."""
+    """There is no cluster, and none can be created. The text says what is missing."""
 
 
 class Cluster(Protocol):
@@ -23,24 +23,24 @@ class Cluster(Protocol):
 
     kubectl: Kubectl
     pulls: bool
-    """Whether its nodes get images from a registry by themselves."""
+    """Whether its nodes pull images from a registry."""
     stays: bool
-    """Whether it is there after the tests, so that they have to tidy up."""
+    """Whether it stays after the tests, so that they have to clean up."""
 
     async def create(self) -> None:
-        """Make it, and return when its node is ready."""
+        """Create the cluster, and return when its node is ready."""
 
     async def load_images(self, *references: str) -> None:
-        """Bring images of this machine to its nodes."""
+        """Load images of this machine into its nodes."""
 
     async def delete(self) -> None:
-        """Remove it with everything in it."""
+        """Delete the cluster with everything in it."""
 
 
 class KindCluster:
-    """A cluster of its own, made by kind: its nodes are containers of a Docker daemon.
+    """A new cluster, created by kind. Its nodes are containers of a Docker daemon.
 
-    KIND_NODE_IMAGE and KIND_CONFIG say which node image and configuration, where kind's own will not do.
+    KIND_NODE_IMAGE and KIND_CONFIG replace kind's default node image and configuration.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,7 +49,7 @@ class KindCluster:
         self.pulls = self.stays = False
 
     async def create(self) -> None:
-        """Takes about half a minute; raises CommandError."""
+        """Create the cluster, which takes about half a minute. Raises CommandError."""
         image, config = os.environ.get("KIND_NODE_IMAGE"), os.environ.get("KIND_CONFIG")
         options = [f"--name={self.name}", f"--kubeconfig={self.kubectl.kubeconfig}", "--wait=180s"]
         options += [f"--image={image}"] if image else []
@@ -57,18 +57,18 @@ class KindCluster:
         await run("kind", "create", "cluster", *options, timeout_seconds=CREATE_SECONDS)
 
     async def load_images(self, *references: str) -> None:
-        """From the Docker daemon."""
+        """Load images from the Docker daemon."""
         await _kind_load(self.name, *references)
 
     async def delete(self) -> None:
-        """Its containers with their volumes."""
+        """Delete its containers with their volumes."""
         await run("kind", "delete", "cluster", f"--name={self.name}", timeout_seconds=120)
 
 
 class GivenCluster:
-    """The cluster that KUBECONFIG names. It stays; only what the tests install comes and goes.
+    """The cluster that KUBECONFIG names. It stays; the tests remove what they install.
 
-    Its nodes must be able to pull the images; those of a kind cluster get them from the Docker daemon.
+    Its nodes must be able to pull the images. Those of a kind cluster get them from the Docker daemon.
     """
 
     def __init__(self, kubeconfig: Path) -> None:
@@ -77,10 +77,10 @@ class GivenCluster:
         self._kind_name: str | None = None
 
     async def create(self) -> None:
-        """Only looks whether it answers, and whether it is kind's.
+        """Check that it answers, and whether kind has created it.
 
         Raises:
-            CommandError: it does not.
+            CommandError: it does not answer.
         """
         await self.kubectl("version", "--request-timeout=10s")
         context = (await self.kubectl("config", "current-context")).strip()
@@ -88,12 +88,12 @@ class GivenCluster:
             self._kind_name, self.pulls = context.removeprefix("kind-"), False
 
     async def load_images(self, *references: str) -> None:
-        """Into the nodes of a kind cluster; others pull."""
+        """Load images into the nodes of a kind cluster. Other nodes pull them."""
         if self._kind_name is not None:
             await _kind_load(self._kind_name, *references)
 
     async def delete(self) -> None:
-        """Nothing: it is not ours."""
+        """Do nothing, because the tests have not created the cluster."""
 
 
 async def _kind_load(cluster: str, *references: str) -> None:
@@ -101,10 +101,10 @@ async def _kind_load(cluster: str, *references: str) -> None:
 
 
 async def find_cluster(folder: Path) -> Cluster:
-    """The cluster to test on: KUBECONFIG's, or else one that kind is to make.
+    """Return the cluster to test on: KUBECONFIG's, or one that kind will create.
 
     Raises:
-        NoClusterError: neither can be had.
+        NoClusterError: neither is available.
     """
     if shutil.which("kubectl") is None:
         raise NoClusterError("kubectl is not installed")

@@ -1,4 +1,4 @@
-"""The command line as an administrator of the cluster runs it."""
+"""Runs the command line as an administrator of the cluster does."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ SECONDS = 240.0
 
 
 async def managed_sessions(installation: Installation, *arguments: str, **credentials: str) -> str:
-    """Run `managed-sessions` with these credentials in its environment; returns and prints what it printed.
+    """Run `managed-sessions` with the credentials in its environment. Return and print its output.
 
     Raises:
-        CommandError: its exit code is not 0.
+        CommandError: it exits with a code other than 0.
     """
     printed = await run(
         sys.executable, "-m", "managed_session_cli.main", *arguments,

@@ -1,4 +1,4 @@
-"""Programs that the tests run: kubectl, kind, docker."""
+"""Runs programs: kubectl, kind and docker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class CommandError(Exception):
-    """A program failed; the text is the command and what it wrote to stderr."""
+    """A program failed. The text has the command and its stderr."""
 
 
 async def run(
@@ -22,7 +22,7 @@ async def run(
     """Run a program and return its standard output.
 
     Raises:
-        CommandError: it failed or took longer than `timeout_seconds`.
+        CommandError: it failed, or took longer than `timeout_seconds`.
     """
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -46,15 +46,15 @@ async def run(
 
 
 class Kubectl:
-    """kubectl as the administrator of one cluster."""
+    """kubectl for the administrator of one cluster."""
 
     def __init__(self, kubeconfig: Path) -> None:
         self.kubeconfig = kubeconfig
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes any client of Kubernetes talk to this cluster."""
-        # The user's own preferences (kuberc) would change what commands do.
+        """Variables that make clients of Kubernetes use this cluster."""
+        # The user's preferences (kuberc) would change what commands do.
         return {"KUBECONFIG": str(self.kubeconfig), "KUBECTL_KUBERC": "false"}
 
     async def __call__(
@@ -63,16 +63,16 @@ class Kubectl:
         input: str | None = None,  # noqa: A002 - as `run`
         timeout_seconds: float = 60.0,
     ) -> str:
-        """Run kubectl; raises CommandError."""
+        """Run kubectl. Raises CommandError."""
         return await run(
             "kubectl", *args, input=input, environment=self.environment, timeout_seconds=timeout_seconds
         )
 
     async def get(self, namespace: str, *what: str) -> dict[str, Any]:
-        """One object, or a List of several; empty where it does not exist."""
+        """Return an object, or a List of several. Return nothing if it does not exist."""
         found = await self(f"--namespace={namespace}", "get", *what, "--ignore-not-found", "--output=json")
         return dict(json.loads(found)) if found.strip() else {}
 
     async def list(self, namespace: str, *what: str) -> list[dict[str, Any]]:
-        """The objects of a kind, perhaps those of a selector."""
+        """Return the objects of a kind, with a selector only those that match."""
         return list((await self.get(namespace, *what)).get("items", []))

@@ -1,4 +1,4 @@
-"""One cluster with the simulators in it for all tests; each file finds the installation in good order."""
+"""Fixtures: one cluster with the simulators for all tests, and a working installation for each file."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ KUBECTL = pytest.StashKey[Kubectl]()
 async def cluster(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Cluster]:
-    """A cluster of its own, or the one that KUBECONFIG names.
+    """A new cluster, or the one that KUBECONFIG names.
 
-    Where there is neither, the tests are skipped; E2E_REQUIRED=1 makes them fail.
+    If there is neither, the tests are skipped, or fail with E2E_REQUIRED=1.
     """
     try:
         found = await find_cluster(tmp_path_factory.mktemp("cluster"))
@@ -46,7 +46,7 @@ async def cluster(
 
 @pytest.fixture(scope="session")
 async def images(cluster: Cluster) -> Images:
-    """The images, on the cluster's nodes."""
+    """The images, loaded into the cluster's nodes."""
     found = await find_images()
     await cluster.load_images(found.product, found.next_version, found.simulators)
     return found
@@ -63,7 +63,7 @@ async def clouds(cluster: Cluster, images: Images) -> AsyncIterator[SimulatedClo
 async def installed(
     cluster: Cluster, images: Images, clouds: SimulatedClouds, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Installation]:
-    """The installation; not applied yet."""
+    """The installation, not applied yet."""
     folder: Path = tmp_path_factory.mktemp("installation")
     installation = Installation(cluster.kubectl, clouds, folder, images.product, pulls=cluster.pulls)
     try:
@@ -75,14 +75,14 @@ async def installed(
 
 @pytest.fixture(scope="module")
 async def installation(installed: Installation) -> Installation:
-    """The installation as `deploy/` makes it, whatever the tests of other files have left of it."""
+    """The installation as `deploy/` makes it, even if tests of other files have changed it."""
     await installed.apply()
     return installed
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failure comes with what the cluster looked like."""
+    """Add the state of the cluster to the report of a failure."""
     report = yield
     kubectl = item.config.stash.get(KUBECTL, None)
     if report.failed and kubectl is not None:

@@ -1,4 +1,4 @@
-"""What is shown of a failed test: everything that explains the cluster's state."""
+"""Collects the state of the cluster for the report of a failed test."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SECONDS = 20.0
 
 
 def diagnosis(kubectl: Kubectl) -> str:
-    """Pods, resources, events, descriptions and the end of every log. Takes some seconds; raises nothing."""
+    """Return pods, resources, Events, descriptions and the end of every log. Takes seconds, never raises."""
     return "\n".join(_show(kubectl, *args) for args in _questions(kubectl))
 
 

@@ -1,4 +1,4 @@
-"""The two images: the product's, and that of the simulators."""
+"""The two images: the product's and the simulators'."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BUILD_SECONDS = 900.0
 
 @dataclass(frozen=True)
 class Images:
-    """References that a cluster's nodes know once they are loaded."""
+    """References of the images."""
 
     product: str
     next_version: str
@@ -23,9 +23,9 @@ class Images:
 
 
 async def find_images() -> Images:
-    """The images that E2E_IMAGE and E2E_SIMULATORS_IMAGE name, or else new ones of this source tree.
+    """Return the images that E2E_IMAGE and E2E_SIMULATORS_IMAGE name, or build them from this source tree.
 
-    The next version is the same image under another tag, or E2E_NEXT_IMAGE, where no Docker daemon is there.
+    The next version is the same image under another tag. Without a Docker daemon it is E2E_NEXT_IMAGE.
     """
     product, simulators = await asyncio.gather(
         _given_or_built("E2E_IMAGE", "managed-sessions:e2e"),
@@ -50,6 +50,6 @@ async def _given_or_built(variable: str, name: str, *options: str) -> str:
 
 
 def split(reference: str) -> tuple[str, str]:
-    """Name and tag of an image's reference; without a tag it is `latest`."""
+    """Return the name and the tag of an image's reference. The default tag is `latest`."""
     name, colon, tag = reference.rpartition(":")
     return (name, tag) if colon and "/" not in tag else (reference, "latest")

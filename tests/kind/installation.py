@@ -1,4 +1,4 @@
-"""The installation under test: `deploy/` applied as a user does, with an overlay of one's own."""
+"""The installation under test: `deploy/`, applied with an overlay as a user does."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 from managed_session_api import names
-from managed_session_local.clouds import OPERATOR_CREDENTIALS, SIGNING_KEY
+from managed_session_api.credentials import OPERATOR_CREDENTIALS, Credential
 
-from ..cluster.waiting import eventually
+from ..support.waiting import eventually
 from .commands import CommandError, Kubectl
 from .images import ROOT, split
 from .simulated_clouds import NAMESPACE as SIMULATORS_NAMESPACE
@@ -35,12 +35,12 @@ _SETTINGS = {
     "MANAGED_SESSIONS_SANDBOX_CREATION_RATE": "10",
     "MANAGED_SESSIONS_SANDBOX_CREATION_BURST": "10",
 }
-"""The rest is as delivered, the Lease's times above all."""
+"""Everything else has its defaults, especially the times of the Lease."""
 
 
 @dataclass
 class Installation:
-    """What `deploy/` has made of the cluster, with the clouds that it talks to."""
+    """The installation on the cluster, and the clouds that it uses."""
 
     kubectl: Kubectl
     clouds: SimulatedClouds
@@ -50,15 +50,15 @@ class Installation:
     secrets: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
 
     async def apply(self) -> None:
-        """Apply the manifests in one go, then the credentials; returns when all pods are ready to use."""
+        """Apply the manifests at once, then the credentials. Return when all pods can be used."""
         await self.kubectl("apply", f"--kustomize={self._overlay()}", "--validate=strict")
         await self._register()
         await self.rolled_out()
-        # The webhook is ready without its key too, and would refuse events.
-        await self.credential_reached(WEBHOOK, SIGNING_KEY)
+        # Without its key the webhook is ready too, but refuses events.
+        await self.credential_reached(WEBHOOK, Credential.ANTHROPIC_WEBHOOK_SIGNING_KEY)
 
     def _overlay(self) -> Path:
-        """An overlay that names the image, the clouds' addresses, and lets the pods reach the simulators."""
+        """Write an overlay with the image, the clouds' addresses and access to the simulators."""
         source = self.folder / "source"
         if not source.exists():
             for part in ("deploy/kustomize", "crds"):
@@ -79,7 +79,7 @@ class Installation:
         return overlay
 
     def own_manifests(self) -> str:
-        """What the tests add to `deploy/`, as YAML: the clouds' addresses, and the way to the simulators."""
+        """Return the tests' additions to `deploy/` as YAML: the clouds' addresses and access to them."""
         return yaml.safe_dump_all([self._settings(), _network_policy()])
 
     def _settings(self) -> dict[str, Any]:
@@ -91,19 +91,19 @@ class Installation:
         }
 
     async def _register(self) -> None:
-        """The webhook in Anthropic's console, and the Secrets of both processes."""
+        """Register the webhook at Anthropic, and create the Secrets of both processes."""
         for old in await self.clouds.anthropic_admin.webhooks():
             await self.clouds.anthropic_admin.remove_webhook(old.id)
         endpoint = await self.clouds.anthropic_admin.add_webhook(WEBHOOK_URL)
         await self.set_secret(OPERATOR, self.credentials())
-        await self.set_secret(WEBHOOK, {SIGNING_KEY: endpoint.secret})
+        await self.set_secret(WEBHOOK, {Credential.ANTHROPIC_WEBHOOK_SIGNING_KEY: endpoint.secret})
 
     def credentials(self) -> dict[str, str]:
-        """The operator's, by the names of their files; a key that an earlier test has rotated stays."""
+        """Return the operator's credentials by file name. A key that an earlier test has rotated stays."""
         return self.secrets.get(OPERATOR) or self.clouds.clouds.only(OPERATOR_CREDENTIALS)
 
     async def set_secret(self, name: str, values: dict[str, str]) -> None:
-        """Create or replace a Secret; its values go by stdin."""
+        """Create or replace a Secret. Its values go through stdin."""
         self.secrets[name] = values
         data = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
         secret = {
@@ -115,9 +115,9 @@ class Installation:
         await self.kubectl("apply", "--server-side", "--filename=-", input=json.dumps(secret))
 
     async def credential_reached(self, deployment: str, key: str) -> None:
-        """Wait until every pod of the deployment sees the Secret's present value.
+        """Wait until every pod of the Deployment sees the Secret's current value.
 
-        The kubelet looks at mounted Secrets about once a minute, and whenever something of the pod changes.
+        The kubelet updates mounted Secrets about once a minute, and whenever the pod changes.
         """
         await self.kubectl(
             f"--namespace={SYSTEM}", "annotate", "pods", f"--selector=app.kubernetes.io/name={deployment}",
@@ -135,7 +135,7 @@ class Installation:
             await eventually(f"{pod['metadata']['name']} sees the new {key}", seen, seconds=120)
 
     async def rolled_out(self) -> None:
-        """Wait until all pods are the newest ones and ready, and an operator leads."""
+        """Wait until all pods are new and ready, and an operator leads."""
         for name in (WEBHOOK, OPERATOR):
             await self.kubectl(
                 f"--namespace={SYSTEM}", "rollout", "status", f"deployment/{name}",
@@ -144,12 +144,12 @@ class Installation:
         await self.leader()
 
     async def pods(self, deployment: str) -> list[dict[str, Any]]:
-        """The pods of one of the deployments that are not being deleted."""
+        """Return the pods of a Deployment, except those that are being deleted."""
         found = await self.kubectl.list(SYSTEM, "pods", f"--selector=app.kubernetes.io/name={deployment}")
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
     async def lives(self) -> set[tuple[str, int]]:
-        """UID and number of restarts of every pod: equal ones mean that nothing was started again."""
+        """Return every pod's UID and number of restarts. If they stay equal, nothing was restarted."""
         return {
             (pod["metadata"]["uid"], sum(each["restartCount"] for each in pod["status"]["containerStatuses"]))
             for name in (WEBHOOK, OPERATOR)
@@ -157,37 +157,37 @@ class Installation:
         }
 
     async def leader(self, other_than: str = "") -> str:
-        """Wait until an operator pod (another one than this) holds the Lease; returns its name."""
+        """Wait until an operator pod, other than `other_than`, holds the Lease. Return its name."""
 
-        async def look() -> str | None:
+        async def check() -> str | None:
             lease = await self.kubectl.get(SYSTEM, "lease", OPERATOR)
             holder = lease.get("spec", {}).get("holderIdentity") or ""
             present = [pod["metadata"]["name"] for pod in await self.pods(OPERATOR)]
             return next((name for name in present if name != other_than and holder.startswith(name)), None)
 
-        return await eventually("an operator leads", look, seconds=60)
+        return await eventually("an operator leads", check, seconds=60)
 
     async def resource(self, session_id: str) -> dict[str, Any]:
-        """The session's resource; empty where there is none."""
+        """Return the session's resource, or nothing if there is none."""
         return await self.kubectl.get(RESOURCES, names.PLURAL, names.resource_name(session_id))
 
     async def idle(self, session_id: str, *, turns: int = 1) -> dict[str, Any]:
-        """Wait until the session has had its turns and its sandbox is paused; returns the status."""
+        """Wait until the session has had its turns and its sandbox is paused. Return the status."""
 
-        async def look() -> dict[str, Any] | None:
+        async def check() -> dict[str, Any] | None:
             status: dict[str, Any] = (await self.resource(session_id)).get("status", {})
             settled = status.get("phase") == "Idle" and status.get("turns") == turns
             return status if settled and status["sandbox"]["state"] == "Paused" else None
 
-        return await eventually(f"{session_id} is idle after {turns} turns", look, seconds=60)
+        return await eventually(f"{session_id} is idle after {turns} turns", check, seconds=60)
 
     async def write_file(self, session_id: str, path: str) -> None:
-        """Create an empty file in the session's sandbox, from outside."""
+        """Create an empty file in the session's sandbox from outside."""
         (sandbox,) = await self.clouds.sandboxes_of(session_id)
         await self._in_e2b(f"touch {sandbox.root}{path}")
 
     async def has_file(self, session_id: str, path: str) -> bool:
-        """Whether a file exists in the session's sandbox."""
+        """Return whether a file exists in the session's sandbox."""
         sandboxes = await self.clouds.sandboxes_of(session_id)
         return bool(sandboxes) and "yes" in await self._in_e2b(
             f"test ! -e {sandboxes[0].root}{path} || echo yes"
@@ -199,19 +199,19 @@ class Installation:
         )
 
     async def remove(self) -> None:
-        """Delete the resources with their sandboxes, then all that `deploy/` has made."""
+        """Delete the resources with their sandboxes, then everything of `deploy/`."""
         if await self.kubectl.get("", "crd", f"{names.PLURAL}.{names.GROUP}"):
             await self.delete_sessions()
         await self.delete_manifests()
 
     async def delete_sessions(self) -> None:
-        """Delete every resource; returns when the operator has confirmed each sandbox's end."""
+        """Delete every resource. Return when the operator has confirmed the end of each sandbox."""
         await self.kubectl(
             f"--namespace={RESOURCES}", "delete", names.PLURAL, "--all", "--timeout=60s", timeout_seconds=70
         )
 
     async def delete_manifests(self) -> None:
-        """`kubectl delete -f deploy/`, refused until the API server has seen the last resource go."""
+        """Run `kubectl delete -f deploy/`, which is refused until the last resource is gone."""
 
         async def deleted() -> bool:
             try:
@@ -227,7 +227,7 @@ class Installation:
         await eventually("the manifests are deleted", deleted, seconds=120)
 
     async def left_over(self) -> list[str]:
-        """Names of whatever of ours is in the cluster, but for the simulators."""
+        """Return the names of all our objects in the cluster, except the simulators'."""
         found = [
             *await self.kubectl.list("", "namespaces", PODS),
             *await self.kubectl.list("", "clusterroles,clusterrolebindings"),
@@ -239,7 +239,7 @@ class Installation:
 
 
 def _network_policy() -> dict[str, Any]:
-    """The real clouds are outside of the cluster; these are inside, on another port than 443."""
+    """Allow traffic to the simulators, which are in the cluster and on ports other than 443."""
     simulators = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": SIMULATORS_NAMESPACE}}}
     return {
         "apiVersion": "networking.k8s.io/v1",

@@ -1,4 +1,4 @@
-"""A way from the test's process to a Service, which works wherever the API server can be reached."""
+"""Connects the test process to a Service, wherever it can reach the API server."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ START_SECONDS = 15.0
 
 @contextlib.asynccontextmanager
 async def port_forward(kubectl: Kubectl, namespace: str, service: str, port: int) -> AsyncIterator[str]:
-    """The Service's URL on this machine, for as long as the block lasts and the pod behind it lives.
+    """Yield a local URL of the Service. It works until the block ends or the pod behind it goes.
 
     Raises:
-        CommandError: kubectl did not get through.
+        CommandError: kubectl could not connect.
     """
     process = await asyncio.create_subprocess_exec(
         "kubectl", f"--namespace={namespace}", "port-forward", f"service/{service}", f":{port}",
@@ -34,7 +34,7 @@ async def port_forward(kubectl: Kubectl, namespace: str, service: str, port: int
         found = re.search(r"127\.0\.0\.1:(\d+)", line)
         if found is None:
             raise CommandError(f"port-forward to {service}: {(await process.stderr.read()).decode().strip()}")
-        # It writes a line for each connection, and would wait for a reader.
+        # kubectl writes a line for each connection, and would block without a reader.
         reading = [asyncio.create_task(pipe.read()) for pipe in (process.stdout, process.stderr)]
         yield f"http://127.0.0.1:{found[1]}"
     finally:

@@ -1,4 +1,4 @@
-"""Anthropic and E2B as pods, in a namespace of their own."""
+"""Runs the simulators of Anthropic and E2B as pods, in their own namespace."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 from anthropic import AsyncAnthropic
 from managed_session_api import names
-from managed_session_local.clouds import Clouds
-from managed_session_local.clouds import simulated_clouds as clouds_at
-from managed_session_local.conversation import Conversation
-from managed_session_local.simulators.anthropic.client import AnthropicSimulator
-from managed_session_local.simulators.anthropic.settings import Settings
-from managed_session_local.simulators.e2b.client import E2BSimulatorClient, SimulatedSandbox
-from managed_session_local.worker_template import ensure_template
+from managed_session_cli.conversation import Conversation
+from managed_session_cli.worker_template import ensure_template
+from managed_session_devkit.simulators.anthropic.client import AnthropicSimulator
+from managed_session_devkit.simulators.anthropic.settings import Settings
+from managed_session_devkit.simulators.e2b.client import E2BSimulatorClient, SimulatedSandbox
+from managed_session_devkit.system.clouds import Clouds
+from managed_session_devkit.system.clouds import simulated_clouds as clouds_at
 
-from ..cluster.waiting import eventually
+from ..support.waiting import eventually
 from .commands import CommandError, Kubectl
 from .images import split
 from .port_forward import port_forward
@@ -30,11 +30,11 @@ READY_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class SimulatedClouds:
-    """What the tests hold of the clouds.
+    """The clouds as the tests use them.
 
     Attributes:
-        clouds: what the pods of the installation are told of them.
-        addresses_here: the variables that lead this machine's programs to them.
+        clouds: the clouds as the installation's pods use them.
+        addresses_here: variables with which programs on this machine reach them.
     """
 
     clouds: Clouds
@@ -45,13 +45,13 @@ class SimulatedClouds:
     agent_id: str
 
     def begin(self) -> contextlib.AbstractAsyncContextManager[Conversation]:
-        """A new session in the environment that the installation serves."""
+        """Begin a session in the environment that the installation serves."""
         return Conversation.begin(
             self.user, agent_id=self.agent_id, environment_id=self.clouds.environment_id
         )
 
     async def sandboxes_of(self, session_id: str) -> list[SimulatedSandbox]:
-        """The session's sandboxes that were not killed."""
+        """Return the session's sandboxes that were not killed."""
         return [
             sandbox
             for sandbox in await self.e2b_admin.sandboxes("running", "pausing", "paused")
@@ -59,13 +59,13 @@ class SimulatedClouds:
         ]
 
     async def alive(self) -> list[SimulatedSandbox]:
-        """All sandboxes that were not killed."""
+        """Return all sandboxes that were not killed."""
         return await self.e2b_admin.sandboxes("running", "pausing", "paused", "killing")
 
 
 @contextlib.asynccontextmanager
 async def simulated_clouds(kubectl: Kubectl, image: str, *, stays: bool) -> AsyncIterator[SimulatedClouds]:
-    """Start the simulators and build the worker template; at the end they go, unless all `stays`."""
+    """Start the simulators and build the worker template. Remove them at the end unless `stays`."""
     name, tag = split(image)
     manifest = MANIFEST.read_text().replace("image: managed-sessions-simulators", f"image: {name}:{tag}")
     await kubectl("apply", "--filename=-", "--validate=strict", input=manifest)

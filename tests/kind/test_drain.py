@@ -1,4 +1,4 @@
-"""A node is drained as a cluster's administrator does it."""
+"""A node is drained as an administrator does."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from .installation import OPERATOR, PODS, WEBHOOK, Installation
 REFUSED_SECONDS = 15
 
 
-async def test_drain_of_the_last_node_leaves_one_pod_of_each_and_turns_go_on(
+async def test_drain_of_the_last_node_leaves_one_pod_per_deployment_and_turns_continue(
     installation: Installation,
 ) -> None:
     nodes = [each["metadata"]["name"] for each in await installation.kubectl.list("", "nodes")]
     if len(nodes) > 1:
-        pytest.skip("this cluster has more nodes, where the evicted pods would go")
+        pytest.skip("this cluster has more nodes, to which the evicted pods would go")
     try:
-        # Evicted pods have nowhere to go, so the second eviction of each Deployment would leave none.
+        # Evicted pods cannot move to another node, so a second eviction would leave a Deployment without
+        # pods.
         with pytest.raises(CommandError, match="disruption budget"):
             await installation.kubectl(
                 "drain",

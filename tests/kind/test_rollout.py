@@ -1,10 +1,10 @@
-"""Another version is rolled out under running sessions."""
+"""A new version is rolled out while sessions run."""
 
 from __future__ import annotations
 
 import asyncio
 
-from ..cluster.waiting import eventually
+from ..support.waiting import eventually
 from .images import Images
 from .installation import OPERATOR, SYSTEM, WEBHOOK, Installation
 from .turns import held_turn
@@ -42,7 +42,7 @@ async def test_rollout_interrupts_no_turn_and_loses_no_event(
 
 
 async def talk(installation: Installation, until: asyncio.Event) -> list[str]:
-    """Sessions one after the other while the pods are replaced; each is answered."""
+    """Play sessions one after the other while the pods are replaced. Each gets its answer."""
     sessions: list[str] = []
     while not until.is_set():
         async with installation.clouds.begin() as session:

@@ -10,11 +10,15 @@ WHO_AM_I = """
 import os
 print(os.getuid(), *(os.access(path, os.W_OK) for path in ("/opt/managed-sessions", "/tmp")))
 """
+WHAT_IS_THERE = """
+from importlib.util import find_spec
+print(*(name for name in ("managed_session_operator", "managed_session_devkit", "typer") if find_spec(name)))
+"""
 OVERLAYS = sorted((DEPLOY / "kustomize").rglob("kustomization.yaml"))
 SMOKE = "Use bash to echo webhook-smoke-ok. Answer only with that text."
 
 
-async def test_manifests_have_no_field_that_this_server_does_not_know(installation: Installation) -> None:
+async def test_manifests_have_only_fields_that_the_server_knows(installation: Installation) -> None:
     for manifests in (f"--filename={DEPLOY}", *(f"--kustomize={path.parent}" for path in OVERLAYS)):
         await installation.kubectl("apply", manifests, "--dry-run=server", "--validate=strict")
 
@@ -39,7 +43,7 @@ async def test_second_turn_finds_the_first_ones_file_in_the_same_sandbox(install
     assert (await installation.clouds.e2b_admin.sandbox(first["sandbox"]["id"])).resumes == 1
 
 
-async def test_deleted_resource_takes_its_sandbox_and_token_along(installation: Installation) -> None:
+async def test_deleted_resource_removes_its_sandbox_and_token(installation: Installation) -> None:
     async with installation.clouds.begin() as session:
         await session.say(SMOKE)
         name = names.resource_name(session.session_id)
@@ -62,3 +66,12 @@ async def test_pods_run_without_privileges_and_have_never_been_restarted(install
             f"--namespace={SYSTEM}", "exec", pods[0]["metadata"]["name"], "--", "python", "-c", WHO_AM_I
         )
         assert identity.split() == ["65532", "False", "True"]
+
+
+async def test_image_holds_no_simulator_and_no_command_line(installation: Installation) -> None:
+    pod = (await installation.pods(OPERATOR))[0]["metadata"]["name"]
+    exec_ = (f"--namespace={SYSTEM}", "exec", pod, "--")
+    there = await installation.kubectl(*exec_, "python", "-c", WHAT_IS_THERE)
+    assert there.split() == ["managed_session_operator"]
+    command = await installation.kubectl(*exec_, "sh", "-c", "managed-sessions --help 2>&1 || true")
+    assert command.startswith("error: the command line needs typer")

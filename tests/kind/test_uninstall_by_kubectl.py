@@ -1,4 +1,4 @@
-"""The installation is removed by kubectl: what is refused, and what is left."""
+"""The installation is removed with kubectl: what is refused, and what is left."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .installation import DEPLOY, OPERATOR, Installation
 
 @pytest.fixture
 async def with_a_session(installation: Installation) -> str:
-    """The installation in full, with a session whose sandbox is paused."""
+    """The complete installation, with a session whose sandbox is paused."""
     await installation.apply()
     async with installation.clouds.begin() as session:
         await session.say("Run: echo kept > /mnt/session/file")

@@ -1,11 +1,11 @@
-"""From nothing to an answered turn and back to nothing, with the commands that the documentation names."""
+"""From an empty cluster to an answered turn and back, with the documented commands."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
-from managed_session_local.clouds import credential_variable
+from managed_session_api.credentials import Credential
 
 from .command_line import managed_sessions
 from .installation import SYSTEM, WEBHOOK_URL, Installation
@@ -13,7 +13,7 @@ from .installation import SYSTEM, WEBHOOK_URL, Installation
 
 @pytest.fixture
 async def nothing_installed(installed: Installation) -> Installation:
-    """A cluster without the installation, in which the clouds' addresses are set for the one to come."""
+    """A cluster without the installation, with the clouds' addresses already configured."""
     if await installed.left_over():
         await installed.remove()
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}}
@@ -27,7 +27,7 @@ async def test_install_smoke_doctor_logs_and_uninstall(nothing_installed: Instal
     for old in await clouds.anthropic_admin.webhooks():
         await clouds.anthropic_admin.remove_webhook(old.id)
     endpoint = await clouds.anthropic_admin.add_webhook(WEBHOOK_URL)
-    credentials = {credential_variable(name): value for name, value in installation.credentials().items()}
+    credentials = {Credential(name).variable: value for name, value in installation.credentials().items()}
 
     await managed_sessions(
         installation, "install", f"--image={installation.image}", "--yes",

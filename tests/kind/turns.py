@@ -1,4 +1,4 @@
-"""Turns that last until the test lets them end."""
+"""Turns that last until the test ends them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from managed_session_local.conversation import Conversation
+from managed_session_cli.conversation import Conversation
 
-from ..cluster.waiting import eventually
+from ..support.waiting import eventually
 from .installation import Installation
 
 _WORK = "Run: touch begun; until test -e go; do sleep 0.2; done; echo went"
@@ -26,18 +26,18 @@ class HeldTurn:
 
     @property
     def session_id(self) -> str:
-        """The session."""
+        """The session's ID."""
         return self.conversation.session_id
 
     async def finish(self) -> None:
-        """Let the command end; the answer must be what it printed, by one worker in one sandbox."""
+        """Let the command end. Its output must be the answer, from one worker in one sandbox."""
         await self.installation.write_file(self.session_id, "/mnt/session/go")
         assert await self.answer == _ANSWER
         await self.installation.idle(self.session_id)
         await self.served_once()
 
     async def served_once(self) -> None:
-        """There was one worker at a time, one sandbox, and each result was posted once."""
+        """Assert that there was one worker at a time and one sandbox, and each result was posted once."""
         report = await self.installation.clouds.anthropic_admin.session(self.session_id)
         assert report.counts["worker_streams_overlapping"] == 0
         assert report.counts["results_repeated"] == 0
@@ -46,7 +46,7 @@ class HeldTurn:
 
 @contextlib.asynccontextmanager
 async def held_turn(installation: Installation) -> AsyncIterator[HeldTurn]:
-    """A new session, once its command runs in the sandbox."""
+    """Begin a session, and yield it when its command runs in the sandbox."""
     async with installation.clouds.begin() as conversation:
         answer = asyncio.create_task(conversation.say(_WORK, timeout_seconds=240))
         try:

@@ -1,15 +1,14 @@
-"""Faults of the two clouds: calls that fail, sandboxes that go away, webhooks that do not come."""
+"""Faults of the two clouds: failing calls, vanishing sandboxes, lost webhooks."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 from typing import Any
 
 from .fault import Fault
-from .plan import Blow
-from .world import CONCURRENT_SANDBOXES, World, session_of
+from .plan import PlannedFault
+from .shared_state import CONCURRENT_SANDBOXES, SharedState, session_of
 
 _FEW_SANDBOXES = 4
 
@@ -42,7 +41,7 @@ _OF_E2B: dict[str, list[dict[str, Any] | str]] = {
     "process_start": [*_ANY_E2B, "cut_stream", "silent_stream"],
     "process_connect": [*_ANY_E2B, "cut_stream", "silent_stream"],
 }
-"""By operation. No 4xx that would say that a sandbox is gone which is there."""
+"""By operation. There is no 4xx, which would claim that an existing sandbox is gone."""
 
 _BEFORE: list[dict[str, Any]] = [
     {"action": "drop_before"},
@@ -65,12 +64,12 @@ _OF_ANTHROPIC: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("sessions.get", "environment_key"): _ANY_ANTHROPIC,
     ("work.heartbeat", "sessions_token"): [*_ANY_ANTHROPIC, {"status": 412}],
     ("work.stop", "sessions_token"): _ANY_ANTHROPIC,
-    # A result whose answer is lost is posted again by the SDK: that would count as given twice.
+    # If an answer is lost, the SDK posts the result again, which would count as a repeated result.
     ("events.send", "sessions_token"): _BEFORE,
     ("events.list", "sessions_token"): _BEFORE,
     ("events.stream", "sessions_token"): [*_BEFORE, {"action": "sever", "after_events": 2}],
 }
-"""By operation and credential: the user's calls are left alone."""
+"""By operation and credential. The user's calls do not fail."""
 
 _OF_WEBHOOKS: list[dict[str, Any]] = [
     {"action": "drop"},
@@ -79,118 +78,121 @@ _OF_WEBHOOKS: list[dict[str, Any]] = [
 ]
 
 
-async def _e2b_call_fails(world: World, blow: Blow) -> None:
-    chosen = blow.random
+async def _e2b_call_fails(shared: SharedState, planned: PlannedFault) -> None:
+    chosen = planned.random
     operation = chosen.choice(list(_OF_E2B))
     action = chosen.choice(_OF_E2B[operation])
     times = chosen.choice((1, 1, 2, 3))
-    await world.system.e2b_admin.add_fault(operation, action, times=times)
-    world.trace.add("chaos", blow.kind, detail=f"{operation} {action} x{times}")
+    await shared.system.e2b_admin.add_fault(operation, action, times=times)
+    shared.trace.add("chaos", planned.kind, detail=f"{operation} {action} x{times}")
 
 
-async def _anthropic_call_fails(world: World, blow: Blow) -> None:
-    chosen = blow.random
+async def _anthropic_call_fails(shared: SharedState, planned: PlannedFault) -> None:
+    chosen = planned.random
     operation, credential = chosen.choice(list(_OF_ANTHROPIC))
     action = chosen.choice(_OF_ANTHROPIC[operation, credential])
     times = chosen.choice((1, 1, 2, 3))
-    await world.system.anthropic_admin.add_fault(
+    await shared.system.anthropic_admin.add_fault(
         operation, action, match={"credential": credential}, times=times
     )
-    world.trace.add("chaos", blow.kind, detail=f"{operation} by {credential} {action} x{times}")
+    shared.trace.add("chaos", planned.kind, detail=f"{operation} by {credential} {action} x{times}")
 
 
-async def _webhooks_misbehave(world: World, blow: Blow) -> None:
-    chosen = blow.random
+async def _webhooks_misbehave(shared: SharedState, planned: PlannedFault) -> None:
+    chosen = planned.random
     action = chosen.choice(_OF_WEBHOOKS)
     times = chosen.randint(1, 5)
-    await world.system.anthropic_admin.add_fault("webhook.deliver", action, times=times)
-    world.trace.add("chaos", blow.kind, detail=f"{action} x{times}")
+    await shared.system.anthropic_admin.add_fault("webhook.deliver", action, times=times)
+    shared.trace.add("chaos", planned.kind, detail=f"{action} x{times}")
 
 
-async def _webhooks_reordered(world: World, blow: Blow) -> None:
-    await world.system.anthropic_admin.hold_webhooks()
+async def _webhooks_reordered(shared: SharedState, planned: PlannedFault) -> None:
+    await shared.system.anthropic_admin.hold_webhooks()
     try:
-        world.trace.add("chaos", blow.kind)
-        await asyncio.sleep(blow.hold_seconds)
+        shared.trace.add("chaos", planned.kind)
+        await shared.hold(planned.hold_seconds)
     finally:
-        await world.system.anthropic_admin.release_webhooks(blow.random.choice(("lifo", "shuffle")))
+        await shared.system.anthropic_admin.release_webhooks(planned.random.choice(("lifo", "shuffle")))
 
 
-async def _sandbox_vanishes(world: World, blow: Blow) -> None:
-    states = blow.random.choice((("running",), ("paused",)))
-    sandboxes = await world.sandboxes(*states)
+async def _sandbox_vanishes(shared: SharedState, planned: PlannedFault) -> None:
+    states = planned.random.choice((("running",), ("paused",)))
+    sandboxes = await shared.sandboxes(*states)
     if sandboxes:
-        sandbox = blow.random.choice(sandboxes)
-        await world.system.e2b_admin.vanish(sandbox.id)
-        world.trace.add("chaos", blow.kind, session_of(sandbox), f"{states[0]} {sandbox.id}")
+        sandbox = planned.random.choice(sandboxes)
+        await shared.system.e2b_admin.vanish(sandbox.id)
+        shared.trace.add("chaos", planned.kind, session_of(sandbox), f"{states[0]} {sandbox.id}")
 
 
-async def _sandbox_expires(world: World, blow: Blow) -> None:
-    sandboxes = await world.sandboxes("running")
+async def _sandbox_expires(shared: SharedState, planned: PlannedFault) -> None:
+    sandboxes = await shared.sandboxes("running")
     if sandboxes:
-        sandbox = blow.random.choice(sandboxes)
-        await world.system.e2b_admin.expire(sandbox.id)
-        world.trace.add("chaos", blow.kind, session_of(sandbox), sandbox.id)
+        sandbox = planned.random.choice(sandboxes)
+        await shared.system.e2b_admin.expire(sandbox.id)
+        shared.trace.add("chaos", planned.kind, session_of(sandbox), sandbox.id)
 
 
-async def _sandbox_hidden(world: World, blow: Blow) -> None:
-    sandboxes = await world.sandboxes("running", "paused")
+async def _sandbox_hidden(shared: SharedState, planned: PlannedFault) -> None:
+    sandboxes = await shared.sandboxes("running", "paused")
     if sandboxes:
-        sandbox = blow.random.choice(sandboxes)
-        await world.system.e2b_admin.hide(sandbox.id, blow.hold_seconds * 2)
-        world.trace.add("chaos", blow.kind, session_of(sandbox), sandbox.id)
+        sandbox = planned.random.choice(sandboxes)
+        await shared.system.e2b_admin.hide(sandbox.id, planned.hold_seconds * 2)
+        shared.trace.add("chaos", planned.kind, session_of(sandbox), sandbox.id)
 
 
-async def _sandbox_listed_twice(world: World, blow: Blow) -> None:
-    sandboxes = await world.sandboxes("running", "paused")
+async def _sandbox_listed_twice(shared: SharedState, planned: PlannedFault) -> None:
+    sandboxes = await shared.sandboxes("running", "paused")
     if sandboxes:
-        sandbox = blow.random.choice(sandboxes)
-        await world.system.e2b_admin.duplicate(sandbox.id, 3)
-        world.trace.add("chaos", blow.kind, session_of(sandbox), sandbox.id)
+        sandbox = planned.random.choice(sandboxes)
+        await shared.system.e2b_admin.duplicate(sandbox.id, 3)
+        shared.trace.add("chaos", planned.kind, session_of(sandbox), sandbox.id)
 
 
-async def _quota_lowered(world: World, blow: Blow) -> None:
-    await world.system.e2b_admin.change_settings(max_concurrent_sandboxes=_FEW_SANDBOXES)
+async def _quota_lowered(shared: SharedState, planned: PlannedFault) -> None:
+    await shared.system.e2b_admin.change_settings(max_concurrent_sandboxes=_FEW_SANDBOXES)
     try:
-        world.trace.add("chaos", blow.kind)
-        await asyncio.sleep(blow.hold_seconds)
+        shared.trace.add("chaos", planned.kind)
+        await shared.hold(planned.hold_seconds)
     finally:
-        await world.system.e2b_admin.change_settings(max_concurrent_sandboxes=CONCURRENT_SANDBOXES)
+        await shared.system.e2b_admin.change_settings(max_concurrent_sandboxes=CONCURRENT_SANDBOXES)
 
 
-async def _lease_lapses(world: World, blow: Blow) -> None:
-    items, _ = await world.system.anthropic_admin.work()
+async def _lease_lapses(shared: SharedState, planned: PlannedFault) -> None:
+    items, _ = await shared.system.anthropic_admin.work()
     held = sorted(
-        item["id"] for item in items if item["state"] == "active" and item["data"]["id"] in world.sessions
+        item["id"] for item in items if item["state"] == "active" and item["data"]["id"] in shared.sessions
     )
     if held:
-        chosen = blow.random.choice(held)
-        await world.system.anthropic_admin.lapse_lease(chosen)
-        world.trace.add("chaos", blow.kind, chosen)
+        chosen = planned.random.choice(held)
+        await shared.system.anthropic_admin.lapse_lease(chosen)
+        shared.trace.add("chaos", planned.kind, chosen)
 
 
-async def _process_killed(world: World, blow: Blow) -> None:
-    """Of ours in a sandbox: the supervisor, the worker, or what starts it."""
-    chosen = blow.random
-    sandboxes = await world.sandboxes("running")
+async def _process_killed(shared: SharedState, planned: PlannedFault) -> None:
+    """Kill one of our processes in a sandbox: the supervisor, the worker, or a `supervisorctl`."""
+    chosen = planned.random
+    sandboxes = await shared.sandboxes("running")
     if sandboxes:
         sandbox = chosen.choice(sandboxes)
         ours = [each for each in sandbox.processes if "python" in each.command]
         if ours:
             process = chosen.choice(ours)
             if _signal(process.host_pid, signal.SIGKILL):
-                world.trace.add("chaos", blow.kind, session_of(sandbox), f"{process.pid}: {process.command}")
+                shared.trace.add(
+                    "chaos", planned.kind, session_of(sandbox), f"{process.pid}: {process.command}"
+                )
 
 
-async def _worker_frozen(world: World, blow: Blow) -> None:
-    sandboxes = await world.sandboxes("running")
+async def _worker_frozen(shared: SharedState, planned: PlannedFault) -> None:
+    sandboxes = await shared.sandboxes("running")
     if sandboxes:
-        sandbox = blow.random.choice(sandboxes)
-        admin = world.system.e2b_admin
-        await admin.signal_processes(sandbox.id, signal.SIGSTOP, "python")
+        sandbox = planned.random.choice(sandboxes)
+        admin = shared.system.e2b_admin
         try:
-            world.trace.add("chaos", blow.kind, session_of(sandbox), f"{blow.hold_seconds:.1f} s")
-            await asyncio.sleep(blow.hold_seconds)
+            # Within the block: a freeze whose answer is cancelled has happened all the same.
+            await admin.signal_processes(sandbox.id, signal.SIGSTOP, "python")
+            shared.trace.add("chaos", planned.kind, session_of(sandbox), f"{planned.hold_seconds:.1f} s")
+            await shared.hold(planned.hold_seconds)
         finally:
             await admin.signal_processes(sandbox.id, signal.SIGCONT, "python")
 

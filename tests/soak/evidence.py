@@ -1,4 +1,4 @@
-"""What the ledgers and the API server say in the end, and the verdict on it."""
+"""The evidence from the ledgers and the API server, and the verdict on it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SessionEvidence:
-    """One session.
+    """Evidence about one session.
 
     Attributes:
         session_id: its ID.
-        sent: messages that its user sent.
-        messages: that Anthropic has.
-        open: messages that are neither answered nor interrupted.
-        overlapping: times that a worker attached while another one was.
-        repeated: results that were given twice.
-        complaints: of its user.
+        sent: number of messages that its user sent.
+        messages: number of messages that Anthropic has.
+        open: number of messages that are neither answered nor interrupted.
+        overlapping: how often a worker attached while another one was attached.
+        repeated: number of results that were posted twice.
+        complaints: complaints of its user.
     """
 
     session_id: str
@@ -30,15 +30,15 @@ class SessionEvidence:
 
 @dataclass(frozen=True)
 class SandboxEvidence:
-    """One sandbox.
+    """Evidence about one sandbox.
 
     Attributes:
         sandbox_id: its ID.
-        session_id: of the session in its metadata.
-        resource_uid: of the resource in its metadata.
-        state: in E2B, when all is calm.
-        worked: a process was started in it.
-        destroyed: by chaos.
+        session_id: ID of the session in its metadata.
+        resource_uid: UID of the resource in its metadata.
+        state: state in E2B, after all faults have ended.
+        worked: whether a process was started in it.
+        destroyed: whether the chaos has destroyed it.
     """
 
     sandbox_id: str
@@ -51,12 +51,12 @@ class SandboxEvidence:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All of it.
+    """All evidence of a soak.
 
     Attributes:
-        stranded: work that was acknowledged and never begun, by session.
-        left: what is there after all resources were deleted: sandboxes, Secrets, resources.
-        leaks: where a secret was found, with which one it is.
+        stranded: sessions whose work was acknowledged and never started.
+        left: sandboxes, Secrets and resources left after all resources were deleted.
+        leaks: where a secret was found, and which one.
     """
 
     sessions: tuple[SessionEvidence, ...] = ()
@@ -68,14 +68,14 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Finding:
-    """A promise that did not hold; `session_id` is empty where no one session is concerned."""
+    """A broken promise. `session_id` is empty if it does not concern one session."""
 
     session_id: str
     text: str
 
 
 def judge(evidence: Evidence) -> list[Finding]:
-    """All promises that did not hold: nothing lost, nothing leaked, nothing doubled."""
+    """Return all broken promises: something was lost, leaked or doubled."""
     return [
         *(finding for session in evidence.sessions for finding in _of_session(session)),
         *_of_sandboxes(evidence.sandboxes),
@@ -94,7 +94,7 @@ def _of_session(session: SessionEvidence) -> list[Finding]:
     if session.overlapping:
         found.append(f"two workers at a time, {session.overlapping} times")
     if session.repeated:
-        found.append(f"{session.repeated} results were given twice")
+        found.append(f"{session.repeated} results were posted twice")
     return [Finding(session.session_id, text) for text in found]
 
 

@@ -1,12 +1,12 @@
-"""What a kind of fault is."""
+"""The definition of a kind of fault."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from .plan import Blow
-from .world import World
+from .plan import PlannedFault
+from .shared_state import SharedState
 
 
 @dataclass(frozen=True)
@@ -14,11 +14,12 @@ class Fault:
     """One kind of fault.
 
     Attributes:
-        kind: its name.
-        weight: how often it is drawn, in relation to the others.
-        do: does it, waits while it lasts and undoes it; writes it into the trace, unless it had no target.
+        kind: name of the kind.
+        weight: how often it is drawn, relative to the others.
+        do: injects the fault, waits while it lasts, and undoes it. Records it in the trace if it had a
+            target.
     """
 
     kind: str
     weight: int
-    do: Callable[[World, Blow], Awaitable[None]]
+    do: Callable[[SharedState, PlannedFault], Awaitable[None]]

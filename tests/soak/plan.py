@@ -1,4 +1,4 @@
-"""What a soak will do, drawn from its seed alone: what users send, and what chaos does when."""
+"""The plan of a soak, drawn from its seed alone: the users' messages, and which fault comes when."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 THINK_SECONDS = (0.0, 0.1, 0.3, 1.5, 3.0)
-"""Between two turns: within a worker's wait for the next message, and longer than it."""
+"""Pauses between turns, shorter and longer than a worker waits for the next message."""
 IN_A_ROW = (1, 1, 1, 1, 1, 2, 3)
-"""Messages that are sent without waiting for an answer in between."""
+"""Numbers of messages that are sent without waiting for an answer."""
 INTERRUPTED_SHARE = 0.05
 BODIES = (
     "true",
@@ -25,11 +25,11 @@ WORKSPACE = "/mnt/session"
 
 @dataclass(frozen=True)
 class Message:
-    """One task of a user: it leaves a file and shows what all earlier ones of the session left.
+    """One task of a user. It leaves a file, and shows the files of all earlier tasks of the session.
 
     Attributes:
-        token: unique in the soak; the file's content, and part of the answer.
-        body: a command that takes time or prints much.
+        token: unique text in the soak: the content of the file, and a part of the answer.
+        body: command that takes time or prints much.
     """
 
     token: str
@@ -37,7 +37,7 @@ class Message:
 
     @property
     def text(self) -> str:
-        """What the user sends. Running the command a second time changes nothing."""
+        """The message's text. Running its command a second time changes nothing."""
         file = f"{WORKSPACE}/kept-{self.token}"
         return (
             f"Run: {self.body}; echo kept-{self.token} > {file}; cat {WORKSPACE}/kept-*; "
@@ -45,7 +45,7 @@ class Message:
         )
 
     def again(self, times: int) -> Message:
-        """The same task as a new message, after the first one was interrupted."""
+        """Return the same task as a new message, after the first one was interrupted."""
         return Message(f"{self.token.partition('r')[0]}r{times}", self.body)
 
 
@@ -54,9 +54,9 @@ class Turn:
     """One turn of a user.
 
     Attributes:
-        think_seconds: before it.
-        messages: sent one after the other, without waiting.
-        interrupt_after_seconds: the user breaks it off so long after the last message; None: does not.
+        think_seconds: pause before the turn.
+        messages: messages that are sent one after the other, without waiting.
+        interrupt_after_seconds: when the user interrupts it, after the last message. None: never.
     """
 
     think_seconds: float
@@ -65,15 +65,15 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Blow:
-    """One thing that chaos does.
+class PlannedFault:
+    """One fault that the chaos will inject.
 
     Attributes:
-        number: of this hand's blows, from 1.
+        number: number of the fault in its loop, from 1.
         kind: name of the fault.
-        wait_seconds: before it.
-        hold_seconds: how long it lasts, where it does.
-        seed: for what the fault itself chooses.
+        wait_seconds: pause before it.
+        hold_seconds: how long it lasts, if it does.
+        seed: seed of the fault's own choices.
     """
 
     number: int
@@ -84,12 +84,12 @@ class Blow:
 
     @property
     def random(self) -> random.Random:
-        """The fault's own choices, the same each time."""
+        """A generator for the fault's own choices, the same each time."""
         return random.Random(self.seed)
 
 
 def turns(seed: int, session: int, count: int) -> list[Turn]:
-    """The turns of one session of a soak."""
+    """Return the turns of one session."""
     chosen = random.Random(f"{seed}/session/{session}")
     return [_turn(chosen, f"s{session}t{number}") for number in range(1, count + 1)]
 
@@ -104,35 +104,37 @@ def _turn(chosen: random.Random, name: str) -> Turn:
 
 
 def ends_itself(seed: int, session: int) -> bool:
-    """Whether the user deletes the session after its last turn."""
+    """Return whether the user deletes the session after its last turn."""
     return random.Random(f"{seed}/end/{session}").random() < 0.5
 
 
 def has_api_key(seed: int) -> bool:
-    """Whether the operators have the optional API key, with which they recover stuck sessions."""
+    """Return whether the operators have the optional API key, with which they recover stuck sessions."""
     return random.Random(f"{seed}/api key").random() < 0.5
 
 
-def blows(seed: int, hand: int, weights: dict[str, int], *, wait: float, hold: float) -> Iterator[Blow]:
-    """What one hand of chaos does, without end.
+def planned_faults(
+    seed: int, loop: int, weights: dict[str, int], *, wait: float, hold: float
+) -> Iterator[PlannedFault]:
+    """Yield the faults of one loop, without end.
 
     Args:
-        seed: of the soak.
-        hand: number of the hand.
-        weights: of the faults, by kind.
-        wait: seconds between two blows, on average.
-        hold: seconds that a lasting fault lasts, on average.
+        seed: seed of the soak.
+        loop: number of the loop.
+        weights: weights of the faults, by kind.
+        wait: average seconds between two faults.
+        hold: average seconds that a lasting fault lasts.
     """
-    chosen = random.Random(f"{seed}/chaos/{hand}")
+    chosen = random.Random(f"{seed}/chaos/{loop}")
     kinds, shares = list(weights), list(weights.values())
     number = 0
     while True:
         number += 1
         kind = chosen.choices(kinds, shares)[0]
-        yield Blow(
+        yield PlannedFault(
             number,
             kind,
             chosen.uniform(0, 2 * wait),
             chosen.uniform(0.2, 2 * hold),
-            f"{seed}/chaos/{hand}/{number}",
+            f"{seed}/chaos/{loop}/{number}",
         )

@@ -1,4 +1,4 @@
-"""Faults of our own processes and of Kubernetes: kills, freezes, refusals, partitions, a person's hand."""
+"""Faults of our processes and of Kubernetes: kills, freezes, refusals, partitions, manual changes."""
 
 from __future__ import annotations
 
@@ -7,61 +7,63 @@ from collections.abc import Callable
 
 from managed_session_api import names
 
-from ..faults.api_server_proxy import ApiCall, Rule
-from ..faults.arrangements import PODS
+from ..support.api_server_proxy import ApiCall, Rule
+from ..support.arrangements import PODS
 from .fault import Fault
-from .plan import Blow
-from .world import World
+from .plan import PlannedFault
+from .shared_state import SharedState
 
 _OPERATORS = ("operator-1", "operator-2")
 _GONE_SECONDS = 30.0
 
 
-async def _pod_killed(world: World, blow: Blow, choice: tuple[str, ...], *, kill: bool = True) -> None:
-    name = blow.random.choice(choice)
-    async with world.taken(name) as pod:
+async def _pod_killed(
+    shared: SharedState, planned: PlannedFault, choice: tuple[str, ...], *, kill: bool = True
+) -> None:
+    name = planned.random.choice(choice)
+    async with shared.reserved(name) as pod:
         if pod is None:
             return
         await pod.process.stop(kill=kill)
-        world.trace.add("chaos", blow.kind, detail=f"{name}, {blow.hold_seconds:.1f} s")
+        shared.trace.add("chaos", planned.kind, detail=f"{name}, {planned.hold_seconds:.1f} s")
         try:
-            await asyncio.sleep(blow.hold_seconds)
+            await shared.hold(planned.hold_seconds)
         finally:
             await pod.start()
-        await asyncio.sleep(blow.hold_seconds)
+        await shared.hold(planned.hold_seconds)
 
 
-async def _operator_killed(world: World, blow: Blow) -> None:
-    await _pod_killed(world, blow, _OPERATORS)
+async def _operator_killed(shared: SharedState, planned: PlannedFault) -> None:
+    await _pod_killed(shared, planned, _OPERATORS)
 
 
-async def _operator_restarted(world: World, blow: Blow) -> None:
-    await _pod_killed(world, blow, _OPERATORS, kill=False)
+async def _operator_restarted(shared: SharedState, planned: PlannedFault) -> None:
+    await _pod_killed(shared, planned, _OPERATORS, kill=False)
 
 
-async def _webhook_killed(world: World, blow: Blow) -> None:
-    await _pod_killed(world, blow, ("webhook",))
+async def _webhook_killed(shared: SharedState, planned: PlannedFault) -> None:
+    await _pod_killed(shared, planned, ("webhook",))
 
 
-async def _pod_frozen(world: World, blow: Blow) -> None:
-    name = blow.random.choice((*_OPERATORS, *_OPERATORS, "webhook"))
-    async with world.taken(name) as pod:
+async def _pod_frozen(shared: SharedState, planned: PlannedFault) -> None:
+    name = planned.random.choice((*_OPERATORS, *_OPERATORS, "webhook"))
+    async with shared.reserved(name) as pod:
         if pod is None:
             return
-        # Longer than the Lease as often as not.
-        seconds = blow.hold_seconds * 2
+        # Long enough for the Lease to lapse sometimes.
+        seconds = planned.hold_seconds * 2
         pod.process.freeze()
         try:
-            world.trace.add("chaos", blow.kind, detail=f"{name}, {seconds:.1f} s")
-            await asyncio.sleep(seconds)
+            shared.trace.add("chaos", planned.kind, detail=f"{name}, {seconds:.1f} s")
+            await shared.hold(seconds)
         finally:
             pod.process.thaw()
 
 
-async def _api_server_call_fails(world: World, blow: Blow) -> None:
-    chosen = blow.random
+async def _api_server_call_fails(shared: SharedState, planned: PlannedFault) -> None:
+    chosen = planned.random
     name = chosen.choice(_PROXIED)
-    proxy = world.proxies[name]
+    proxy = shared.proxies[name]
     what, matches = chosen.choice(_CALLS)
     times, skip = chosen.choice((1, 1, 2, 4)), chosen.choice((0, 0, 1, 3))
     how = chosen.choice(("409", "500", "403", "429", "cut", "cut after", "504 after", "hold", "hold after"))
@@ -74,97 +76,97 @@ async def _api_server_call_fails(world: World, blow: Blow) -> None:
         case [status, *late]:
             rule = proxy.answer(matches, int(status), after_commit=bool(late), times=times, skip=skip)
     try:
-        world.trace.add("chaos", blow.kind, detail=f"{name}: {what}, {how} x{times}")
-        await asyncio.sleep(blow.hold_seconds)
+        shared.trace.add("chaos", planned.kind, detail=f"{name}: {what}, {how} x{times}")
+        await shared.hold(planned.hold_seconds)
     finally:
         proxy.remove(rule)
 
 
-async def _watches_silent(world: World, blow: Blow) -> None:
-    proxy = world.proxies[blow.random.choice(_PROXIED)]
+async def _watches_silent(shared: SharedState, planned: PlannedFault) -> None:
+    proxy = shared.proxies[planned.random.choice(_PROXIED)]
     rule = proxy.silence_watches()
     try:
-        world.trace.add("chaos", blow.kind, detail=f"{blow.hold_seconds * 2:.1f} s")
-        await asyncio.sleep(blow.hold_seconds * 2)
+        shared.trace.add("chaos", planned.kind, detail=f"{planned.hold_seconds * 2:.1f} s")
+        await shared.hold(planned.hold_seconds * 2)
     finally:
         proxy.remove(rule)
 
 
-async def _watches_expire(world: World, blow: Blow) -> None:
-    name = blow.random.choice(_PROXIED)
-    await world.proxies[name].expire_watches()
-    world.trace.add("chaos", blow.kind, detail=name)
+async def _watches_expire(shared: SharedState, planned: PlannedFault) -> None:
+    name = planned.random.choice(_PROXIED)
+    await shared.proxies[name].expire_watches()
+    shared.trace.add("chaos", planned.kind, detail=name)
 
 
-async def _partition(world: World, blow: Blow) -> None:
-    name = blow.random.choice(_PROXIED)
-    async with world.proxies[name].partitioned():
-        world.trace.add("chaos", blow.kind, detail=f"{name}, {blow.hold_seconds * 2:.1f} s")
-        await asyncio.sleep(blow.hold_seconds * 2)
+async def _partition(shared: SharedState, planned: PlannedFault) -> None:
+    name = planned.random.choice(_PROXIED)
+    async with shared.proxies[name].partitioned():
+        shared.trace.add("chaos", planned.kind, detail=f"{name}, {planned.hold_seconds * 2:.1f} s")
+        await shared.hold(planned.hold_seconds * 2)
 
 
-async def _api_server_restarted(world: World, blow: Blow) -> None:
-    async with world.plane_lock:
-        await world.plane.stop_api_server(kill=blow.random.choice((True, False)))
+async def _api_server_restarted(shared: SharedState, planned: PlannedFault) -> None:
+    async with shared.control_plane_lock:
+        await shared.control_plane.stop_api_server(kill=planned.random.choice((True, False)))
         try:
-            world.trace.add("chaos", blow.kind)
-            await asyncio.sleep(min(blow.hold_seconds, 2))
+            shared.trace.add("chaos", planned.kind)
+            await shared.hold(min(planned.hold_seconds, 2))
         finally:
-            await world.plane.start_api_server()
+            await shared.control_plane.start_api_server()
 
 
-async def _etcd_stopped(world: World, blow: Blow) -> None:
-    async with world.plane_lock:
-        await world.plane.stop_etcd(kill=True)
+async def _etcd_stopped(shared: SharedState, planned: PlannedFault) -> None:
+    async with shared.control_plane_lock:
+        await shared.control_plane.stop_etcd(kill=True)
         try:
-            world.trace.add("chaos", blow.kind)
-            await asyncio.sleep(min(blow.hold_seconds, 3))
+            shared.trace.add("chaos", planned.kind)
+            await shared.hold(min(planned.hold_seconds, 3))
         finally:
-            await world.plane.start_etcd()
+            await shared.control_plane.start_etcd()
 
 
-async def _resource_deleted(world: World, blow: Blow) -> None:
-    sessions = sorted(world.sessions)
+async def _resource_deleted(shared: SharedState, planned: PlannedFault) -> None:
+    sessions = sorted(shared.sessions)
     if not sessions:
         return
-    session_id = blow.random.choice(sessions)
-    uid = ((await world.resource(session_id)) or {}).get("metadata", {}).get("uid")
+    session_id = planned.random.choice(sessions)
+    uid = ((await shared.resource(session_id)) or {}).get("metadata", {}).get("uid")
     if uid is None:
         return
-    world.deletions.note(session_id)
-    world.trace.add("chaos", blow.kind, session_id, uid)
-    await world.kubectl("delete", names.PLURAL, names.resource_name(session_id), "--wait=false")
+    shared.deletions.note(session_id)
+    shared.trace.add("chaos", planned.kind, session_id, uid)
+    await shared.kubectl("delete", names.PLURAL, names.resource_name(session_id), "--wait=false")
     try:
         async with asyncio.timeout(_GONE_SECONDS):
             while True:
-                # Whatever is served until it has gone is lost too.
-                world.deletions.note(session_id)
-                left = await world.resource(session_id)
+                # Everything that is served until the resource is gone is lost too.
+                shared.deletions.note(session_id)
+                left = await shared.resource(session_id)
                 if left is not None and left.get("metadata", {}).get("uid") != uid:
                     break
                 await asyncio.sleep(0.5)
     except TimeoutError:
-        world.trace.add("chaos", "deletion takes long", session_id, uid)
-    world.deletions.note(session_id)
+        shared.trace.add("chaos", "deletion takes long", session_id, uid)
+    shared.deletions.note(session_id)
 
 
-async def _suspended(world: World, blow: Blow) -> None:
-    sessions = sorted(world.sessions)
+async def _suspended(shared: SharedState, planned: PlannedFault) -> None:
+    sessions = sorted(shared.sessions)
     if not sessions:
         return
-    session_id = blow.random.choice(sessions)
+    session_id = planned.random.choice(sessions)
     name = names.resource_name(session_id)
-    if name in world.suspended or not await world.resource(session_id):
+    if name in shared.suspended or not await shared.resource(session_id):
         return
     try:
-        await world.suspend(name, wanted=True)
-        world.trace.add("chaos", blow.kind, session_id, f"{blow.hold_seconds * 2:.1f} s")
-        await asyncio.sleep(blow.hold_seconds * 2)
+        await shared.suspend(name, wanted=True)
+        shared.trace.add("chaos", planned.kind, session_id, f"{planned.hold_seconds * 2:.1f} s")
+        await shared.hold(planned.hold_seconds * 2)
     finally:
         for _ in range(5):
-            # Afterwards the resource may be gone; what is left is done at the end of chaos.
-            if await world.suspend(name, wanted=False) or await world.resource(session_id) == {}:
-                world.suspended.discard(name)
+            # The resource may be gone by then. `end_faults` repeats what does not succeed here.
+            if await shared.suspend(name, wanted=False) or await shared.resource(session_id) == {}:
+                shared.suspended.discard(name)
                 break
 
 

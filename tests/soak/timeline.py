@@ -1,4 +1,4 @@
-"""One session's whole story, merged by time from everybody who saw a part of it."""
+"""The timeline of one session, merged from all sources."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 from managed_session_api import names
 
-from ..cluster.sessions import sandboxes_of
-from .world import World
+from ..support.sessions import sandboxes_of
+from .shared_state import SharedState
 
 Line = tuple[float, str, str]
-"""Seconds since the epoch, who says it, what."""
+"""Seconds since the epoch, the source, and what happened."""
 
 
-async def timeline(world: World, session_id: str, resource: dict[str, Any] | None) -> str:
-    """The story of a session; `resource` is how it was before everything was deleted."""
-    system = world.system
+async def timeline(shared: SharedState, session_id: str, resource: dict[str, Any] | None) -> str:
+    """Return the timeline of a session. `resource` is its state before everything was deleted."""
+    system = shared.system
     report = await system.anthropic_admin.session(session_id)
     lines: list[Line] = [
         (entry["at"], "anthropic", _fields(entry, without=("at",))) for entry in report.timeline
@@ -36,27 +36,26 @@ async def timeline(world: World, session_id: str, resource: dict[str, Any] | Non
             (_seconds(call["at"]), "e2b", _fields(call, without=("at", "path", "method"))) for call in calls
         ]
     lines += [
-        (entry.at, entry.who, entry.told)
-        for entry in world.trace.entries
+        (entry.at, entry.who, entry.text)
+        for entry in shared.trace.entries
         if entry.session_id in ("", session_id)
     ]
-    lines += await _kubernetes_events(world, session_id)
+    lines += await _kubernetes_events(shared, session_id)
     for name, path in system.logs.items():
-        if name in world.pods:
+        if name in shared.pods:
             lines += _log_lines(name, path, session_id)
     ends = [at for at, who, _ in lines if who in ("anthropic", "sandbox")]
     return "\n".join(
         [
             f"session {session_id}, resource {names.resource_name(session_id)}",
+            f"resource in the end: {json.dumps(resource)}",
             *render(lines, since=min(ends, default=0.0) - 5),
-            "resource in the end:",
-            json.dumps(resource, indent=1),
         ]
     )
 
 
 def render(lines: Iterable[Line], *, since: float) -> list[str]:
-    """The lines in order of time, each with its time of day."""
+    """Return the lines in the order of time, each with its time of day."""
     return [
         f"{datetime.fromtimestamp(at, UTC):%H:%M:%S.%f} {who:<12} {what}"
         for at, who, what in sorted(lines, key=lambda line: line[0])
@@ -64,8 +63,8 @@ def render(lines: Iterable[Line], *, since: float) -> list[str]:
     ]
 
 
-async def _kubernetes_events(world: World, session_id: str) -> list[Line]:
-    found = await world.kubectl(
+async def _kubernetes_events(shared: SharedState, session_id: str) -> list[Line]:
+    found = await shared.kubectl(
         "get", "events",
         f"--field-selector=involvedObject.name={names.resource_name(session_id)}", "--output=json",
     )  # fmt: skip

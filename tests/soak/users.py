@@ -1,4 +1,4 @@
-"""Users: each has one session, sends its messages, waits for the answers and looks at what they say."""
+"""The users. Each has one session, sends its messages, waits for the answers and checks them."""
 
 from __future__ import annotations
 
@@ -12,47 +12,48 @@ from typing import TYPE_CHECKING, Any
 
 import anthropic
 import httpx
-from managed_session_api.conditions import REASONS, Reason
-from managed_session_local.simulators.anthropic.client import ControlError, SessionReport
+from managed_session_api.conditions import Reason
+from managed_session_api.reasons import REASONS
+from managed_session_devkit.simulators.anthropic.client import ControlError, SessionReport
 
 from .plan import Message, Turn
-from .world import World, condition
+from .shared_state import SharedState, condition
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
 
 PATIENCE_SECONDS = 240.0
-"""After which a message without an answer is lost."""
-_LOOK_SECONDS = 0.7
+"""After this time, a message without an answer is lost."""
+_POLL_SECONDS = 0.7
 _ASK_KUBERNETES_SECONDS = 10.0
 _REMEDY_SECONDS = 45.0
-"""Between two interrupts of one user: time for an operator to notice the first one."""
-_SAID_SECONDS = 20.0
-"""In which a loss of files is told of, while the API server answers."""
+"""Pause between two interrupts of one user, so that an operator can notice the first one."""
+_REPORT_SECONDS = 60.0
+"""Time in which a loss of files has to be reported: longer than chaos leaves the cluster without a leader."""
 _REPEATS = 6
 _READS_SECONDS = 3.0
-"""Before a task is sent again: longer than a worker waits for a message.
+"""Pause before a task is sent again, longer than a worker waits for a message.
 
-What is broken in one, such as a shell that chaos has killed and an agent would start anew, is not met again.
+So a new worker serves it, which does not have what broke in the old one, such as a killed shell.
 """
 _INTERRUPT = "user.interrupt"
 RESOURCE_DELETED = "ResourceDeleted"
-"""Why a user interrupts whose resource a person has deleted."""
+"""Reason for an interrupt after a person has deleted the resource."""
 
 
 @dataclass
 class UserRecord:
-    """What a user has seen.
+    """What a user has seen. The numbers are counts.
 
     Attributes:
-        sent: messages.
-        turns: finished.
-        interrupts: that the user planned, all the same.
-        remedies: interrupts that a condition asked for, by its reason.
-        recovered: messages that somebody else interrupted: the operator.
-        spoiled: answers without the task's end, because its command was broken off.
-        files_lost: times that files were gone and chaos had destroyed them.
-        complaints: what must not be.
+        sent: messages sent.
+        turns: finished turns.
+        interrupts: interrupts that the plan contains.
+        remedies: interrupts that a condition asked for, by reason.
+        recovered: messages that the operator interrupted.
+        spoiled: incomplete answers, because the task's command was aborted.
+        files_lost: losses of files that faults explain.
+        complaints: broken promises.
     """
 
     sent: int = 0
@@ -70,29 +71,29 @@ class User:
     """One user with one session.
 
     Args:
-        world: in which.
-        number: of the session in the soak.
-        closing: whether the soak ends, so that no further turn is begun.
+        shared: state of the soak.
+        number: number of the session in the soak.
+        closing: returns whether the soak is ending, so that no more turns may begin.
     """
 
-    def __init__(self, world: World, number: int, closing: Callable[[], bool]) -> None:
+    def __init__(self, shared: SharedState, number: int, closing: Callable[[], bool]) -> None:
         self.number = number
         self.session_id = ""
         self.record = UserRecord()
-        self._world = world
-        self._client: AsyncAnthropic = world.system.user
+        self._shared = shared
+        self._client: AsyncAnthropic = shared.system.user
         self._closing = closing
         self._sent_at: dict[str, float] = {}
         self._kept: list[str] = []
-        """Tokens of the files that have to be there."""
+        """Tokens of the files that must exist."""
         self._interrupted = False
-        """By the user, in this turn."""
-        self._asked_for = ""
-        """Why the resource asked for an interrupt at the last look."""
+        """Whether the user has interrupted this turn."""
+        self._requested_by = ""
+        """Reason for which the resource last asked for an interrupt."""
         self._last_remedy = 0.0
 
     async def play(self, turns: Iterable[Turn], *, deletes: bool) -> None:
-        """Go through the turns; what goes wrong is in the record."""
+        """Play the turns. The record has what goes wrong."""
         try:
             await self._play(turns, deletes=deletes)
         except (anthropic.APIError, ControlError, httpx.HTTPError) as error:
@@ -100,10 +101,10 @@ class User:
 
     async def _play(self, turns: Iterable[Turn], *, deletes: bool) -> None:
         session = await self._client.beta.sessions.create(
-            agent=self._world.system.agent_id, environment_id=self._world.system.clouds.environment_id
+            agent=self._shared.system.agent_id, environment_id=self._shared.system.clouds.environment_id
         )
         self.session_id = session.id
-        self._world.sessions.add(session.id)
+        self._shared.sessions.add(session.id)
         try:
             for turn in turns:
                 await asyncio.sleep(turn.think_seconds)
@@ -113,12 +114,12 @@ class User:
                     return
                 self.record.turns += 1
         finally:
-            self._world.sessions.discard(session.id)
+            self._shared.sessions.discard(session.id)
         if deletes:
             await self._delete()
 
     async def _turn(self, turn: Turn) -> bool:
-        """Whether all was answered in the end, or broken off by the user."""
+        """Play a turn. Return whether all messages were answered, or interrupted by the user."""
         pending = turn.messages
         on_purpose = turn.interrupt_after_seconds
         self._interrupted = False
@@ -151,18 +152,18 @@ class User:
     async def _wait(
         self, messages: tuple[Message, ...], interrupt_after: float | None
     ) -> SessionReport | None:
-        """What Anthropic knows once all messages are answered or interrupted; None where patience ends."""
+        """Wait until all messages are answered or interrupted. Return the report, or None after a timeout."""
         began = time.monotonic()
         asked = began + _ASK_KUBERNETES_SECONDS
         planned = None if interrupt_after is None else began + interrupt_after
         while True:
-            report = await self._world.system.anthropic_admin.session(self.session_id)
+            report = await self._shared.system.anthropic_admin.session(self.session_id)
             if all(is_closed(report, message) for message in messages):
                 self.record.slowest_seconds = max(self.record.slowest_seconds, time.monotonic() - began)
                 return report
             now = time.monotonic()
             if planned is not None and now >= planned:
-                # One interrupt ends one message's turn; the user wants none of them.
+                # An interrupt ends the turn of one message, and the user wants to end all.
                 self.record.interrupts += 1
                 await self._interrupt("on purpose")
             elif now - began > PATIENCE_SECONDS:
@@ -170,22 +171,22 @@ class User:
                 return None
             elif now >= asked:
                 asked = now + _ASK_KUBERNETES_SECONDS
-                await self._follow_the_remedy()
-            await asyncio.sleep(_LOOK_SECONDS)
+                await self._follow_remedy()
+            await asyncio.sleep(_POLL_SECONDS)
 
-    async def _follow_the_remedy(self) -> None:
-        """Do what the resource asks a person to do."""
-        resource = await self._world.resource(self.session_id)
+    async def _follow_remedy(self) -> None:
+        """Do what the resource's condition asks a person to do."""
+        resource = await self._shared.resource(self.session_id)
         if resource is None:
             return
         ready = condition(resource, "Ready")
         reason = ready.get("reason", "")
-        if not resource and self._world.deletions.of(self.session_id):
+        if not resource and self._shared.deletions.of(self.session_id):
             reason = RESOURCE_DELETED
         elif ready.get("status") == "True" or not _asks_for_interrupt(reason):
             reason = ""
-        # A person looks twice before doing something.
-        seen, self._asked_for = self._asked_for, reason
+        # A person checks twice before acting.
+        seen, self._requested_by = self._requested_by, reason
         now = time.monotonic()
         if not reason or seen != reason or now - self._last_remedy < _REMEDY_SECONDS:
             return
@@ -194,19 +195,19 @@ class User:
         await self._interrupt(f"because of {reason}: {ready.get('message', '')}")
 
     async def _interrupt(self, why: str) -> None:
-        self._world.trace.add("user", "interrupt", self.session_id, why)
+        self._shared.trace.add("user", "interrupt", self.session_id, why)
         await self._client.beta.sessions.events.send(self.session_id, events=[{"type": "user.interrupt"}])
         self._interrupted = True
 
     async def _check(self, report: SessionReport, message: Message) -> bool:
-        """Whether a message was answered as it has to be; complains about what must not be."""
+        """Return whether a message was answered completely. Complain about broken promises."""
         if not is_answered(report, message):
             if not self._interrupted:
                 self.record.recovered += 1
             return False
         answer = answer_to(report, message)
         if answer is None:
-            self.record.spoiled.append(_said_instead(report, message))
+            self.record.spoiled.append(_last_answer(report, message))
             return False
         seen = set(re.findall(r"kept-(s\d+t\d+m\d+(?:r\d+)?)", answer))
         missing = [token for token in self._kept if token not in seen]
@@ -217,32 +218,32 @@ class User:
 
     def _complain(self, text: str) -> None:
         self.record.complaints.append(text)
-        self._world.trace.add("user", "complaint", self.session_id, text)
+        self._shared.trace.add("user", "complaint", self.session_id, text)
         print(f"complaint of {self.session_id}: {text}", flush=True)
 
     async def _files_are_missing(self, message: Message, missing: list[str]) -> None:
         unexplained = [
             token
             for token in missing
-            if not await self._world.files_destroyed(self.session_id, self._sent_at[token])
+            if not await self._shared.files_destroyed(self.session_id, self._sent_at[token])
         ]
         if unexplained:
-            self._complain(f"{message.token}: files are gone for no reason: {unexplained}")
+            self._complain(f"{message.token}: files are gone without a reason: {unexplained}")
         else:
             self.record.files_lost += 1
-            if not self._world.deletions.of(self.session_id):
-                untold = await loss_untold(
-                    lambda: self._world.resource(self.session_id),
-                    said_seconds=_SAID_SECONDS,
+            if not self._shared.deletions.of(self.session_id):
+                unreported = await unreported_loss(
+                    lambda: self._shared.resource(self.session_id),
+                    report_seconds=_REPORT_SECONDS,
                     patience_seconds=PATIENCE_SECONDS,
                 )
-                if untold:
-                    self._complain(f"{message.token}: files are gone and {untold}")
+                if unreported:
+                    self._complain(f"{message.token}: files are gone and {unreported}")
         self._kept = [token for token in self._kept if token not in missing]
 
     async def _give_up(self, report: SessionReport, messages: tuple[Message, ...]) -> None:
         lost = [message.token for message in messages if not is_closed(report, message)]
-        resource = await self._world.resource(self.session_id) or {}
+        resource = await self._shared.resource(self.session_id) or {}
         ready = condition(resource, "Ready")
         self._complain(
             f"lost: {', '.join(lost)} not answered in {PATIENCE_SECONDS:g} s; Ready is "
@@ -254,28 +255,28 @@ class User:
             try:
                 await self._client.beta.sessions.delete(self.session_id)
             except anthropic.BadRequestError:
-                # The agent has not come to rest yet.
+                # The agent still runs.
                 await asyncio.sleep(0.5)
             else:
-                self._world.trace.add("user", "session deleted", self.session_id)
+                self._shared.trace.add("user", "session deleted", self.session_id)
                 return
 
 
-async def loss_untold(
-    look: Callable[[], Awaitable[dict[str, Any] | None]], *, said_seconds: float, patience_seconds: float
+async def unreported_loss(
+    read: Callable[[], Awaitable[dict[str, Any] | None]], *, report_seconds: float, patience_seconds: float
 ) -> str:
-    """What is wrong with what a resource says of lost files; empty once `WorkspaceLost` is True.
+    """Wait until `WorkspaceLost` is True. Return what is wrong if it does not become so, else an empty text.
 
     Args:
-        look: reads the resource; None where the API server does not answer.
-        said_seconds: how long an API server that answers may say otherwise: the time begins anew after each
-            look without an answer, which says nothing, and in which nothing can be written either.
-        patience_seconds: for all of it.
+        read: reads the resource. None: the API server did not answer.
+        report_seconds: how long an API server that answers may report otherwise. The time starts again after
+            each missing answer, because the operator could not write either.
+        patience_seconds: timeout of the whole wait.
     """
     began = time.monotonic()
     otherwise_since: float | None = None
     while True:
-        resource = await look()
+        resource = await read()
         now = time.monotonic()
         if resource is None:
             otherwise_since = None
@@ -283,11 +284,11 @@ async def loss_untold(
             return ""
         else:
             otherwise_since = now if otherwise_since is None else otherwise_since
-            if now - otherwise_since >= said_seconds:
+            if now - otherwise_since >= report_seconds:
                 return "WorkspaceLost is not True"
         if now - began >= patience_seconds:
             return f"WorkspaceLost was not seen to be True in {patience_seconds:g} s"
-        await asyncio.sleep(_LOOK_SECONDS)
+        await asyncio.sleep(_POLL_SECONDS)
 
 
 def _asks_for_interrupt(reason: str) -> bool:
@@ -306,25 +307,25 @@ def _turn_of(report: SessionReport, message: Message) -> Any:
 
 
 def is_closed(report: SessionReport, message: Message) -> bool:
-    """Whether a message is answered or broken off."""
+    """Return whether a message is answered or interrupted."""
     turn = _turn_of(report, message)
     return turn is not None and (turn.answered_at is not None or turn.interrupted_at is not None)
 
 
 def is_answered(report: SessionReport, message: Message) -> bool:
-    """Whether its turn has ended with an answer."""
+    """Return whether the message's turn has ended with an answer."""
     turn = _turn_of(report, message)
     return turn is not None and turn.answered_at is not None
 
 
 def answer_to(report: SessionReport, message: Message) -> str | None:
-    """What the agent said in answer; None where the task's end is not in it."""
+    """Return the agent's answer, or None if it is incomplete."""
     wanted = f"done-{message.token}"
-    said = (_text(event) for event in report.events if event["type"] == "agent.message")
-    return next((text for text in said if text.endswith(wanted)), None)
+    texts = (_text(event) for event in report.events if event["type"] == "agent.message")
+    return next((text for text in texts if text.endswith(wanted)), None)
 
 
-def _said_instead(report: SessionReport, message: Message) -> str:
+def _last_answer(report: SessionReport, message: Message) -> str:
     last = [_text(event) for event in report.events if event["type"] == "agent.message"][-1:]
     return f"{message.token}: {last[0][-200:] if last else 'nothing'}"
 

@@ -1,1 +1,1 @@
-"""The webhook: turns Anthropic's signed session events into ManagedSession resources."""
+"""Records Anthropic's signed session events in ManagedSession resources."""

@@ -1,4 +1,4 @@
-"""The webhook's HTTP interface."""
+"""Defines the HTTP interface of the webhook."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import hmac
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from managed_session_runtime.credentials import Credential, CredentialDirectory, CredentialError
+from managed_session_api.credentials import Credential
+from managed_session_runtime.credentials import CredentialDirectory, CredentialError
+from managed_session_runtime.kubernetes_errors import KubernetesMisconfiguredError, KubernetesUnavailableError
+from managed_session_runtime.managed_session_client import Body, ManagedSessionClient
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -15,12 +18,6 @@ from starlette.routing import Route
 
 from managed_session_webhook.delivery import DeliveryEndpoint
 from managed_session_webhook.readiness import KubernetesReadiness
-from managed_session_webhook.session_api import (
-    KubernetesMisconfiguredError,
-    KubernetesUnavailableError,
-    Resource,
-    SessionApi,
-)
 from managed_session_webhook.signature import NoSigningKeyError, SignatureVerifier
 
 
@@ -29,10 +26,14 @@ def webhook_app(
     delivery: DeliveryEndpoint,
     verifier: SignatureVerifier,
     credentials: CredentialDirectory,
-    api: SessionApi,
+    api: ManagedSessionClient,
     readiness: KubernetesReadiness,
 ) -> Starlette:
-    """The ASGI app with `POST /webhook`, `GET /health` and `GET /sandboxes`."""
+    """Build the ASGI app with `POST /webhook`, `GET /health` and `GET /sandboxes`.
+
+    `GET /` answers the health checks of load balancers: by default, those of Google and Azure request it on
+    the serving port and expect 200.
+    """
 
     async def health(_: Request) -> Response:
         try:
@@ -41,18 +42,23 @@ def webhook_app(
             signing_key = False
         return JSONResponse({"ok": True, "signingKey": signing_key, "kubernetes": readiness.reachable})
 
+    async def alive(_: Request) -> Response:
+        return JSONResponse({"ok": True})
+
     async def deliver(request: Request) -> Response:
         return await delivery(request)
 
     app = Starlette(
         routes=[
+            Route("/", alive, methods=["GET"]),
             Route("/webhook", deliver, methods=["POST"]),
+            # Anthropic disables endpoints that redirect, so a trailing slash is served directly.
+            Route("/webhook/", deliver, methods=["POST"]),
             Route("/health", health, methods=["GET"]),
             Route("/sandboxes", _sandboxes(api, credentials), methods=["GET"]),
         ],
         exception_handlers={HTTPException: _error},
     )
-    # Anthropic disables an endpoint that redirects.
     app.router.redirect_slashes = False
     return app
 
@@ -63,9 +69,11 @@ async def _error(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": message}, status_code=status, headers=headers)
 
 
-def _sandboxes(api: SessionApi, credentials: CredentialDirectory) -> Callable[[Request], Awaitable[Response]]:
+def _sandboxes(
+    api: ManagedSessionClient, credentials: CredentialDirectory
+) -> Callable[[Request], Awaitable[Response]]:
     async def sandboxes(request: Request) -> Response:
-        """Which session has which sandbox; for whoever holds the admin token."""
+        """List the sandbox of each session. Requires the admin token."""
         try:
             tokens = credentials.get_all(Credential.WEBHOOK_ADMIN_TOKEN)
         except CredentialError:
@@ -79,7 +87,7 @@ def _sandboxes(api: SessionApi, credentials: CredentialDirectory) -> Callable[[R
         ]
         if scheme.lower() != "bearer" or not any(matches):
             return JSONResponse(
-                {"error": "the admin token is needed"},
+                {"error": "the admin token is required"},
                 status_code=401,
                 headers={"WWW-Authenticate": "Bearer"},
             )
@@ -92,7 +100,7 @@ def _sandboxes(api: SessionApi, credentials: CredentialDirectory) -> Callable[[R
     return sandboxes
 
 
-def _assignment(resource: Resource) -> dict[str, Any]:
+def _assignment(resource: Body) -> dict[str, Any]:
     status = resource.get("status", {})
     sandbox = status.get("sandbox", {})
     return {

@@ -1,4 +1,4 @@
-"""Reading a request's body within limits of size, time and memory."""
+"""Reads a request's body within limits of size, time and memory."""
 
 from __future__ import annotations
 
@@ -11,61 +11,61 @@ from starlette.requests import ClientDisconnect, Request
 MAX_BODY_BYTES = 1024 * 1024
 
 _SMALL_BYTES = 16 * 1024
-"""An event has less than one KiB; a body up to this size needs no place."""
+"""Bodies up to this size need no slot; an event is smaller than 1 KiB."""
 
 
 class BodyTooLargeError(Exception):
-    """The body is longer than is accepted."""
+    """The body is larger than the limit."""
 
 
 class BodyIncompleteError(Exception):
-    """The sender went away or took too long."""
+    """The sender disconnected or took too long."""
 
 
 class BodyReader:
-    """Reads bodies of requests that have proven nothing yet.
+    """Reads bodies of requests that are not authenticated yet.
 
     Args:
-        timeout_seconds: for one body, waiting for a place included.
-        large_bodies: bodies above 16 KiB that are held in memory at the same time, at most.
+        timeout_seconds: timeout for one body, including the wait for a slot.
+        large_bodies: maximum number of bodies above 16 KiB that are in memory at once.
     """
 
     def __init__(self, *, timeout_seconds: float, large_bodies: int) -> None:
         self._timeout_seconds = timeout_seconds
-        self._places = asyncio.Semaphore(large_bodies)
+        self._slots = asyncio.Semaphore(large_bodies)
 
     @asynccontextmanager
     async def read(self, request: Request, *, keep: bool = True) -> AsyncIterator[bytes]:
-        """The raw body, at most 1 MiB, for the time of the block; with `keep` false it is only measured.
+        """Read the body, at most 1 MiB, for the duration of the block. Without `keep`, only measure it.
 
-        A declared length is believed when it is too much; a body without one is counted as it comes, so no
-        more than the limit (and one network read) is ever held.
+        A declared length above the limit is rejected at once. All bodies are counted while they arrive, so
+        that at most the limit plus one network read is ever in memory.
 
         Raises:
-            BodyTooLargeError: longer than MAX_BODY_BYTES.
-            BodyIncompleteError: not complete in time, or the connection ended.
+            BodyTooLargeError: the body is larger than MAX_BODY_BYTES.
+            BodyIncompleteError: the body did not arrive in time, or the connection ended.
         """
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared[:20]) > MAX_BODY_BYTES:
             raise BodyTooLargeError
-        async with AsyncExitStack() as place:
+        async with AsyncExitStack() as slot:
             try:
                 async with asyncio.timeout(self._timeout_seconds):
-                    body = await self._read(request, place, keep=keep)
+                    body = await self._read(request, slot, keep=keep)
             except (TimeoutError, ClientDisconnect):
                 raise BodyIncompleteError from None
             yield body
 
-    async def _read(self, request: Request, place: AsyncExitStack, *, keep: bool) -> bytes:
+    async def _read(self, request: Request, slot: AsyncExitStack, *, keep: bool) -> bytes:
         parts: list[bytes] = []
-        size, has_place = 0, not keep
+        size, has_slot = 0, not keep
         async for chunk in request.stream():
             size += len(chunk)
             if size > MAX_BODY_BYTES:
                 raise BodyTooLargeError
-            if size > _SMALL_BYTES and not has_place:
-                await place.enter_async_context(self._places)
-                has_place = True
+            if size > _SMALL_BYTES and not has_slot:
+                await slot.enter_async_context(self._slots)
+                has_slot = True
             if keep:
                 parts.append(chunk)
         return b"".join(parts)

@@ -1,4 +1,4 @@
-"""The process `managed-session-webhook`."""
+"""Runs the process `managed-session-webhook`."""
 
 from __future__ import annotations
 
@@ -12,55 +12,48 @@ import uvloop
 from managed_session_runtime.credentials import CredentialDirectory
 from managed_session_runtime.kubernetes_client import KubernetesConfigurationError, connect
 from managed_session_runtime.log import configure_logging
+from managed_session_runtime.managed_session_client import ManagedSessionClient
 from managed_session_runtime.probes import probe_app, publish_build_info, serve
 from managed_session_runtime.settings import EXIT_CODE, load_settings
 
 from managed_session_webhook.app import webhook_app
 from managed_session_webhook.body import BodyReader
 from managed_session_webhook.delivery import DeliveryEndpoint
+from managed_session_webhook.event_store import EventStore
 from managed_session_webhook.metrics import WebhookMetrics
 from managed_session_webhook.readiness import KubernetesReadiness
-from managed_session_webhook.recorder import EventRecorder
-from managed_session_webhook.session_api import SessionApi
 from managed_session_webhook.settings import WebhookSettings
 from managed_session_webhook.signature import SignatureVerifier
 
-_logger = logging.getLogger("managed_session_webhook")
+logger = logging.getLogger("managed_session_webhook")
+
+_COMPONENT = "managed-session-webhook"
 
 
 async def run(settings: WebhookSettings, stop: asyncio.Event) -> None:
-    """Serve until `stop`, then become unready, wait for load balancers, and let requests finish.
+    """Serve until `stop`. Then become unready, wait for load balancers, and let requests finish.
 
     Raises:
         KubernetesConfigurationError: no API server is configured.
-        OSError: a port cannot be bound.
+        OSError: a port is not available.
     """
     client = await connect(
         connections=settings.kubernetes_connections,
         timeout_seconds=settings.kubernetes_timeout_seconds,
-        user_agent="managed-session-webhook",
+        user_agent=_COMPONENT,
+        proxy_url=settings.kubernetes_proxy_url,
     )
     async with client:
         credentials = CredentialDirectory(settings.credentials_dir)
         verifier = SignatureVerifier(credentials)
-        api = SessionApi(client, settings.namespace)
+        api = ManagedSessionClient(client, settings.namespace, component=_COMPONENT)
         readiness = KubernetesReadiness(api, settings.webhook_readiness_interval_seconds)
-        delivery = DeliveryEndpoint(
-            verifier=verifier,
-            recorder=EventRecorder(
-                api,
-                concurrency=settings.webhook_concurrent_events,
-                deadline_seconds=settings.webhook_deadline_seconds,
-            ),
-            metrics=WebhookMetrics(),
-            bodies=BodyReader(
-                timeout_seconds=settings.webhook_body_timeout_seconds,
-                large_bodies=settings.webhook_large_bodies,
-            ),
-            retry_after_seconds=settings.webhook_retry_after_seconds,
-        )
         app = webhook_app(
-            delivery=delivery, verifier=verifier, credentials=credentials, api=api, readiness=readiness
+            delivery=_delivery_endpoint(settings, verifier, api),
+            verifier=verifier,
+            credentials=credentials,
+            api=api,
+            readiness=readiness,
         )
         publish_build_info("webhook")
         watch = asyncio.create_task(readiness.watch(), name="readiness")
@@ -73,20 +66,39 @@ async def run(settings: WebhookSettings, stop: asyncio.Event) -> None:
                     drain_seconds=settings.webhook_drain_seconds,
                     limit_concurrency=settings.webhook_max_connections,
                 ) as server,
-                # After it: what is not listened to must not be called ready.
+                # Last, so that the pod is never ready before the webhook listens.
                 serve(
                     probe_app(ready=readiness.check), host=settings.probe_host, port=settings.probe_port
                 ) as probes,
             ):
-                _logger.info("listening", extra={"port": server.port, "probePort": probes.port})
+                logger.info("listening", extra={"port": server.port, "probePort": probes.port})
                 await stop.wait()
                 readiness.stop()
-                _logger.info("stopping")
+                logger.info("stopping")
                 await asyncio.sleep(settings.webhook_shutdown_delay_seconds)
         finally:
             watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watch
+
+
+def _delivery_endpoint(
+    settings: WebhookSettings, verifier: SignatureVerifier, api: ManagedSessionClient
+) -> DeliveryEndpoint:
+    return DeliveryEndpoint(
+        verifier=verifier,
+        store=EventStore(
+            api,
+            concurrency=settings.webhook_concurrent_events,
+            deadline_seconds=settings.webhook_deadline_seconds,
+        ),
+        metrics=WebhookMetrics(),
+        bodies=BodyReader(
+            timeout_seconds=settings.webhook_body_timeout_seconds,
+            large_bodies=settings.webhook_large_bodies,
+        ),
+        retry_after_seconds=settings.webhook_retry_after_seconds,
+    )
 
 
 async def _run_until_signal(settings: WebhookSettings) -> None:
@@ -96,7 +108,7 @@ async def _run_until_signal(settings: WebhookSettings) -> None:
     def on_signal() -> None:
         stop.set()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)  # a second one ends the process at once
+            loop.remove_signal_handler(number)  # a second signal ends the process at once
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
@@ -104,16 +116,16 @@ async def _run_until_signal(settings: WebhookSettings) -> None:
 
 
 def main() -> None:
-    """Run the webhook; exit code 2 where the settings are wrong, 1 where it cannot start."""
+    """Run the webhook. Exit code 2: invalid settings; 1: it cannot start."""
     settings = load_settings(WebhookSettings)
     configure_logging(settings.log_format, settings.log_level)
     try:
         uvloop.run(_run_until_signal(settings))
     except KubernetesConfigurationError as error:
-        _logger.error("cannot start: %s", error)  # noqa: TRY400 - the text says it all
+        logger.error("cannot start: %s", error)  # noqa: TRY400 - a traceback would add nothing
         sys.exit(EXIT_CODE)
     except OSError as error:
-        _logger.error("cannot start: %s", error)  # noqa: TRY400 - the text says it all
+        logger.error("cannot start: %s", error)  # noqa: TRY400 - a traceback would add nothing
         sys.exit(1)
 
 

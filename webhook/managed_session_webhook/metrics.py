@@ -1,4 +1,4 @@
-"""The webhook's metrics."""
+"""Defines the webhook's metrics."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 
 
 class Outcome(StrEnum):
-    """How a request to /webhook ended: the label values of the counter."""
+    """Outcomes of requests to /webhook: the label values of the counter."""
 
     CREATED = "created"
-    NOTED = "noted"
+    RECORDED = "recorded"
     UNCHANGED = "unchanged"
     STALE = "stale"
     NO_RESOURCE = "no_resource"
-    UNINTERESTING = "uninteresting"
+    IGNORED = "ignored"
+    UNRECOGNIZED = "unrecognized"
     TOO_LARGE = "too_large"
     INCOMPLETE = "incomplete"
     NO_SIGNING_KEY = "no_signing_key"
@@ -28,19 +29,19 @@ class Outcome(StrEnum):
 
 
 class WebhookMetrics:
-    """Counters and histograms, all of whose series exist from the start."""
+    """Counters and histograms. All of their series exist from the start."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         requests = Counter(
             "managed_sessions_webhook_requests",
-            "Requests to /webhook by outcome.",
+            "Requests to /webhook, by outcome.",
             ["outcome"],
             registry=registry,
         )
         self._requests = {outcome: requests.labels(outcome.value) for outcome in Outcome}
         self._duration = Histogram(
             "managed_sessions_webhook_request_duration_seconds",
-            "Time from a request's headers to its answer.",
+            "Time from a request's headers to its response.",
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
             registry=registry,
         )

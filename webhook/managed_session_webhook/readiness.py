@@ -1,4 +1,4 @@
-"""Whether the API server can be used: looked at in intervals, so that a probe costs nothing."""
+"""Checks periodically whether the API server can be used, so that probes cost nothing."""
 
 from __future__ import annotations
 
@@ -7,23 +7,20 @@ import logging
 import time
 from typing import Any
 
-from managed_session_webhook.session_api import (
-    KubernetesMisconfiguredError,
-    KubernetesUnavailableError,
-    SessionApi,
-)
+from managed_session_runtime.kubernetes_errors import KubernetesMisconfiguredError, KubernetesUnavailableError
+from managed_session_runtime.managed_session_client import ManagedSessionClient
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _PROBE_NAME = "readiness-probe"
-"""Of no resource: a `not found` proves address, token, rights and resource definition at once."""
+"""Name of no resource: the answer `not found` verifies address, token, rights and CRD at once."""
 _MISSED_CHECKS = 3
 
 
 class KubernetesReadiness:
-    """Ready while a check has succeeded recently and shutdown has not begun."""
+    """Ready if a check has succeeded recently and the process is not shutting down."""
 
-    def __init__(self, api: SessionApi, interval_seconds: float) -> None:
+    def __init__(self, api: ManagedSessionClient, interval_seconds: float) -> None:
         self._api = api
         self._interval_seconds = interval_seconds
         self._reached_at: float | None = None
@@ -31,7 +28,7 @@ class KubernetesReadiness:
         self._stopping = False
 
     def stop(self) -> None:
-        """Be unready from now on: the process is going away."""
+        """Become unready, because the process is shutting down."""
         self._stopping = True
 
     @property
@@ -41,22 +38,22 @@ class KubernetesReadiness:
         return self._reached_at is not None and time.monotonic() - self._reached_at < limit
 
     def check(self) -> tuple[bool, dict[str, Any]]:
-        """The answer for /readyz."""
+        """Return the response for /readyz."""
         if self._stopping:
             return False, {"reason": "shutting down"}
         return self.reachable, {"kubernetes": "reachable" if self.reachable else self._problem}
 
     async def watch(self) -> None:
-        """Check for ever; a task's body."""
+        """Check until cancelled."""
         while True:
             try:
                 await self._api.get(_PROBE_NAME, from_cache=True)
             except (KubernetesUnavailableError, KubernetesMisconfiguredError) as error:
                 if str(error) != self._problem:
-                    _logger.error("not ready: %s", error)  # noqa: TRY400 - the text says it all
+                    logger.error("not ready: %s", error)  # noqa: TRY400 - a traceback would add nothing
                 self._problem = str(error)
             except Exception:
-                _logger.exception("the readiness check failed")
+                logger.exception("the readiness check failed")
             else:
                 self._problem = ""
                 self._reached_at = time.monotonic()

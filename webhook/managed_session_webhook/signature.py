@@ -1,7 +1,7 @@
-"""Signatures of deliveries, checked with the Standard Webhooks library that Anthropic's SDK uses itself.
+"""Verifies the signatures of deliveries with the Standard Webhooks library, which Anthropic's SDK uses too.
 
-`client.beta.webhooks.unwrap` of the SDK is `standardwebhooks.Webhook(key).verify` followed by parsing without
-validation; here the parsing is strict, so only the former is used.
+`client.beta.webhooks.unwrap` of the SDK calls `standardwebhooks.Webhook(key).verify` and then parses the body
+without validation. The webhook validates the body itself, so it calls only the former.
 """
 
 from __future__ import annotations
@@ -10,37 +10,38 @@ import logging
 import time
 from collections.abc import Mapping
 
-from managed_session_runtime.credentials import Credential, CredentialDirectory
+from managed_session_api.credentials import Credential
+from managed_session_runtime.credentials import CredentialDirectory
 from standardwebhooks import Webhook
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _HEADERS = ("webhook-id", "webhook-timestamp", "webhook-signature")
 _TOLERANCE_SECONDS = 300
-"""The library's own; compared here too so that an old request is refused before its body is kept."""
+"""The library's own limit, also checked here so that an old request is rejected before its body is read."""
 _URL_SAFE = str.maketrans("-_", "+/")
 
 
 class NoSigningKeyError(Exception):
-    """There is no usable signing key (yet)."""
+    """No usable signing key is configured."""
 
 
 class BadSignatureError(Exception):
-    """The request is not proven to come from Anthropic; the text says why, for the log."""
+    """The request is not proven to come from Anthropic. The text says why, for the log."""
 
 
 class SignatureVerifier:
-    """Checks requests against every signing key in the credential directory, read afresh each time."""
+    """Verifies requests with all signing keys in the credential directory, which is read for each request."""
 
     def __init__(self, credentials: CredentialDirectory) -> None:
         self._credentials = credentials
         self._known: tuple[tuple[str, ...], list[Webhook]] = ((), [])
 
     def keys(self) -> list[Webhook]:
-        """The usable signing keys, in the file's order.
+        """Return the usable signing keys, in the file's order.
 
         Raises:
-            NoSigningKeyError: there is none.
+            NoSigningKeyError: no key is usable.
             CredentialUnreadableError: the file cannot be read.
         """
         secrets = tuple(
@@ -54,11 +55,11 @@ class SignatureVerifier:
         return self._known[1]
 
     def verify(self, body: bytes, headers: Mapping[str, str]) -> None:
-        """Return if one of the keys signed `body`.
+        """Verify that one of the keys signed `body`.
 
         Raises:
-            BadSignatureError: none did, or the headers are missing, malformed or too old.
-            NoSigningKeyError: there is none.
+            BadSignatureError: no key did, or the headers are missing, malformed or too old.
+            NoSigningKeyError: no key is usable.
             CredentialUnreadableError: the key's file cannot be read.
         """
         keys = self.keys()
@@ -69,8 +70,8 @@ class SignatureVerifier:
         for key in keys:
             try:
                 key.verify(body, presented, json_parse=False)
-            except Exception as error:  # noqa: BLE001 - malformed headers raise whatever the parsing met
-                _logger.debug("signing key does not match: %s", type(error).__name__)
+            except Exception as error:  # noqa: BLE001 - malformed headers raise various errors
+                logger.debug("signing key does not match: %s", type(error).__name__)
                 continue
             return
         raise BadSignatureError("no signing key matches the signature")
@@ -81,8 +82,8 @@ class SignatureVerifier:
             prefix = "whsec_" if secret.startswith("whsec_") else ""
             try:
                 keys.append(Webhook(secret.removeprefix(prefix).translate(_URL_SAFE)))
-            except Exception as error:  # noqa: BLE001 - the library raises several kinds for a bad secret
-                _logger.error(  # noqa: TRY400 - a traceback could show the secret
+            except Exception as error:  # noqa: BLE001 - the library raises various errors for a bad secret
+                logger.error(  # noqa: TRY400 - a traceback could show the secret
                     "line %d of credential %s is not a signing key (%s): copy it again from the Console",
                     number,
                     Credential.ANTHROPIC_WEBHOOK_SIGNING_KEY.value,
@@ -92,7 +93,7 @@ class SignatureVerifier:
 
 
 def header_problem(headers: Mapping[str, str], now: float | None = None) -> str | None:
-    """Why the headers alone refuse the request, or None; costs nothing and needs no key."""
+    """Return why the headers alone are reason to reject the request, or None. Needs no key."""
     missing = [name for name in _HEADERS if not headers.get(name)]
     if missing:
         return f"missing header {', '.join(missing)}"
@@ -101,5 +102,5 @@ def header_problem(headers: Mapping[str, str], now: float | None = None) -> str 
     except ValueError:
         return "malformed header webhook-timestamp"
     if not abs(age) <= _TOLERANCE_SECONDS:
-        return "header webhook-timestamp is more than five minutes off"
+        return "header webhook-timestamp differs from the time by more than five minutes"
     return None

@@ -1,1 +1,1 @@
-"""What runs inside a session's sandbox: a supervisor, one worker per claim, and their template."""
+"""Contains what runs inside a session's sandbox: a supervisor, one worker per claim, their template."""

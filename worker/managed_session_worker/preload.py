@@ -1,13 +1,12 @@
-"""Imports everything a worker will need, so that a fork starts with it.
+"""Imports everything that a worker needs before it is forked.
 
-This is for speed, and for interpreters below a directory that the worker's account may not read.
+This saves time, and lets a worker run whose account may not read the interpreter's directory.
 """
 
 import contextlib
 import importlib
 
 REQUIRED = ("anthropic.lib.environments", "anthropic.lib.tools.agent_toolset")
-#: What those and their dependencies otherwise import at first use. A release may do without one of them.
 AT_FIRST_USE = (
     "anyio._backends._asyncio",
     "anyio._core._subprocesses",
@@ -21,10 +20,11 @@ AT_FIRST_USE = (
     "truststore",
     "truststore._openssl",
 )
+"""Modules that the SDK and its dependencies would import at first use. A release may lack one of them."""
 
 
 def load() -> None:
-    """Import all of it."""
+    """Import all modules."""
     for name in REQUIRED:
         importlib.import_module(name)
     for name in AT_FIRST_USE:

@@ -1,7 +1,7 @@
-"""Processes seen through /proc: who descends from the supervisor, and killing all of it.
+"""Finds the supervisor's descendants through /proc, and kills all of them.
 
-The supervisor is a child subreaper (prctl(2)), so whatever a worker's tools start stays its descendant, also
-after `setsid`, `nohup` or a double fork.
+The supervisor is a child subreaper (prctl(2)), so all processes that a worker's tools start stay its
+descendants, even after `setsid`, `nohup` or a double fork.
 """
 
 import os
@@ -11,19 +11,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Passes without a live process before the tree counts as gone: one pass over /proc is not atomic.
 CLEAR_PASSES = 3
+"""How many passes must find no live process: a single pass over /proc is not atomic."""
 PASS_INTERVAL_SECONDS = 0.005
 
 
 @dataclass(frozen=True)
 class Process:
-    """One line of the process table (proc(5), `stat`)."""
+    """One entry of the process table (proc(5), `stat`). `started` is in clock ticks since the boot."""
 
     pid: int
     parent: int
     state: str
     uid: int
+    started: int
 
     @property
     def alive(self) -> bool:
@@ -49,14 +50,19 @@ class Reaper:
             self._statuses[pid] = status
 
     def take(self, pid: int) -> int | None:
-        """The wait status of `pid` if it has ended. Statuses of all others that have ended are dropped."""
+        """Return the wait status of `pid` if it has ended, and drop all other statuses."""
         status = self._statuses.pop(pid, None)
         self._statuses.clear()
         return status
 
 
+def boot_ticks() -> int:
+    """Return the current time in the unit of the process table."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+
+
 def process_table() -> dict[int, Process]:
-    """All processes that can be seen, by pid."""
+    """Return all visible processes by PID."""
     table = {}
     for entry in os.scandir("/proc"):
         if entry.name.isdecimal():
@@ -65,13 +71,13 @@ def process_table() -> dict[int, Process]:
                 uid = entry.stat().st_uid
             except OSError:
                 continue
-            state, parent = stat.rpartition(")")[2].split()[:2]
-            table[int(entry.name)] = Process(int(entry.name), int(parent), state, uid)
+            state, parent, *rest = stat.rpartition(")")[2].split()
+            table[int(entry.name)] = Process(int(entry.name), int(parent), state, uid, int(rest[17]))
     return table
 
 
 def descendants(table: dict[int, Process], roots: set[int]) -> Iterator[Process]:
-    """Every process below one of `roots`, the roots themselves left out."""
+    """Yield every process below one of `roots`, without the roots themselves."""
     children: dict[int, list[Process]] = {}
     for process in table.values():
         children.setdefault(process.parent, []).append(process)
@@ -86,9 +92,9 @@ def descendants(table: dict[int, Process], roots: set[int]) -> Iterator[Process]
 
 
 def marked(table: dict[int, Process], marker: str, uid: int | None) -> Iterator[Process]:
-    """What an earlier supervisor's workers left: processes with `marker` in their environment, or of `uid`.
+    """Yield what an earlier supervisor's workers left: processes of `uid`, or with `marker` as a variable.
 
-    A process can hide from the first test by clearing its environment, not from the second.
+    A process can escape the test for the marker by clearing its environment, but not the test for the user.
     """
     needle = marker.encode()
     lineage = _lineage(table, os.getpid())
@@ -117,10 +123,10 @@ def _lineage(table: dict[int, Process], pid: int) -> set[int]:
 def kill_all(
     select: Callable[[dict[int, Process]], Iterator[Process]], reaper: Reaper, seconds: float
 ) -> list[int]:
-    """SIGKILL what `select` picks until nothing of it is alive, at most `seconds` long.
+    """Send SIGKILL to the processes that `select` picks until none is alive, for at most `seconds`.
 
     Returns:
-        The pids that were still alive at the deadline; empty when all are gone.
+        The PIDs that were still alive at the deadline.
     """
     deadline = time.monotonic() + seconds
     clear = 0
@@ -140,11 +146,11 @@ def kill_all(
 
 
 def kill_descendants(reaper: Reaper, seconds: float) -> list[int]:
-    """`kill_all` of everything below this process."""
+    """Kill everything below this process; see `kill_all`."""
     own = {os.getpid()}
     return kill_all(lambda table: descendants(table, own), reaper, seconds)
 
 
 def kill_marked(marker: str, uid: int | None, reaper: Reaper, seconds: float) -> list[int]:
-    """`kill_all` of what an earlier supervisor's workers left."""
+    """Kill what an earlier supervisor's workers left; see `marked` and `kill_all`."""
     return kill_all(lambda table: marked(table, marker, uid), reaper, seconds)

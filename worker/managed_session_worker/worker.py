@@ -1,4 +1,4 @@
-"""The forked child: serves one claim with Anthropic's own worker and tells the supervisor how it went."""
+"""The forked worker process: serves one claim with Anthropic's own worker and reports to the supervisor."""
 
 import asyncio
 import gc
@@ -11,26 +11,26 @@ import sys
 from collections.abc import Mapping
 from typing import NoReturn
 
-from managed_session_worker.isolation import (
+from managed_session_worker.paths import Paths
+from managed_session_worker.privileges import (
     Account,
     die_with_parent,
     drop_privileges,
     forbid_memory_access,
     set_memory_kill_preference,
 )
-from managed_session_worker.paths import Paths
 from managed_session_worker.protocol import ExitReason, StartRequest
-from managed_session_worker.serving import Reporter, serve, session_token
+from managed_session_worker.work_item_runner import Reporter, run_work_item, session_token
 from managed_session_worker.worker_log import RedactingFormatter, log_to_standard_error, logger
 from managed_session_worker.workspace import prepare_as_agent
 
-#: Marks everything that a worker's tools start; `marker` makes the value.
 MARKER_VARIABLE = "MANAGED_SESSION_SANDBOX"
+"""Marks all processes that a worker's tools start; `marker` makes the value."""
 
 
 def marker(paths: Paths) -> str:
-    """`NAME=value` that is in the environment of every command of this sandbox and of no other's."""
-    stat = os.stat(paths.run)  # noqa: PTH116 - also two sandboxes that share one process table differ in this
+    """Return the `NAME=value` that is in the environment of every command of this sandbox only."""
+    stat = os.stat(paths.run)  # noqa: PTH116 - differs even between two sandboxes with one process table
     return f"{MARKER_VARIABLE}={stat.st_dev}-{stat.st_ino}"
 
 
@@ -42,32 +42,32 @@ class PipeReporter(Reporter):
         self._formatter = formatter
 
     def report(self, kind: str, **content: object) -> None:
-        """Send one report; a supervisor that is gone takes this process with it."""
+        """Send one report. If the supervisor has died, the kernel kills this process too."""
         line = json.dumps({"report": kind, **content}).encode() + b"\n"
         while line:
             line = line[os.write(self._descriptor, line) :]
 
     def end(self, reason: ExitReason, message: str) -> NoReturn:
-        """Report the end and leave at once: no cleanup runs, nothing else is sent."""
+        """Report the end and exit at once: no cleanup runs, nothing else is sent."""
         message = self._formatter.redact(message)
         logger.info("worker ends reason=%s message=%s", reason, message)
         self.report("ended", reason=reason, message=message)
         sys.stderr.flush()
-        os._exit(1 if reason in ("Error", "StartFailed") else 0)
+        os._exit(1 if reason in (ExitReason.ERROR, ExitReason.START_FAILED) else 0)
 
 
 def run_worker(
     request: StartRequest, *, paths: Paths, account: Account, report_to: int, log_to: int, supervisor: int
 ) -> NoReturn:
-    """Serve `request` in this freshly forked process, which never returns from here.
+    """Serve `request` in this freshly forked process, and end the process.
 
     Args:
         request: What to serve.
         paths: The sandbox's paths.
-        account: Who to become first.
-        report_to: The writing end of the pipe to the supervisor.
-        log_to: The log file.
-        supervisor: The parent's pid; this process must not outlive it.
+        account: The account to switch to.
+        report_to: Descriptor of the pipe to the supervisor.
+        log_to: Descriptor of the log file.
+        supervisor: PID of the parent; this process must not outlive it.
     """
     formatter = RedactingFormatter(_secrets(request))
     reporter = PipeReporter(report_to, formatter)
@@ -80,14 +80,14 @@ def run_worker(
                 "moved aside %d files of memory stores that an earlier worker left", len(leftovers)
             )
             reporter.report("unsynchronised", paths=leftovers)
-    except BaseException as error:  # noqa: BLE001 - the supervisor is the only one who can be told
-        reporter.end("StartFailed", f"{type(error).__name__}: {error}")
+    except BaseException as error:  # noqa: BLE001 - only the supervisor can report it
+        reporter.end(ExitReason.START_FAILED, f"{type(error).__name__}: {error}")
     try:
         logger.info("worker starts claim=%s session_id=%s", request.claim, request.session_id)
-        reason, message = serve(request, paths, reporter)
+        reason, message = run_work_item(request, paths, reporter)
     except BaseException as error:  # noqa: BLE001 - as above
         logger.exception("worker failed")
-        reporter.end("Error", f"{type(error).__name__}: {error}")
+        reporter.end(ExitReason.ERROR, f"{type(error).__name__}: {error}")
     reporter.end(reason, message)
 
 
@@ -110,7 +110,7 @@ def _become_worker(
     drop_privileges(account)
     forbid_memory_access()
     die_with_parent(supervisor)
-    # A snapshot restored twice has the same generators twice; the kernel's does differ.
+    # Two sandboxes from one snapshot have the same state of these generators; only the kernel's differs.
     seed = os.urandom(32) + request.claim.encode()
     random.seed(seed)
     ssl.RAND_add(seed, 0.0)
@@ -130,7 +130,7 @@ def _close_all_but(kept: set[int]) -> None:
 
 
 def _set_environment(extra: Mapping[str, str], paths: Paths, account: Account) -> None:
-    """Give the agent's commands the template's and the sandbox's variables, and none of the SDK's."""
+    """Set the variables of the template and the sandbox for the agent's commands, without the SDK's."""
     combined = {**os.environ, **extra}
     for name in list(combined):
         if name.startswith("ANTHROPIC_"):

@@ -1,4 +1,4 @@
-"""The worker's log file: bounded, appended to by every worker, free of credentials."""
+"""Writes the worker's log file: of limited size, shared by all workers, without credentials."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ logger = logging.getLogger("managed_session_worker")
 
 
 def open_worker_log(path: str) -> int:
-    """Open the log for appending and return its descriptor; a file above `MAX_BYTES` becomes `….1` first."""
+    """Open the log for appending and return its descriptor. A file above `MAX_BYTES` becomes `….1` first."""
     file = Path(path)
     try:
         if file.stat().st_size > MAX_BYTES:
@@ -22,7 +22,7 @@ def open_worker_log(path: str) -> int:
 
 
 class RedactingFormatter(logging.Formatter):
-    """UTC times; every secret text is replaced wherever it turns up, tracebacks included."""
+    """Formats with UTC times, and replaces every secret wherever it turns up, tracebacks included."""
 
     converter = staticmethod(time.gmtime)
 
@@ -31,26 +31,25 @@ class RedactingFormatter(logging.Formatter):
         self._secrets = [secret for secret in secrets if secret]
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line for `record`."""
+        """Return the line for `record`."""
         return self.redact(super().format(record))
 
     def redact(self, text: str) -> str:
-        """`text` without the secrets."""
+        """Return `text` without the secrets."""
         for secret in self._secrets:
             text = text.replace(secret, "[redacted]")
         return text
 
 
 def log_to_standard_error(level: str, formatter: logging.Formatter) -> None:
-    """Send the SDK's and our own log lines to descriptor 2, which is the log file."""
+    """Send all log lines, the SDK's and our own, to descriptor 2, which is the log file."""
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
     handler.setLevel(level)
     logging.basicConfig(level=level, handlers=[handler], force=True)
     if level != "DEBUG":
-        # The exit record is made from these lines, whatever part of them is written.
+        # The exit record is made from these lines, even those that the handler does not write.
         logging.getLogger("anthropic").setLevel(logging.INFO)
-    if level != "DEBUG":
-        # One line for every request: the SDK's own lines already say what happens.
+        # These log every request; the SDK's own lines are enough.
         logging.getLogger("httpx2").setLevel(logging.WARNING)
         logging.getLogger("httpcore2").setLevel(logging.WARNING)

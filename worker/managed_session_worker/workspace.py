@@ -1,23 +1,23 @@
-"""The session's directories, and what an earlier worker left of its memory stores."""
+"""Prepares the session's directories, and moves aside memory stores that an earlier worker left behind."""
 
 import os
 import stat
 from pathlib import Path
 
-from managed_session_worker.isolation import Account
 from managed_session_worker.paths import Paths
+from managed_session_worker.privileges import Account
 from managed_session_worker.worker_log import logger
 
-#: The SDK puts this file at the root of each memory store that it downloads (anthropic.lib.tools._memories).
 MEMORY_STORE_MARKER = ".anthropic-memory-store"
+"""The SDK puts this file into each memory store that it downloads (anthropic.lib.tools._memories)."""
 UNSYNCHRONISED_DIRECTORY = "unsynchronised-memory"
 MAX_REPORTED_FILES = 1000
-#: Enough for a request, the state and an exit record on a disk that the agent has filled.
 RESERVE_BYTES = 256 * 1024
+"""Enough for a request, the state and an exit record on a disk that the agent has filled."""
 
 
 def make_directories(paths: Paths) -> None:
-    """Make what the supervisor itself needs, closed to others where requests and state pass through."""
+    """Make the supervisor's own directories. Only root can enter those with requests and state."""
     for directory, mode in (
         (paths.home, 0o755),
         (paths.exits, 0o755),
@@ -29,22 +29,21 @@ def make_directories(paths: Paths) -> None:
 
 
 def keep_reserve(paths: Paths) -> None:
-    """Hold some room back on the disk; the operator frees it when a start request finds none."""
+    """Reserve some disk space, which the operator frees if a start request finds none."""
     reserve = Path(paths.reserve)
     try:
         with reserve.open("ab") as file:
             os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
     except OSError as error:
-        logger.warning("no room is held back on the disk: %s", error.strerror)
+        logger.warning("could not reserve disk space: %s", error.strerror)
         reserve.unlink(missing_ok=True)
 
 
 def give_to(account: Account, paths: Paths) -> None:
-    """Make the directories that the agent works in and give them, not their content, to `account`.
+    """Make the directories that the agent works in, and make `account` their owner.
 
-    Of their content only skills are given.
-
-    Their parents belong to root, so nobody else can put a link in their place.
+    Their content keeps its owner, except for skills. The parents belong to root, so nobody else can replace
+    a directory with a link.
     """
     for directory in (paths.workdir, paths.memory):
         path = Path(directory)
@@ -55,14 +54,14 @@ def give_to(account: Account, paths: Paths) -> None:
         try:
             _give_skills_to(account, paths)
         except OSError as error:
-            # What the agent left running may change the folder meanwhile; that must not end its session.
+            # The agent's background processes may change the folder meanwhile. That must not end its session.
             logger.warning("could not give all skills to the agent: %s", error.strerror)
 
 
 def _give_skills_to(account: Account, paths: Paths) -> None:
-    """Give the files of skills, which the operator writes as root, to `account`.
+    """Make `account` the owner of the skills' files, which the operator writes as root.
 
-    The agent owns what is around them: no link is followed, and a file with a second name is left alone.
+    The agent owns the folder around them, so links are not followed and files with a second name are skipped.
     """
     skills = Path(paths.workdir) / "skills"
     if skills.is_symlink() or not skills.is_dir():
@@ -76,27 +75,27 @@ def _give_skills_to(account: Account, paths: Paths) -> None:
 
 
 def remove_stale_requests(paths: Paths, claim: str) -> None:
-    """Remove what nobody came for: requests of claims before `claim`. Each holds a credential."""
+    """Remove unused requests of claims before `claim`. Each holds a credential."""
     for request in Path(paths.inbox).glob("*.json"):
         if request.stem < claim:
             request.unlink(missing_ok=True)
 
 
 def prepare_as_agent(paths: Paths, claim: str) -> list[str]:
-    """With the agent's rights: make `outputs` and `skills`, move leftover memory stores aside.
+    """Make `outputs` and `skills`, and move leftover memory stores aside, all with the agent's rights.
 
-    The SDK refuses a memory store whose directory exists. A marked one holds what a killed worker may not
-    have sent; it is kept below the workdir, where people and the agent can find it.
+    The SDK does not download a memory store whose directory exists. A store with a marker may hold files that
+    a killed worker has not uploaded. It is kept below the workdir, where people and the agent can find it.
 
     Returns:
-        The paths of the files in the stores that were moved, where they are now.
+        The new paths of the files in the stores that were moved.
     """
     workdir = Path(paths.workdir)
     for name in ("outputs", "skills"):
         try:
             (workdir / name).mkdir(exist_ok=True)
         except OSError as error:
-            # The agent owns the workdir and may have put something else there; that must not end its session.
+            # The agent owns the workdir and may have put a file there. That must not end its session.
             logger.warning("could not make %s: %s", workdir / name, error.strerror)
     moved: list[str] = []
     aside = workdir / UNSYNCHRONISED_DIRECTORY / claim

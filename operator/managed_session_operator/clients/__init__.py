@@ -1,1 +1,1 @@
-"""The operator's edge: one small class per outside system, each raising `failures.Failure` only."""
+"""Clients of the three outside systems, one package each. They raise `errors.OperationError` only."""

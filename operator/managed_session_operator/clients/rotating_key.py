@@ -1,4 +1,4 @@
-"""A key of which several values may be valid at once, while it is being replaced at its cloud."""
+"""A key that may have several values while it is being rotated."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from pydantic import SecretStr
 logger = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 60.0
-"""How long a refused value stands behind the others; then it is tried first again, if it is before them."""
+"""Seconds for which a rejected value is tried after the others. Then the file's order applies again."""
 
-PLACEHOLDER = "put-in-by-the-rotation"
-"""What the SDK is given for a key; `KeyAuth` replaces it in each request."""
+PLACEHOLDER = "replaced-by-key-auth"
+"""Passed to the SDK as the key. `KeyAuth` replaces it in each request."""
 
 
 class RotatingKey:
-    """The lines of a credential, newest first, and which of them were refused lately.
+    """The lines of a credential, newest first, and which of them were recently rejected.
 
-    Every call uses the first line that was not refused. So a new key may be written down before it is valid,
-    and an old one be revoked at any moment while both are there; whatever one line has begun another may end,
-    since both are keys of the same thing.
+    Every call uses the first line that was not rejected. A new key can therefore be stored before it is
+    valid, and the old one can be revoked at any time while both are stored. A call may finish what another
+    line began, because all lines are keys of the same account.
 
     Args:
-        name: the credential's, for the log.
-        values: reads the lines afresh; raises where there must be one and is none.
-        report: called with the line that is in use, from 1 on, or 0 when every line is refused.
+        name: name of the credential, for the log.
+        values: reads the lines. Raises if a line is required and there is none.
+        report: called with the number of the line in use, from 1, or with 0 if all lines are rejected.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class RotatingKey:
         self._line: int | None = None
 
     def candidates(self) -> list[SecretStr]:
-        """All lines in the order in which to try them: first those that were not refused lately.
+        """Return all lines in the order to try them: recently rejected ones last.
 
         Raises:
-            CredentialError: there is none, or the file cannot be read.
+            CredentialError: there is no line, or the file cannot be read.
         """
         values = self._values()
         now = time.monotonic()
@@ -59,26 +59,26 @@ class RotatingKey:
         )
 
     def lines(self) -> tuple[SecretStr, ...]:
-        """What is written down now, to notice a change; empty also where it can't be read."""
+        """Return the current lines, to detect changes; empty if they cannot be read."""
         try:
             return tuple(self._values())
         except CredentialError:
             return ()
 
     def current(self) -> SecretStr:
-        """The line to use (raises as `candidates`, and where there is no line LookupError)."""
+        """Return the line to use (raises as `candidates`, and LookupError if there is no line)."""
         return next(iter(self.candidates()))
 
     def accepted(self, value: SecretStr) -> None:
-        """The cloud knows this line."""
+        """Record that the cloud accepts this line."""
         self._refused.pop(value, None)
         self._accepted = value
         self._in_use(value)
 
     def refused(self, value: SecretStr) -> bool:
-        """The cloud does not know this line; whether there is another one that it may know."""
+        """Record that the cloud rejects this line. Return whether another line may work."""
         if value == self._accepted:
-            # It did until now: what it said of the others is no news any more.
+            # This line worked until now, so what is known about the others is outdated.
             self._refused.clear()
             self._accepted = None
         self._refused[value] = time.monotonic()
@@ -94,19 +94,20 @@ class RotatingKey:
             return
         before, self._line = self._line, line
         self._report(line)
-        said = {"credential": self._name, "line": line, "lines": len(values)}
+        fields = {"credential": self._name, "line": line, "lines": len(values)}
         if line == 0:
-            logger.warning("every line of a credential is refused", extra=said)
+            logger.warning("all lines of a credential are rejected", extra=fields)
         elif line > 1:
-            logger.warning("a credential's first line is refused, a later one is in use", extra=said)
+            logger.warning("the first line of a credential is rejected; a later line is in use", extra=fields)
         elif before is not None:
-            logger.info("a credential's first line is in use", extra=said)
+            logger.info("the first line of a credential is in use", extra=fields)
 
 
 def _is_about_the_key(request: httpx2.Request, response: httpx2.Response) -> bool:
-    """Whether the answer refuses the key, not what was asked with it.
+    """Whether the response rejects the key and not the request.
 
-    A session may be forbidden to a key that is good; the environment only to the key of another one.
+    A valid key may be forbidden to access a session. Only a key of another environment is forbidden to access
+    the environment.
     """
     if response.status_code == httpx2.codes.FORBIDDEN:
         return "/environments/" in request.url.path
@@ -114,18 +115,18 @@ def _is_about_the_key(request: httpx2.Request, response: httpx2.Response) -> boo
 
 
 class KeyAuth(httpx2.Auth):
-    """Sends each request with the line to use, and again with the next one where that line is refused.
+    """Sends each request with the line to use, and repeats it with the next line if that one is rejected.
 
-    A request that was refused has had no effect, so every request may be repeated.
+    A rejected request has no effect, so every request can be repeated.
     """
 
     def __init__(self, key: RotatingKey) -> None:
         self._key = key
 
     def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
-        """Yield what to send, and take the answers, as httpx asks."""
-        places = [name for name, value in request.headers.items() if PLACEHOLDER in value]
-        templates = {name: request.headers[name] for name in places}
+        """Yield requests and receive responses, as httpx requires."""
+        headers = [name for name, value in request.headers.items() if PLACEHOLDER in value]
+        templates = {name: request.headers[name] for name in headers}
         for value in self._key.candidates():
             for name, template in templates.items():
                 request.headers[name] = template.replace(PLACEHOLDER, value.get_secret_value())

@@ -1,5 +1,6 @@
-"""The steps that the reconciler takes, by concern.
+"""Contains the steps that the reconciler takes, by concern.
 
-A step is `async (context, resource) -> float | None`: it takes one effect further and writes it down. None
-means "decide again at once", a number "look again after so many seconds".
+A step is `async (context, resource) -> float | None`. It has one effect and records it in the status. If it
+returns None, the reconciler decides again at once. If it returns a number, the reconciler waits that many
+seconds.
 """

@@ -1,45 +1,66 @@
-"""What a pause has saved, and what it has not."""
+"""Judges what a pause of a sandbox has saved, and what it has lost."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from managed_session_api.conditions import Reason
 from managed_session_api.resource import ManagedSession, SandboxState
 
-from managed_session_operator.clients.sandboxes import SandboxView
-from managed_session_operator.context import Context
-from managed_session_operator.status import Verdict, workspace_lost
+from managed_session_operator.domain.conditions import ConditionUpdate, workspace_rolled_back
+from managed_session_operator.domain.sandbox import SandboxView
+from managed_session_operator.steps.context import Context
 
 _SAME = timedelta(milliseconds=1)
-"""Times of one period may differ by what a format leaves out."""
+"""Tolerance within which two times are equal, because formats differ in precision."""
 
 
-def saved_sandbox(view: SandboxView) -> dict[str, Any]:
-    """`status.sandbox` after the pause that left the sandbox as in `view`."""
-    return {"state": str(SandboxState.PAUSED), "savedPeriodStartedAt": view.started_at}
+def saved_sandbox(view: SandboxView, now: datetime) -> dict[str, Any]:
+    """Return `status.sandbox` for a sandbox that was just paused."""
+    return {"state": str(SandboxState.PAUSED), **saved_pause(view, now)}
+
+
+def saved_pause(view: SandboxView, now: datetime) -> dict[str, Any]:
+    """Return the fields of `status.sandbox` by which a later failed pause is recognized.
+
+    While a pause is in progress, E2B reports the end of the countdown as `endAt`. That time is in the future,
+    so the present time is recorded instead.
+    """
+    return {"savedPeriodStartedAt": view.started_at, "savedAt": min(view.end_at, now)}
 
 
 def rolled_back(resource: ManagedSession, view: SandboxView) -> bool:
-    """Whether the paused sandbox, which has run since its newest pause, is that older state again.
+    """Return whether the paused sandbox went back to the state before its last running period.
 
-    A pause that fails in E2B may leave the snapshot before, and with it the start of that one's period.
+    E2B records a period's start before it asks the machine to pause. So after a failed pause, `startedAt` is
+    the start of the lost period, and `endAt` is the time of the newest good snapshot. If E2B reports the
+    older period instead, `startedAt` shows it.
     """
-    before = resource.status.sandbox.saved_period_started_at
+    sandbox, before = resource.status.sandbox, resource.status.sandbox.saved_period_started_at
+    if view.end_at < view.started_at - _SAME:
+        return True
+    if sandbox.saved_at is not None and view.end_at <= sandbox.saved_at + _SAME:
+        return True
     return before is not None and view.started_at <= before + _SAME
 
 
-def saved_verdicts(context: Context, resource: ManagedSession, view: SandboxView) -> list[Verdict]:
-    """The condition and the Event of a pause that lost what was done since the one before."""
-    ran = resource.status.sandbox.state is SandboxState.RUNNING
-    ran = ran or context.memory(resource.metadata.name).sandbox is not None
+def saved_conditions(
+    context: Context, resource: ManagedSession, view: SandboxView, *, ran: bool = False
+) -> list[ConditionUpdate]:
+    """Return the WorkspaceLost condition if a pause lost what was done since the pause before it.
+
+    Args:
+        context: the operator's context.
+        resource: the resource, before the pause is recorded.
+        view: the paused sandbox.
+        ran: whether the sandbox certainly ran since its last pause, whatever the resource says.
+    """
+    ran = ran or resource.status.sandbox.state is SandboxState.RUNNING
+    ran = ran or context.cache(resource.metadata.name).sandbox is not None
     if not ran or not rolled_back(resource, view):
         return []
-    since = resource.status.work.offered_at or view.started_at
     message = (
-        f"pausing sandbox {view.sandbox_id} failed in E2B, which went back to an earlier state: what was "
-        f"written since {since:%Y-%m-%dT%H:%M:%SZ} is lost"
+        f"Sandbox {view.sandbox_id} crashed, or pausing it failed in E2B, and it went back to an earlier "
+        f"state. Everything written since {view.end_at:%Y-%m-%dT%H:%M:%SZ} is lost."
     )
-    context.event(resource, Reason.WORKSPACE_ROLLED_BACK, message, warning=True)
-    return [workspace_lost(message, Reason.WORKSPACE_ROLLED_BACK)]
+    return [workspace_rolled_back(message)]

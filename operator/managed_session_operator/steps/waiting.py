@@ -1,4 +1,4 @@
-"""Resources that wait for a place: what is said of them, and how seldom."""
+"""Reports the queue position of resources that wait for a slot, with few writes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from datetime import datetime
 from managed_session_api.conditions import ConditionType, Reason
 from managed_session_api.resource import ManagedSession
 
-from managed_session_operator.context import Context
-from managed_session_operator.decisions import Decision, Step, claim_active
-from managed_session_operator.steps.standing import stand
+from managed_session_operator.domain.decide import claim_active
+from managed_session_operator.domain.step import Decision, Step
+from managed_session_operator.steps.context import Context
+from managed_session_operator.steps.report_conditions import report_conditions
 
 
 def waiting_since(context: Context, resource: ManagedSession) -> datetime:
-    """Since when the resource's work waits: of claimed work since it was offered, else since its event."""
+    """Return since when the work has been waiting: since its offer if it is claimed, else since its event."""
     status = resource.status
     if claim_active(resource):
         since = status.work.offered_at
@@ -22,51 +23,63 @@ def waiting_since(context: Context, resource: ManagedSession) -> datetime:
     return since or resource.metadata.creation_timestamp or context.now()
 
 
-async def wait_for_place(context: Context, resource: ManagedSession) -> float:
-    """Say that there is no place; returns the seconds after which to ask again."""
-    await _tell(context, resource, context.positions().get(resource.spec.session_id), _why_no_place(context))
+async def wait_for_slot(context: Context, resource: ManagedSession) -> float:
+    """Report that no slot is free. Return the seconds after which to ask again."""
+    await _report(
+        context, resource, context.positions().get(resource.spec.session_id), _why_no_slot(context, resource)
+    )
     return context.capacity.wait_seconds()
 
 
-async def await_place(context: Context, resource: ManagedSession) -> float | None:
-    """The session's work is in the queue, and not offered to us as there is no place: say so."""
+async def await_slot(context: Context, resource: ManagedSession) -> float | None:
+    """Report that the session's work stays in Anthropic's queue until a slot is free."""
     context.capacity.release(resource.metadata.name)
-    return await wait_for_place(context, resource)
+    return await wait_for_slot(context, resource)
 
 
 async def wait_for_creation(context: Context, resource: ManagedSession, seconds: float) -> float:
-    """Wait for the creation rate; said from the next sweep on, as it mostly passes in a moment."""
+    """Wait for the creation rate. The wait is usually short, so it is reported from the next resync on."""
     name = resource.metadata.name
-    memory = context.memory(name)
-    if not memory.waits_for_creation:
-        memory.waits_for_creation, memory.position_told = True, context.work_list
-    elif memory.position_told is not context.work_list:
-        why = f"sandboxes are created at {context.settings.sandbox_creation_rate:g} per second"
-        await _tell(context, resource, context.creation.position(name), why)
+    cache = context.cache(name)
+    if not cache.waits_for_creation:
+        cache.waits_for_creation, cache.position_reported = True, context.listings.work_list
+    elif cache.position_reported is not context.listings.work_list:
+        why = f"at most {context.settings.sandbox_creation_rate:g} sandboxes are created per second"
+        await _report(context, resource, context.creation.position(name), why)
     return seconds
 
 
-async def _tell(context: Context, resource: ManagedSession, position: int | None, why: str) -> None:
-    """Write the position in the line: when the waiting begins, and at most once for each reading of the list.
+async def _report(context: Context, resource: ManagedSession, position: int | None, why: str) -> None:
+    """Write the queue position when the wait begins, then at most once for each new work list.
 
-    The one that E2B refused goes on saying so.
+    A session whose sandbox E2B refused keeps reporting the refusal.
     """
-    memory = context.memory(resource.metadata.name)
-    said = resource.status.condition(ConditionType.READY)
-    reason = said.reason if said is not None else None
+    cache = context.cache(resource.metadata.name)
+    ready = resource.status.condition(ConditionType.READY)
+    reason = ready.reason if ready is not None else None
     if reason == Reason.SANDBOX_QUOTA_EXCEEDED:
         return
-    if reason == Reason.AWAITING_CAPACITY and memory.position_told is context.work_list:
+    if reason == Reason.SANDBOX_RATE_LIMITED and context.capacity.is_rate_limited:
         return
-    memory.position_told = context.work_list
-    message = f"position {position} in the line: {why}" if position is not None else f"in the line: {why}"
-    await stand(context, resource, Decision(Step.WAIT, Reason.AWAITING_CAPACITY, message))
+    if reason == Reason.AWAITING_CAPACITY and cache.position_reported is context.listings.work_list:
+        return
+    cache.position_reported = context.listings.work_list
+    class_name = context.class_name(resource)
+    of_class = f" in class {class_name}" if class_name else ""
+    message = f"Queue position {position}{of_class}: {why}." if position is not None else f"Queued: {why}."
+    await report_conditions(context, resource, Decision(Step.WAIT, Reason.AWAITING_CAPACITY, message))
 
 
-def _why_no_place(context: Context) -> str:
-    capacity = context.capacity
+def _why_no_slot(context: Context, resource: ManagedSession) -> str:
+    capacity, class_name = context.capacity, context.class_name(resource)
+    if capacity.is_rate_limited:
+        return "E2B's rate limit is reached, so no sandbox is started at the moment"
+    if (most := capacity.maximum_reached(class_name)) is not None:
+        return f"class {class_name} has reached its maxActiveSandboxes, {most}"
     if capacity.allowed < capacity.limit:
-        return f"E2B allows {capacity.allowed} of the {capacity.limit} running sandboxes at the moment"
+        return f"E2B currently allows {capacity.allowed} of the {capacity.limit} sandboxes"
     if capacity.free:
-        return "the free places are kept for claimed work"
-    return f"all {capacity.limit} places for running sandboxes are taken"
+        return "the free sandbox slots are reserved for claimed work"
+    held = context.listings.user_waits
+    by_users = f", {held} of them by sessions that wait for their user" if held else ""
+    return f"all {capacity.limit} sandbox slots are in use{by_users}"

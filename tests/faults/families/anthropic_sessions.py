@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 from itertools import cycle
 
 from managed_session_api import names
-from managed_session_local.conversation import Conversation
+from managed_session_cli.conversation import Conversation
 
-from ...cluster.sessions import becomes, resource, sweeps_pass
-from ...cluster.waiting import eventually
+from ...support.arrangements import IMPATIENT
+from ...support.sessions import becomes, resource, resyncs_pass
+from ...support.waiting import eventually
 from ..anthropic_side import (
     LOST,
     OPERATOR,
@@ -28,68 +29,70 @@ from ..anthropic_side import (
     with_work_settings,
     work_is,
 )
-from ..arrangements import IMPATIENT
 from ..row import Outcome, Row
-from ..scene import Scene
+from ..scenario import Scenario
 from .e2b_listing import LISTINGS
 
 FAMILY = "anthropic sessions"
 
 End = Callable[[], Awaitable[None]]
-Moment = Callable[[Scene, Conversation, End], Awaitable[None]]
+Moment = Callable[[Scenario, Conversation, End], Awaitable[None]]
 """Brings a session to a moment, and calls what ends it."""
 
 
-async def _before_the_claim(scene: Scene, conversation: Conversation, end: End) -> None:
-    await polls_fail(scene)
-    await scene.send(conversation, "Run: echo never")
-    await waits_for_tool(scene, conversation)
+async def _before_the_claim(scenario: Scenario, conversation: Conversation, end: End) -> None:
+    await polls_fail(scenario)
+    await scenario.send(conversation, "Run: echo never")
+    await waits_for_tool(scenario, conversation)
     await end()
-    await scene.calm()
+    await scenario.calm()
 
 
-async def _during_the_create(scene: Scene, conversation: Conversation, end: End) -> None:
-    fault = await scene.system.e2b_admin.add_fault("create", {"action": "hang", "seconds": 60})
-    await scene.send(conversation, "Run: echo never")
-    await eventually("the create is on its way", lambda: _hit(scene, fault["id"]))
-    await waits_for_tool(scene, conversation)
+async def _during_the_create(scenario: Scenario, conversation: Conversation, end: End) -> None:
+    fault = await scenario.system.e2b_admin.add_fault("create", {"action": "hang", "seconds": 60})
+    await scenario.send(conversation, "Run: echo never")
+    await eventually("the create is on its way", lambda: _hit(scenario, fault["id"]))
+    await waits_for_tool(scenario, conversation)
     await end()
-    await scene.calm()
+    await scenario.calm()
 
 
-async def _between_acknowledgement_and_start(scene: Scene, conversation: Conversation, end: End) -> None:
-    fault = await scene.system.e2b_admin.add_fault("files_write", {"action": "hang", "seconds": 60})
-    await scene.send(conversation, "Run: echo never")
-    await eventually("the start is on its way", lambda: _hit(scene, fault["id"]))
-    await waits_for_tool(scene, conversation)
+async def _between_acknowledgement_and_start(
+    scenario: Scenario, conversation: Conversation, end: End
+) -> None:
+    hang = {"action": "hang", "seconds": 60}
+    fault = await scenario.system.e2b_admin.add_fault("files_write", hang, times=100)
+    await scenario.send(conversation, "Run: echo never")
+    await eventually("the start is on its way", lambda: _hit(scenario, fault["id"]))
+    await waits_for_tool(scenario, conversation)
     await end()
-    await scene.calm()
+    await scenario.calm()
 
 
-async def _in_a_tool_call(scene: Scene, conversation: Conversation, end: End) -> None:
-    await scene.send(conversation, "Run: sleep 2.41; echo never")
-    await tool_runs(scene, conversation, "sleep 2.41")
+async def _in_a_tool_call(scenario: Scenario, conversation: Conversation, end: End) -> None:
+    await scenario.send(conversation, "Run: sleep 8.41; echo never")
+    await tool_runs(scenario, conversation, "sleep 8.41")
     await end()
 
 
-async def _during_the_stop(scene: Scene, conversation: Conversation, end: End) -> None:
+async def _during_the_stop(scenario: Scenario, conversation: Conversation, end: End) -> None:
     match = {"credential": "sessions_token", "work_id": conversation.session_id}
-    struck = await Fault("work.stop", {"action": "hang", "seconds": 60}, match=match).inject(scene)
-    assert "done" in await scene.say(conversation, "Run: echo done")
+    struck = await Fault("work.stop", {"action": "hang", "seconds": 60}, match=match).inject(scenario)
+    assert "done" in await scenario.say(conversation, "Run: echo done")
     await struck.wait()
     await end()
-    await scene.calm()
+    await scenario.calm()
 
 
-async def _while_idle(scene: Scene, conversation: Conversation, end: End) -> None:
-    assert "done" in await scene.say(conversation, "Run: echo done")
-    await scene.settled(conversation)
-    await work_is(scene, conversation, "stopped")
+async def _while_idle(scenario: Scenario, conversation: Conversation, end: End) -> None:
+    assert "done" in await scenario.say(conversation, "Run: echo done")
+    await scenario.settled(conversation)
+    await work_is(scenario, conversation, "stopped")
     await end()
 
 
-async def _hit(scene: Scene, identity: int) -> bool:
-    return any(each["hits"] for each in await scene.system.e2b_admin.faults() if each["id"] == identity)
+async def _hit(scenario: Scenario, identity: int) -> bool:
+    return any(each["hits"] for each in await scenario.system.e2b_admin.faults() if each["id"] == identity)
 
 
 MOMENTS: list[tuple[str, Moment, bool]] = [
@@ -103,28 +106,28 @@ MOMENTS: list[tuple[str, Moment, bool]] = [
 """When a session ends, and whether a message is unanswered then."""
 
 
-async def _end(scene: Scene, conversation: Conversation, how: str) -> None:
-    sessions = scene.system.user.beta.sessions
+async def _end(scenario: Scenario, conversation: Conversation, how: str) -> None:
+    sessions = scenario.system.user.beta.sessions
     match how:
         case "archived":
             await sessions.archive(conversation.session_id)
         case "deleted":
             await sessions.delete(conversation.session_id)
         case _:
-            await scene.system.anthropic_admin.terminate_session(conversation.session_id)
+            await scenario.system.anthropic_admin.terminate_session(conversation.session_id)
 
 
 def _ends(moment: Moment, how: str, *, told: bool) -> Play:
-    async def play(scene: Scene) -> None:
-        conversation = await scene.begin()
+    async def play(scenario: Scenario) -> None:
+        conversation = await scenario.begin()
         if not told:
             match = {"object_id": conversation.session_id}
-            await Fault("webhook.deliver", {"action": "drop"}, times=None, match=match).inject(scene)
-        await moment(scene, conversation, lambda: _end(scene, conversation, how))
+            await Fault("webhook.deliver", {"action": "drop"}, times=None, match=match).inject(scenario)
+        await moment(scenario, conversation, lambda: _end(scenario, conversation, how))
         if how == "deleted":
-            await is_gone(scene, conversation)
+            await is_gone(scenario, conversation)
         else:
-            await becomes(scene.system, conversation.session_id, "SessionEnded")
+            await becomes(scenario.system, conversation.session_id, "SessionEnded")
 
     return play
 
@@ -164,102 +167,111 @@ NOT_ANTHROPIC: list[tuple[str, Action]] = [
 def _asked_at_the_end(action: Action) -> Play:
     """Whether a session has ended is answered by somebody else: it says nothing about the session."""
 
-    async def play(scene: Scene) -> None:
-        conversation = await scene.begin()
-        assert "kept" in await scene.say(conversation, "Run: echo kept | tee file")
-        await scene.settled(conversation)
+    async def play(scenario: Scenario) -> None:
+        conversation = await scenario.begin()
+        assert "kept" in await scenario.say(conversation, "Run: echo kept | tee file")
+        await scenario.settled(conversation)
         match = {**OPERATOR, "session_id": conversation.session_id}
-        struck = await Fault("sessions.get", action, times=3, match=match).inject(scene)
-        await scene.system.anthropic_admin.deliver(type="session.deleted", object_id=conversation.session_id)
+        struck = await Fault("sessions.get", action, times=3, match=match).inject(scenario)
+        await scenario.system.anthropic_admin.deliver(
+            type="session.deleted", object_id=conversation.session_id
+        )
         await struck.wait(3)
-        assert "kept" in await scene.say(conversation, "Run: cat file")
+        assert "kept" in await scenario.say(conversation, "Run: cat file")
 
     return play
 
 
-async def _no_events_of_a_living_session(scene: Scene) -> None:
-    """A session is there, and there are no events of it: asked again at the sweep's pace."""
-    conversation = await scene.begin()
+async def _no_events_of_a_living_session(scenario: Scenario) -> None:
+    """A session is there, and there are no events of it: asked again at the resync's pace."""
+    conversation = await scenario.begin()
     match = {**OPERATOR, "session_id": conversation.session_id}
-    assert "kept" in await scene.say(conversation, "Run: echo kept | tee file")
-    await becomes(scene.system, conversation.session_id, "Idle", status="True")
-    struck = await Fault("events.list", answered(404), times=None, match=match).inject(scene)
-    await scene.system.anthropic_admin.deliver(
+    assert "kept" in await scenario.say(conversation, "Run: echo kept | tee file")
+    await becomes(scenario.system, conversation.session_id, "Idle", status="True")
+    struck = await Fault("events.list", answered(404), times=None, match=match).inject(scenario)
+    await scenario.system.anthropic_admin.deliver(
         type="session.status_run_started", object_id=conversation.session_id
     )
     await struck.wait(3)
+    # The resyncs are counted from before the first reading until after the last one.
+    resyncs = await _resyncs(scenario)
     before = await struck.count()
-    await sweeps_pass(scene.system, LISTINGS)
-    assert await struck.count() - before <= LISTINGS + 2
-    await scene.calm()
-    assert "kept" in await scene.say(conversation, "Run: cat file")
+    await resyncs_pass(scenario.system, LISTINGS)
+    asked = await struck.count() - before
+    assert asked <= await _resyncs(scenario) - resyncs + 2
+    await scenario.calm()
+    assert "kept" in await scenario.say(conversation, "Run: cat file")
 
 
-async def _false_end(scene: Scene) -> None:
+async def _resyncs(scenario: Scenario) -> int:
+    return len((await scenario.system.e2b_admin.ledger(operation="list")).calls)
+
+
+async def _false_end(scenario: Scenario) -> None:
     """A webhook tells an end that did not happen."""
-    conversation = await scene.begin()
-    assert "kept" in await scene.say(conversation, "Run: echo kept | tee file")
-    await scene.settled(conversation)
+    conversation = await scenario.begin()
+    assert "kept" in await scenario.say(conversation, "Run: echo kept | tee file")
+    await scenario.settled(conversation)
     for kind in ("session.deleted", "session.status_terminated", "session.archived"):
-        await scene.system.anthropic_admin.deliver(type=kind, object_id=conversation.session_id)
-    assert "kept" in await scene.say(conversation, "Run: cat file")
+        await scenario.system.anthropic_admin.deliver(type=kind, object_id=conversation.session_id)
+    assert "kept" in await scenario.say(conversation, "Run: cat file")
 
 
 def _not_ours(status: int) -> Play:
     """The question whose session it is, is answered so once: its work is offered, which is proof enough."""
 
-    async def play(scene: Scene) -> None:
-        await polls_fail(scene)
-        struck = await Fault("sessions.get", answered(status), match=OPERATOR).inject(scene)
-        conversation = await scene.begin()
-        await scene.send(conversation, "Run: echo served")
+    async def play(scenario: Scenario) -> None:
+        await polls_fail(scenario)
+        struck = await Fault("sessions.get", answered(status), match=OPERATOR).inject(scenario)
+        conversation = await scenario.begin()
+        await scenario.send(conversation, "Run: echo served")
         await struck.wait()
-        await scene.calm()
+        await scenario.calm()
         assert "served" in await conversation.answer()
 
     return play
 
 
-async def _kept_after_the_end(scene: Scene) -> None:
+async def _kept_after_the_end(scenario: Scenario) -> None:
     """An archived session's sandbox is kept, paused, for its time; then it goes."""
-    conversation = await scene.begin()
-    assert "done" in await scene.say(conversation, "Run: echo done")
-    await scene.settled(conversation)
-    await scene.system.user.beta.sessions.archive(conversation.session_id)
-    await becomes(scene.system, conversation.session_id, "SessionEnded")
-    await scene.settled(conversation)
-    await scene.system.kubectl(
+    conversation = await scenario.begin()
+    assert "done" in await scenario.say(conversation, "Run: echo done")
+    await scenario.settled(conversation)
+    await scenario.system.user.beta.sessions.archive(conversation.session_id)
+    await becomes(scenario.system, conversation.session_id, "SessionEnded")
+    await scenario.settled(conversation)
+    await scenario.system.kubectl(
         "patch", names.PLURAL, names.resource_name(conversation.session_id), "--type=merge",
         "--patch", json.dumps({"spec": {"lifecycle": {"ttlSecondsAfterEnd": 0}}}),
     )  # fmt: skip
-    await is_gone(scene, conversation)
+    await is_gone(scenario, conversation)
 
 
-async def _many_deleted(scene: Scene) -> None:
+async def _many_deleted(scenario: Scenario) -> None:
     """Sessions are deleted with their work queued: their entries are answered 404, the others are served."""
-    await polls_fail(scene)
-    gone = [await scene.begin() for _ in range(4)]
-    served = await scene.begin()
+    await polls_fail(scenario)
+    gone = [await scenario.begin() for _ in range(4)]
+    served = await scenario.begin()
     for each in (*gone, served):
-        await scene.send(each, "Run: echo served")
-        await waits_for_tool(scene, each)
+        await scenario.send(each, "Run: echo served")
+        await waits_for_tool(scenario, each)
     for each in gone:
-        await scene.system.user.beta.sessions.delete(each.session_id)
-    await scene.calm()
+        await scenario.system.user.beta.sessions.delete(each.session_id)
+    await scenario.calm()
     assert "served" in await served.answer()
     for each in gone:
-        await is_gone(scene, each)
+        await is_gone(scenario, each)
 
 
-async def _no_room_for_the_list(scene: Scene) -> None:
-    """The work list can't be read, sweep after sweep; sessions are served."""
-    conversation = await scene.begin()
-    struck = await Fault("work.list", answered(500), times=6, match=OPERATOR).inject(scene)
-    assert "kept" in await scene.say(conversation, "Run: echo kept | tee file")
+async def _no_room_for_the_list(scenario: Scenario) -> None:
+    """The work list can't be read, resync after resync; sessions are served."""
+    conversation = await scenario.begin()
+    struck = await Fault("work.list", answered(500), times=6, match=OPERATOR).inject(scenario)
+    assert "kept" in await scenario.say(conversation, "Run: echo kept | tee file")
     await struck.wait(3)
-    await scene.settled(conversation)
-    assert "kept" in await scene.say(conversation, "Run: cat file")
-    assert (await resource(scene.system, conversation.session_id))["status"]["turns"] >= 1
+    await scenario.settled(conversation)
+    assert "kept" in await scenario.say(conversation, "Run: cat file")
+    assert (await resource(scenario.system, conversation.session_id))["status"]["turns"] >= 1
 
 
 ROWS = [

@@ -5,26 +5,25 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from managed_session_api import names
-from managed_session_local.conversation import Conversation
+from managed_session_cli.conversation import Conversation
 
-from ...cluster.sessions import condition, resource
-from ...cluster.waiting import eventually
+from ...support.arrangements import IMPATIENT
+from ...support.sessions import condition, resource
+from ...support.waiting import eventually
 from ..anthropic_side import (
     WORKER,
     Fault,
     Play,
     answered,
+    hanging,
     offer_without_operator,
-    somebody_stops,
-    stale_offers,
     user_sends,
     with_work_settings,
     work_is,
 )
-from ..arrangements import IMPATIENT
-from ..by_hand import make_again, name_of
+from ..kubectl_actions import make_again, name_of
 from ..row import Outcome, Row
-from ..scene import Scene
+from ..scenario import Scenario
 
 FAMILY = "anthropic stuck"
 API_KEY = "anthropic-api-key"
@@ -32,60 +31,53 @@ SETTINGS = {"lease_ttl_seconds": 3, "enqueue_at_creation": False}
 STUCK = {"SessionStuck", "WorkStranded", "WorkLost"}
 """Reasons that tell a person what to do."""
 
-Wedge = Callable[[Scene, Conversation], Awaitable[None]]
+Wedge = Callable[[Scenario, Conversation], Awaitable[None]]
 """Sends a message, and sees to it that nobody serves it."""
 
 
-async def _stranded(scene: Scene, conversation: Conversation) -> None:
+async def _stranded(scenario: Scenario, conversation: Conversation) -> None:
     """Another worker has acknowledged the item and died before its first heartbeat."""
-    await offer_without_operator(scene, conversation, "Run: echo never", acknowledge=True)
+    await offer_without_operator(scenario, conversation, "Run: echo never", acknowledge=True)
 
 
-async def _stopped_before_acknowledgement(scene: Scene, conversation: Conversation) -> None:
-    item = await offer_without_operator(scene, conversation, "Run: echo never")
-    await somebody_stops(scene, item["id"], force=True)
-    await stale_offers(scene, item, 1)
+async def _message_during_the_stop(scenario: Scenario, conversation: Conversation) -> None:
+    """The message comes between the worker's decision that the session is idle and its stop.
 
-
-async def _stopped_before_start(scene: Scene, conversation: Conversation) -> None:
-    await scene.system.e2b_admin.add_fault("files_write", {"action": "hang", "seconds": 60})
-    await scene.send(conversation, "Run: echo never")
-    item = await work_is(scene, conversation, "starting")
-    await somebody_stops(scene, item["id"], force=True)
-    await scene.calm()
-
-
-async def _message_during_the_stop(scene: Scene, conversation: Conversation) -> None:
-    """The message comes between the worker's decision that the session is idle and its stop."""
+    The same worker would serve it, but no result is taken from it.
+    """
     match = {**WORKER, "work_id": conversation.session_id}
-    struck = await Fault("work.stop", {"action": "hang", "seconds": 60}, match=match).inject(scene)
-    assert "one" in await scene.say(conversation, "Run: echo one")
+    struck = await Fault("work.stop", hanging(4), match=match).inject(scenario)
+    assert "one" in await scenario.say(conversation, "Run: echo one")
     await struck.wait()
-    await scene.send(conversation, "Run: echo never")
-    await scene.calm()
+    match = {**WORKER, "session_id": conversation.session_id}
+    await Fault("events.send", answered(403), times=None, match=match).inject(scenario)
+    await scenario.send(conversation, "Run: echo never")
+    await work_is(scenario, conversation, "stopped")
 
 
-async def _results_refused(scene: Scene, conversation: Conversation) -> None:
+async def _results_refused(scenario: Scenario, conversation: Conversation) -> None:
     """Every result is refused, whichever worker posts it."""
     match = {**WORKER, "session_id": conversation.session_id}
-    struck = await Fault("events.send", answered(400), times=None, match=match).inject(scene)
-    await scene.send(conversation, "Run: echo never")
+    struck = await Fault("events.send", answered(413), times=None, match=match).inject(scenario)
+    await scenario.send(conversation, "Run: echo never")
     await struck.wait()
 
 
 def _recovered(wedge: Wedge) -> Play:
     """With an API key the session is interrupted, and takes the next message."""
 
-    async def play(scene: Scene) -> None:
-        scene.system.operator.set_credential(API_KEY, scene.system.api_key)
+    async def play(scenario: Scenario) -> None:
+        scenario.system.operator.set_credential(API_KEY, scenario.system.api_key)
         try:
-            conversation = await scene.begin()
-            await wedge(scene, conversation)
-            await eventually("the session is interrupted", lambda: _interrupted(scene, conversation))
-            await scene.calm()
-            assert "next" in await scene.say(conversation, "Run: echo next")
+            conversation = await scenario.begin()
+            await wedge(scenario, conversation)
+            await eventually(
+                "the session is interrupted", lambda: _interrupted(scenario, conversation), seconds=60
+            )
+            await scenario.calm()
+            assert "next" in await scenario.say(conversation, "Run: echo next")
         finally:
-            scene.system.operator.set_credential(API_KEY, None)
+            scenario.system.operator.set_credential(API_KEY, None)
 
     return play
 
@@ -93,42 +85,42 @@ def _recovered(wedge: Wedge) -> Play:
 def _said(wedge: Wedge) -> Play:
     """Without an API key the resource says what a person has to do, and that helps."""
 
-    async def play(scene: Scene) -> None:
-        conversation = await scene.begin()
-        await wedge(scene, conversation)
+    async def play(scenario: Scenario) -> None:
+        conversation = await scenario.begin()
+        await wedge(scenario, conversation)
 
         async def told() -> bool:
-            ready = await condition(scene.system, conversation.session_id)
+            ready = await condition(scenario.system, conversation.session_id)
             return ready.get("reason") in STUCK and "user.interrupt" in ready["message"]
 
-        await eventually("the resource says what to do", told)
-        await scene.calm()
-        await user_sends(scene, conversation, type="user.interrupt")
-        assert "next" in await scene.say(conversation, "Run: echo next")
+        await eventually("the resource says what to do", told, seconds=60)
+        await scenario.calm()
+        await user_sends(scenario, conversation, type="user.interrupt")
+        assert "next" in await scenario.say(conversation, "Run: echo next")
 
     return play
 
 
-async def _deleted_and_made_again(scene: Scene, conversation: Conversation) -> None:
+async def _deleted_and_made_again(scenario: Scenario, conversation: Conversation) -> None:
     """A resource without a past, whose session waits for a worker that was killed."""
-    await _message_during_the_stop(scene, conversation)
-    body = await resource(scene.system, conversation.session_id)
-    await scene.system.kubectl("delete", names.PLURAL, name_of(conversation))
-    await make_again(scene, body)
+    await _message_during_the_stop(scenario, conversation)
+    body = await resource(scenario.system, conversation.session_id)
+    await scenario.system.kubectl("delete", names.PLURAL, name_of(conversation))
+    await make_again(scenario, body)
 
 
-async def _interrupted(scene: Scene, conversation: Conversation) -> bool:
-    report = await scene.system.anthropic_admin.session(conversation.session_id)
+async def _interrupted(scenario: Scenario, conversation: Conversation) -> bool:
+    report = await scenario.system.anthropic_admin.session(conversation.session_id)
     return any(turn.interrupted_at is not None for turn in report.turns)
 
 
-async def _refused_key(scene: Scene) -> None:
+async def _refused_key(scenario: Scenario) -> None:
     """The API key is refused: said, and the interrupt is sent once it is replaced."""
-    system = scene.system
+    system = scenario.system
     system.operator.set_credential(API_KEY, "sk-ant-api03-revoked")
     try:
-        conversation = await scene.begin()
-        await _stranded(scene, conversation)
+        conversation = await scenario.begin()
+        await _stranded(scenario, conversation)
 
         async def refused() -> bool:
             calls = (await system.anthropic_admin.ledger()).calls
@@ -137,28 +129,26 @@ async def _refused_key(scene: Scene) -> None:
 
         await eventually("the API key is refused", refused)
         system.operator.set_credential(API_KEY, system.api_key)
-        await eventually("the session is interrupted", lambda: _interrupted(scene, conversation))
-        assert "next" in await scene.say(conversation, "Run: echo next")
+        await eventually("the session is interrupted", lambda: _interrupted(scenario, conversation))
+        assert "next" in await scenario.say(conversation, "Run: echo next")
     finally:
         system.operator.set_credential(API_KEY, None)
 
 
-async def _queued_again_by_anthropic(scene: Scene) -> None:
+async def _queued_again_by_anthropic(scenario: Scenario) -> None:
     """A message during the stop brings work of its own: nothing is interrupted for it."""
     match = WORKER
-    conversation = await scene.begin()
-    struck = await Fault("work.stop", {"action": "hang", "seconds": 60}, match=match).inject(scene)
-    assert "one" in await scene.say(conversation, "Run: echo one")
+    conversation = await scenario.begin()
+    struck = await Fault("work.stop", {"action": "hang", "seconds": 60}, match=match).inject(scenario)
+    assert "one" in await scenario.say(conversation, "Run: echo one")
     await struck.wait()
-    await scene.send(conversation, "Run: echo two")
-    await scene.calm()
+    await scenario.send(conversation, "Run: echo two")
+    await scenario.calm()
     assert "two" in await conversation.answer()
 
 
 WEDGES: list[tuple[str, Wedge]] = [
     ("acknowledged work is stranded by somebody's crash", _stranded),
-    ("work is stopped by somebody before it is acknowledged", _stopped_before_acknowledgement),
-    ("work is stopped by somebody before its worker starts", _stopped_before_start),
     ("a message comes while the worker stops", _message_during_the_stop),
     ("results are refused again and again", _results_refused),
     ("a message comes while the worker stops, and the resource is made anew", _deleted_and_made_again),
@@ -189,7 +179,6 @@ ROWS = [
             _outcome(wedge),
         )
         for name, wedge in WEDGES
-        if wedge is not _stopped_before_start
     ),
     Row(
         FAMILY,

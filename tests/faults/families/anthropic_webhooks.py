@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from managed_session_local.conversation import Conversation
+from managed_session_cli.conversation import Conversation
 
-from ...cluster.sessions import becomes, resource, sandboxes_of
-from ...cluster.waiting import eventually
+from ...support.arrangements import IMPATIENT
+from ...support.sessions import becomes, resource, resyncs_pass, sandboxes_of
+from ...support.waiting import eventually
 from ..anthropic_side import (
     Action,
     Fault,
@@ -19,9 +20,8 @@ from ..anthropic_side import (
     with_work_settings,
     work_is,
 )
-from ..arrangements import IMPATIENT
 from ..row import Outcome, Row
-from ..scene import Scene
+from ..scenario import Scenario
 
 FAMILY = "anthropic webhooks"
 
@@ -31,167 +31,174 @@ RUN = "session.status_run_started"
 def _delivered(action: Action) -> Play:
     """All deliveries of two turns meet this."""
 
-    async def play(scene: Scene) -> None:
-        await Fault("webhook.deliver", action, times=None).inject(scene)
-        conversation = await scene.begin()
-        assert "kept" in await scene.say(conversation, "Run: echo kept | tee file")
-        await scene.settled(conversation)
-        assert "kept" in await scene.say(conversation, "Run: cat file")
+    async def play(scenario: Scenario) -> None:
+        await Fault("webhook.deliver", action, times=None).inject(scenario)
+        conversation = await scenario.begin()
+        assert "kept" in await scenario.say(conversation, "Run: echo kept | tee file")
+        await scenario.settled(conversation)
+        assert "kept" in await scenario.say(conversation, "Run: cat file")
 
     return play
 
 
-async def _deliveries(scene: Scene, conversation: Conversation) -> list[dict[str, Any]]:
-    return (await scene.system.anthropic_admin.session(conversation.session_id)).deliveries
+async def _deliveries(scenario: Scenario, conversation: Conversation) -> list[dict[str, Any]]:
+    return (await scenario.system.anthropic_admin.session(conversation.session_id)).deliveries
 
 
-async def _delivered_at(scene: Scene, conversation: Conversation, event: dict[str, Any]) -> None:
+async def _delivered_at(scenario: Scenario, conversation: Conversation, event: dict[str, Any]) -> None:
     async def taken() -> bool:
-        attempts = await _deliveries(scene, conversation)
+        attempts = await _deliveries(scenario, conversation)
         return any(each["event_id"] == event["id"] and each["status"] == 204 for each in attempts)
 
     await eventually("the event is taken", taken)
 
 
-async def _reordered(scene: Scene) -> None:
+async def _reordered(scenario: Scenario) -> None:
     """All events of a session's life arrive after its end, the last ones first."""
-    admin = scene.system.anthropic_admin
+    admin = scenario.system.anthropic_admin
     await admin.hold_webhooks()
     try:
-        conversation = await scene.begin()
-        assert "one" in await scene.say(conversation, "Run: echo one")
-        await scene.settled(conversation)
-        assert "two" in await scene.say(conversation, "Run: echo two")
-        await scene.settled(conversation)
-        await work_is(scene, conversation, "stopped")
-        await scene.system.user.beta.sessions.archive(conversation.session_id)
+        conversation = await scenario.begin()
+        assert "one" in await scenario.say(conversation, "Run: echo one")
+        await scenario.settled(conversation)
+        assert "two" in await scenario.say(conversation, "Run: echo two")
+        await scenario.settled(conversation)
+        await work_is(scenario, conversation, "stopped")
+        await scenario.system.user.beta.sessions.archive(conversation.session_id)
     finally:
         assert await admin.release_webhooks("lifo")
-    await becomes(scene.system, conversation.session_id, "SessionEnded")
+    await becomes(scenario.system, conversation.session_id, "SessionEnded")
 
 
-async def _late(scene: Scene) -> None:
+async def _late(scenario: Scenario) -> None:
     """The events of a turn arrive after it: nothing is resumed for them."""
-    admin = scene.system.anthropic_admin
+    admin = scenario.system.anthropic_admin
     await admin.hold_webhooks()
     try:
-        conversation = await scene.begin()
-        assert "one" in await scene.say(conversation, "Run: echo one")
-        await scene.settled(conversation)
-        (sandbox,) = await sandboxes_of(scene.system, conversation.session_id)
+        conversation = await scenario.begin()
+        assert "one" in await scenario.say(conversation, "Run: echo one")
+        await scenario.settled(conversation)
+        (sandbox,) = await sandboxes_of(scenario.system, conversation.session_id)
     finally:
         await admin.release_webhooks("shuffle")
 
     async def delivered() -> bool:
-        return any(each["status"] == 204 for each in await _deliveries(scene, conversation))
+        taken = [each for each in await _deliveries(scenario, conversation) if each["status"] == 204]
+        return any(each["type"] == RUN for each in taken)
 
-    await eventually("the events arrive", delivered)
-    assert "two" in await scene.say(conversation, "Run: echo two")
-    await scene.settled(conversation)
-    (after,) = await sandboxes_of(scene.system, conversation.session_id)
-    assert after.resumes <= sandbox.resumes + 1
+    await eventually("the event of its run arrives", delivered)
+    await resyncs_pass(scenario.system, 2)
+    (after,) = await sandboxes_of(scenario.system, conversation.session_id)
+    assert (after.state, after.resumes) == ("paused", sandbox.resumes)
+    assert "two" in await scenario.say(conversation, "Run: echo two")
 
 
-async def _run_without_work(scene: Scene) -> None:
+async def _run_without_work(scenario: Scenario) -> None:
     """A run is told that brings no work: nothing runs for it for long."""
-    conversation = await scene.begin()
-    assert "kept" in await scene.say(conversation, "Run: echo kept | tee file")
-    await scene.settled(conversation)
-    event = await scene.system.anthropic_admin.deliver(type=RUN, object_id=conversation.session_id)
-    await _delivered_at(scene, conversation, event)
+    conversation = await scenario.begin()
+    assert "kept" in await scenario.say(conversation, "Run: echo kept | tee file")
+    await scenario.settled(conversation)
+    event = await scenario.system.anthropic_admin.deliver(type=RUN, object_id=conversation.session_id)
+    await _delivered_at(scenario, conversation, event)
 
-    await scene.settled(conversation)
-    assert "kept" in await scene.say(conversation, "Run: cat file")
+    await scenario.settled(conversation)
+    assert "kept" in await scenario.say(conversation, "Run: cat file")
 
 
-async def _old_run_again(scene: Scene) -> None:
+async def _last_event(scenario: Scenario, conversation: Conversation) -> dict[str, Any] | None:
+    status = (await resource(scenario.system, conversation.session_id)).get("status", {})
+    event: dict[str, Any] | None = status.get("lastEvent")
+    return event
+
+
+async def _old_run_again(scenario: Scenario) -> None:
     """The event of a finished turn is delivered once more: nothing is resumed."""
-    conversation = await scene.begin()
-    assert "one" in await scene.say(conversation, "Run: echo one")
-    await scene.settled(conversation)
-    told = (await resource(scene.system, conversation.session_id))["status"]["lastEvent"]
-    event = await scene.system.anthropic_admin.deliver(
+    conversation = await scenario.begin()
+    assert "one" in await scenario.say(conversation, "Run: echo one")
+    await scenario.settled(conversation)
+    told = await eventually("its run is noted", lambda: _last_event(scenario, conversation))
+    event = await scenario.system.anthropic_admin.deliver(
         type=RUN, object_id=conversation.session_id, id=told["id"], created_at=told["createdAt"], copies=3
     )
-    await _delivered_at(scene, conversation, event)
-    await scene.settled(conversation)
-    (sandbox,) = await sandboxes_of(scene.system, conversation.session_id)
+    await _delivered_at(scenario, conversation, event)
+    await scenario.settled(conversation)
+    (sandbox,) = await sandboxes_of(scenario.system, conversation.session_id)
     assert sandbox.resumes == 0
 
 
-async def _of_another_environment(scene: Scene) -> None:
+async def _of_another_environment(scenario: Scenario) -> None:
     """A run of a session of another environment is told: what it made is removed, nothing is paid for."""
-    admin, user = scene.system.anthropic_admin, scene.system.user
+    admin, user = scenario.system.anthropic_admin, scenario.system.user
     environment_id, _ = await admin.add_environment()
-    foreign = await user.beta.sessions.create(agent=scene.system.agent_id, environment_id=environment_id)
+    foreign = await user.beta.sessions.create(agent=scenario.system.agent_id, environment_id=environment_id)
     event = await admin.deliver(type=RUN, object_id=foreign.id, copies=2)
-    await _of_nobody(scene, foreign.id, event)
+    await _of_nobody(scenario, foreign.id, event)
 
 
-async def _of_a_deleted_session(scene: Scene) -> None:
+async def _of_a_deleted_session(scenario: Scenario) -> None:
     """A run of a session is told that has been deleted."""
-    admin, user = scene.system.anthropic_admin, scene.system.user
+    admin, user = scenario.system.anthropic_admin, scenario.system.user
     session = await user.beta.sessions.create(
-        agent=scene.system.agent_id, environment_id=scene.system.clouds.environment_id
+        agent=scenario.system.agent_id, environment_id=scenario.system.clouds.environment_id
     )
     await user.beta.sessions.delete(session.id)
     event = await admin.deliver(type=RUN, object_id=session.id)
-    await _of_nobody(scene, session.id, event)
+    await _of_nobody(scenario, session.id, event)
 
 
-async def _of_nobody(scene: Scene, session_id: str, event: dict[str, Any]) -> None:
+async def _of_nobody(scenario: Scenario, session_id: str, event: dict[str, Any]) -> None:
     async def taken() -> bool:
-        deliveries = (await scene.system.anthropic_admin.session(session_id)).deliveries
+        deliveries = (await scenario.system.anthropic_admin.session(session_id)).deliveries
         return any(each["event_id"] == event["id"] and each["status"] == 204 for each in deliveries)
 
     async def removed() -> bool:
-        return not await resource(scene.system, session_id)
+        return not await resource(scenario.system, session_id)
 
     await eventually("the event is taken", taken)
     await eventually("its resource is removed", removed)
-    assert not await sandboxes_of(scene.system, session_id)
-    conversation = await scene.begin()
-    assert "served" in await scene.say(conversation, "Run: echo served")
+    assert not await sandboxes_of(scenario.system, session_id)
+    conversation = await scenario.begin()
+    assert "served" in await scenario.say(conversation, "Run: echo served")
 
 
-async def _run_told_after_deletion(scene: Scene) -> None:
+async def _run_told_after_deletion(scenario: Scenario) -> None:
     """The session is deleted, and the event of its last run arrives after that of its deletion."""
-    admin = scene.system.anthropic_admin
-    conversation = await scene.begin()
-    assert "done" in await scene.say(conversation, "Run: echo done")
-    await scene.settled(conversation)
-    await scene.system.user.beta.sessions.delete(conversation.session_id)
-    await is_gone(scene, conversation)
+    admin = scenario.system.anthropic_admin
+    conversation = await scenario.begin()
+    assert "done" in await scenario.say(conversation, "Run: echo done")
+    await scenario.settled(conversation)
+    await scenario.system.user.beta.sessions.delete(conversation.session_id)
+    await is_gone(scenario, conversation)
     event = await admin.deliver(type=RUN, object_id=conversation.session_id)
-    await _delivered_at(scene, conversation, event)
-    await is_gone(scene, conversation)
+    await _delivered_at(scenario, conversation, event)
+    await is_gone(scenario, conversation)
 
 
-async def _told_before_the_queue(scene: Scene) -> None:
-    """The webhook tells of a run long before its work can be had: the sandbox is ready, and paused again."""
-    await polls_fail(scene)
-    conversation = await scene.begin()
-    await scene.send(conversation, "Run: echo served")
-    await waits_for_tool(scene, conversation)
+async def _told_before_the_queue(scenario: Scenario) -> None:
+    """The webhook tells of a run long before its work can be had: a sandbox is made, and paused again."""
+    await polls_fail(scenario)
+    conversation = await scenario.begin()
+    await scenario.send(conversation, "Run: echo served")
+    await waits_for_tool(scenario, conversation)
 
-    async def ready() -> bool:
-        return bool(await sandboxes_of(scene.system, conversation.session_id, "running"))
+    async def made() -> bool:
+        return bool(await sandboxes_of(scenario.system, conversation.session_id))
 
-    await eventually("the sandbox is ready", ready)
-    await scene.settled(conversation)
-    await scene.calm()
+    await eventually("the sandbox is made", made)
+    await scenario.settled(conversation)
+    await scenario.calm()
     assert "served" in await conversation.answer()
 
 
-async def _during_a_turn(scene: Scene) -> None:
+async def _during_a_turn(scenario: Scenario) -> None:
     """The event of a run comes again and again while its worker runs."""
-    conversation = await scene.begin()
-    await scene.send(conversation, "Run: sleep 2.47; echo served")
-    await tool_runs(scene, conversation, "sleep 2.47")
+    conversation = await scenario.begin()
+    await scenario.send(conversation, "Run: sleep 6.47; echo served")
+    await tool_runs(scenario, conversation, "sleep 6.47")
     event: dict[str, Any] = {}
     for _ in range(3):
-        event = await scene.system.anthropic_admin.deliver(type=RUN, object_id=conversation.session_id)
-    await _delivered_at(scene, conversation, event)
+        event = await scenario.system.anthropic_admin.deliver(type=RUN, object_id=conversation.session_id)
+    await _delivered_at(scenario, conversation, event)
     assert "served" in await conversation.answer()
 
 

@@ -6,10 +6,10 @@ import base64
 import json
 from typing import Any
 
-from managed_session_local.conversation import Conversation
+from managed_session_cli.conversation import Conversation
 
-from ...cluster.sessions import becomes
-from ...cluster.waiting import eventually
+from ...support.sessions import becomes
+from ...support.waiting import eventually
 from ..anthropic_side import (
     ANSWER_LOST,
     LOST,
@@ -22,7 +22,7 @@ from ..anthropic_side import (
     hanging,
     in_first_turn,
     offer_without_operator,
-    polls_fail,
+    slow_at_first,
     somebody_stops,
     stale_offers,
     tool_runs,
@@ -32,8 +32,9 @@ from ..anthropic_side import (
     work_is,
     worker_dies,
 )
+from ..kubectl_actions import wait_long_for_messages
 from ..row import Outcome, Row
-from ..scene import Scene
+from ..scenario import Scenario
 
 FAMILY = "anthropic worker"
 
@@ -81,11 +82,11 @@ OTHERS: list[tuple[str, Fault]] = [
 def _in_tool_call(*faults: Fault) -> Play:
     """The faults are in force while a tool call runs."""
 
-    async def play(scene: Scene) -> None:
-        conversation = await scene.begin()
-        await scene.send(conversation, "Run: sleep 3.13; echo served")
-        await tool_runs(scene, conversation, "sleep 3.13")
-        struck = [await fault.inject(scene) for fault in faults]
+    async def play(scenario: Scenario) -> None:
+        conversation = await scenario.begin()
+        await scenario.send(conversation, "Run: sleep 6.13; echo served")
+        await tool_runs(scenario, conversation, "sleep 6.13")
+        struck = [await fault.inject(scenario) for fault in faults]
         assert "served" in await conversation.answer()
         for each in struck:
             await each.wait(each.fault.times or 1)
@@ -93,16 +94,11 @@ def _in_tool_call(*faults: Fault) -> Play:
     return play
 
 
-def _slow_at_first(command: str) -> str:
-    """A message whose tool call takes long by this command, and none the second time it is made."""
-    return f"Run: test -e begun || {{ touch begun; {command}; }}; echo served"
-
-
-async def _heartbeats(scene: Scene, conversation: Conversation, more: int) -> None:
+async def _heartbeats(scenario: Scenario, conversation: Conversation, more: int) -> None:
     """Wait until the session's workers have heartbeated so many times more."""
 
     async def count() -> int:
-        calls = (await scene.system.anthropic_admin.ledger()).calls
+        calls = (await scenario.system.anthropic_admin.ledger()).calls
         work_id = conversation.session_id
         return sum(call["operation"] == "work.heartbeat" and call.get("work_id") == work_id for call in calls)
 
@@ -114,158 +110,138 @@ async def _heartbeats(scene: Scene, conversation: Conversation, more: int) -> No
     await eventually(f"{more} more heartbeats", enough)
 
 
-async def _no_heartbeat_succeeds(scene: Scene) -> None:
+async def _no_heartbeat_succeeds(scenario: Scenario) -> None:
     """Heartbeats fail until the lease has lapsed; the tool call still runs then."""
-    conversation = await scene.begin()
-    await scene.send(conversation, _slow_at_first("sleep 60.17"))
-    await tool_runs(scene, conversation, "sleep 60.17")
+    conversation = await scenario.begin()
+    await scenario.send(conversation, slow_at_first("sleep 60.17"))
+    await tool_runs(scenario, conversation, "sleep 60.17")
     match = {**WORKER, "work_id": conversation.session_id}
-    await Fault("work.heartbeat", answered(503), times=None, match=match).inject(scene)
-    await count_is(scene, conversation, "leases_lapsed", 1)
-    await scene.system.anthropic_admin.clear_faults()
+    await Fault("work.heartbeat", answered(503), times=None, match=match).inject(scenario)
+    await count_is(scenario, conversation, "leases_lapsed", 1)
+    await scenario.system.anthropic_admin.clear_faults()
     assert "served" in await conversation.answer()
 
 
-async def _lapse_in_tool_call(scene: Scene) -> None:
+async def _lapse_in_tool_call(scenario: Scenario) -> None:
     """The lease lapses while the tool call runs; the work is offered again before the worker knows."""
-    conversation = await scene.begin()
-    await scene.send(conversation, "Run: sleep 2.19; echo served")
-    await tool_runs(scene, conversation, "sleep 2.19")
-    await scene.system.anthropic_admin.lapse_lease(conversation.session_id)
+    conversation = await scenario.begin()
+    await scenario.send(conversation, "Run: sleep 6.19; echo served")
+    await tool_runs(scenario, conversation, "sleep 6.19")
+    await scenario.system.anthropic_admin.lapse_lease(conversation.session_id)
     assert "served" in await conversation.answer()
 
 
-async def _lapse_while_idling(scene: Scene) -> None:
+async def _lapse_while_idling(scenario: Scenario) -> None:
     """The lease lapses while the worker waits for the next message."""
-    conversation = await scene.begin()
-    assert "one" in await scene.say(conversation, "Run: echo one")
-    await scene.system.anthropic_admin.lapse_lease(conversation.session_id)
-    assert "two" in await scene.say(conversation, "Run: echo two")
+    conversation = await scenario.begin()
+    await wait_long_for_messages(scenario, conversation)
+    assert "one" in await scenario.say(conversation, "Run: echo one")
+    await scenario.system.anthropic_admin.lapse_lease(conversation.session_id)
+    assert "two" in await scenario.say(conversation, "Run: echo two")
 
 
-async def _crash(scene: Scene) -> None:
+async def _crash(scenario: Scenario) -> None:
     """The worker dies; its lease lives on, so its work can't be had before it has lapsed."""
-    conversation = await scene.begin()
-    await scene.send(conversation, _slow_at_first("sleep 60.23"))
-    await tool_runs(scene, conversation, "sleep 60.23")
-    await worker_dies(scene, conversation)
-    await becomes(scene.system, conversation.session_id, "AwaitingLease")
-    await scene.settled(conversation)
-    await scene.system.anthropic_admin.lapse_lease(conversation.session_id)
+    conversation = await scenario.begin()
+    await scenario.send(conversation, slow_at_first("sleep 60.23"))
+    await tool_runs(scenario, conversation, "sleep 60.23")
+    await worker_dies(scenario, conversation)
+    await becomes(scenario.system, conversation.session_id, "AwaitingLease")
+    await scenario.settled(conversation)
+    await scenario.system.anthropic_admin.lapse_lease(conversation.session_id)
     assert "served" in await conversation.answer()
 
 
-async def _offered_under_a_live_lease(scene: Scene) -> None:
+async def _offered_under_a_live_lease(scenario: Scenario) -> None:
     """The worker dies, and the item is offered although its lease lives."""
-    conversation = await scene.begin()
-    item = await offer_without_operator(scene, conversation, _slow_at_first("sleep 60.29"))
-    await stale_offers(scene, item, 1)
-    await tool_runs(scene, conversation, "sleep 60.29")
-    await worker_dies(scene, conversation)
-    await becomes(scene.system, conversation.session_id, "AwaitingLease")
-    await stale_offers(scene, item, 1)
-    await scene.system.anthropic_admin.lapse_lease(conversation.session_id)
+    conversation = await scenario.begin()
+    item = await offer_without_operator(scenario, conversation, slow_at_first("sleep 60.29"))
+    await stale_offers(scenario, item, 1)
+    await tool_runs(scenario, conversation, "sleep 60.29")
+    await worker_dies(scenario, conversation)
+    await becomes(scenario.system, conversation.session_id, "AwaitingLease")
+    await stale_offers(scenario, item, 1)
+    await scenario.system.anthropic_admin.lapse_lease(conversation.session_id)
     assert "served" in await conversation.answer()
 
 
-async def _stopped(scene: Scene) -> None:
+async def _stopped(scenario: Scenario) -> None:
     """Somebody force-stops the work while the tool call runs: the worker gives its result all the same."""
-    await _stopped_by_somebody(scene, force=True)
+    await _stopped_by_somebody(scenario, force=True)
 
 
-async def _asked_to_stop(scene: Scene) -> None:
+async def _asked_to_stop(scenario: Scenario) -> None:
     """Somebody asks the worker to stop while the tool call runs."""
-    await _stopped_by_somebody(scene, force=False)
+    await _stopped_by_somebody(scenario, force=False)
 
 
-async def _stopped_by_somebody(scene: Scene, *, force: bool) -> None:
-    conversation = await scene.begin()
-    await scene.send(conversation, "Run: sleep 3.53; echo served")
-    await tool_runs(scene, conversation, "sleep 3.53")
-    await somebody_stops(scene, conversation.session_id, force=force)
+async def _stopped_by_somebody(scenario: Scenario, *, force: bool) -> None:
+    conversation = await scenario.begin()
+    await scenario.send(conversation, "Run: sleep 8.53; echo served")
+    await tool_runs(scenario, conversation, "sleep 8.53")
+    await somebody_stops(scenario, conversation.session_id, force=force)
     assert "served" in await conversation.answer()
-    await scene.settled(conversation)
-    assert "next" in await scene.say(conversation, "Run: echo next")
+    await scenario.settled(conversation)
+    assert "next" in await scenario.say(conversation, "Run: echo next")
 
 
-async def _token_revoked(scene: Scene) -> None:
+async def _token_revoked(scenario: Scenario) -> None:
     """The session token is refused everywhere; the next offer brings another one."""
-    conversation = await scene.begin()
-    item = await offer_without_operator(scene, conversation, "Run: sleep 2.31; echo served")
-    await stale_offers(scene, item, 1)
-    await tool_runs(scene, conversation, "sleep 2.31")
+    conversation = await scenario.begin()
+    item = await offer_without_operator(scenario, conversation, "Run: sleep 6.31; echo served")
+    await stale_offers(scenario, item, 1)
+    await tool_runs(scenario, conversation, "sleep 6.31")
     secret = item["secret"]
     bundle: dict[str, Any] = json.loads(base64.urlsafe_b64decode(secret + "=" * (-len(secret) % 4)))
-    await scene.system.anthropic_admin.revoke(bundle["sessions_token"])
+    await scenario.system.anthropic_admin.revoke(bundle["sessions_token"])
     assert "served" in await conversation.answer()
 
 
-async def _result_refused(scene: Scene) -> None:
+async def _result_refused(scenario: Scenario) -> None:
     """A result is refused for good once; nobody else would ever give it."""
-    conversation = await scene.begin()
-    struck = await Fault("events.send", answered(400), match=WORKER).inject(scene)
-    await scene.send(conversation, "Run: echo served")
+    conversation = await scenario.begin()
+    struck = await Fault("events.send", answered(413), match=WORKER).inject(scenario)
+    await scenario.send(conversation, "Run: echo served")
     await struck.wait()
     assert "served" in await conversation.answer()
 
 
-async def _streams_severed(scene: Scene) -> None:
+async def _streams_severed(scenario: Scenario) -> None:
     """All event streams of the session end while a tool call runs, and again while the worker idles."""
-    conversation = await scene.begin()
-    await scene.send(conversation, "Run: sleep 1.37; echo one")
-    await tool_runs(scene, conversation, "sleep 1.37")
-    await Fault("events.stream", LOST, times=2, match=WORKER).inject(scene)
-    await scene.system.anthropic_admin.sever_streams(conversation.session_id)
+    conversation = await scenario.begin()
+    await scenario.send(conversation, "Run: sleep 6.37; echo one")
+    await tool_runs(scenario, conversation, "sleep 6.37")
+    await Fault("events.stream", LOST, times=2, match=WORKER).inject(scenario)
+    await scenario.system.anthropic_admin.sever_streams(conversation.session_id)
 
     async def done() -> bool:
-        report = await scene.system.anthropic_admin.session(conversation.session_id)
+        report = await scenario.system.anthropic_admin.session(conversation.session_id)
         return all(turn.answered_at is not None for turn in report.turns)
 
     await eventually("the turn is answered", done)
-    await scene.system.anthropic_admin.sever_streams(conversation.session_id)
-    await scene.send(conversation, "Run: echo two")
+    await scenario.system.anthropic_admin.sever_streams(conversation.session_id)
+    await scenario.send(conversation, "Run: echo two")
     await eventually("the second turn is answered", done)
 
 
-async def _two_messages(scene: Scene) -> None:
+async def _two_messages(scenario: Scenario) -> None:
     """A second message comes while the first is at work."""
-    conversation = await scene.begin()
-    await scene.send(conversation, json.dumps({"script": [{"sleep_ms": 500}, {"say": "one"}]}))
-    await scene.send(conversation, "Run: echo two")
+    conversation = await scenario.begin()
+    await scenario.send(conversation, json.dumps({"script": [{"sleep_ms": 500}, {"say": "one"}]}))
+    await scenario.send(conversation, "Run: echo two")
 
     async def both() -> bool:
-        report = await scene.system.anthropic_admin.session(conversation.session_id)
+        report = await scenario.system.anthropic_admin.session(conversation.session_id)
         return [turn.answered_at is not None for turn in report.turns] == [True, True]
 
     await eventually("both messages are answered", both)
 
 
-async def _messages_while_idling(scene: Scene) -> None:
+async def _messages_while_idling(scenario: Scenario) -> None:
     """Each message comes the moment the one before is answered."""
-    conversation = await scene.begin()
+    conversation = await scenario.begin()
     for number in range(5):
-        assert str(number) in await scene.say(conversation, f"Run: echo {number}")
-
-
-async def _interrupted(scene: Scene) -> None:
-    """The user interrupts a tool call."""
-    conversation = await scene.begin()
-    await scene.send(conversation, "Run: sleep 3.41; echo never")
-    await tool_runs(scene, conversation, "sleep 3.41")
-    await user_sends(scene, conversation, type="user.interrupt")
-    assert "next" in await scene.say(conversation, "Run: echo next")
-
-
-async def _interrupted_before_claim(scene: Scene) -> None:
-    """The user interrupts before anybody has claimed the work."""
-    await polls_fail(scene)
-    conversation = await scene.begin()
-    await scene.send(conversation, "Run: echo never")
-    await waits_for_tool(scene, conversation)
-    await user_sends(scene, conversation, type="user.interrupt")
-    await scene.send(conversation, "Run: echo next")
-    await scene.calm()
-    assert "next" in await conversation.answer()
+        assert str(number) in await scenario.say(conversation, f"Run: echo {number}")
 
 
 def _ask(**fields: Any) -> str:
@@ -273,66 +249,66 @@ def _ask(**fields: Any) -> str:
     return json.dumps({"script": [call, {"say": "{result}"}]})
 
 
-async def _waiting_for(scene: Scene, conversation: Conversation) -> str:
-    await waits_for_tool(scene, conversation)
-    (tool_use_id,) = (await scene.system.anthropic_admin.session(conversation.session_id)).waiting_for
+async def _waiting_for(scenario: Scenario, conversation: Conversation) -> str:
+    await waits_for_tool(scenario, conversation)
+    (tool_use_id,) = (await scenario.system.anthropic_admin.session(conversation.session_id)).waiting_for
     return tool_use_id
 
 
-async def _long_confirmation(scene: Scene) -> None:
+async def _long_confirmation(scenario: Scenario) -> None:
     """A person takes much longer to confirm a tool call than a worker may idle."""
-    conversation = await scene.begin()
-    await scene.send(conversation, _ask(permission="ask"))
-    tool_use_id = await _waiting_for(scene, conversation)
-    await _heartbeats(scene, conversation, 4)
+    conversation = await scenario.begin()
+    await scenario.send(conversation, _ask(permission="ask"))
+    tool_use_id = await _waiting_for(scenario, conversation)
+    await _heartbeats(scenario, conversation, 4)
     await user_sends(
-        scene, conversation, type="user.tool_confirmation", tool_use_id=tool_use_id, result="allow"
+        scenario, conversation, type="user.tool_confirmation", tool_use_id=tool_use_id, result="allow"
     )
     assert "allowed" in await conversation.answer()
 
 
-async def _confirmation_after_a_crash(scene: Scene) -> None:
+async def _confirmation_after_a_crash(scenario: Scenario) -> None:
     """The worker dies while a person is asked; the next worker waits for the same confirmation."""
-    conversation = await scene.begin()
-    await scene.send(conversation, _ask(permission="ask"))
-    tool_use_id = await _waiting_for(scene, conversation)
-    await work_is(scene, conversation, "active")
-    await worker_dies(scene, conversation)
-    await count_is(scene, conversation, "leases", 2)
+    conversation = await scenario.begin()
+    await scenario.send(conversation, _ask(permission="ask"))
+    tool_use_id = await _waiting_for(scenario, conversation)
+    await work_is(scenario, conversation, "active")
+    await worker_dies(scenario, conversation)
+    await count_is(scenario, conversation, "leases", 2)
     await user_sends(
-        scene, conversation, type="user.tool_confirmation", tool_use_id=tool_use_id, result="allow"
+        scenario, conversation, type="user.tool_confirmation", tool_use_id=tool_use_id, result="allow"
     )
     assert "allowed" in await conversation.answer()
 
 
-async def _denied(scene: Scene) -> None:
+async def _denied(scenario: Scenario) -> None:
     """A person denies a tool call, late."""
-    conversation = await scene.begin()
-    await scene.send(conversation, _ask(permission="ask"))
-    tool_use_id = await _waiting_for(scene, conversation)
-    await _heartbeats(scene, conversation, 3)
+    conversation = await scenario.begin()
+    await scenario.send(conversation, _ask(permission="ask"))
+    tool_use_id = await _waiting_for(scenario, conversation)
+    await _heartbeats(scenario, conversation, 3)
     await user_sends(
-        scene, conversation, type="user.tool_confirmation", tool_use_id=tool_use_id, result="deny"
+        scenario, conversation, type="user.tool_confirmation", tool_use_id=tool_use_id, result="deny"
     )
     assert "denied" in await conversation.answer()
 
 
-async def _custom_tool(scene: Scene) -> None:
+async def _custom_tool(scenario: Scenario) -> None:
     """A tool call is the user's to answer, and takes the user long."""
-    conversation = await scene.begin()
-    await scene.send(conversation, _ask(custom=True, tool="ask_a_person"))
-    tool_use_id = await _waiting_for(scene, conversation)
-    await _heartbeats(scene, conversation, 4)
+    conversation = await scenario.begin()
+    await scenario.send(conversation, _ask(custom=True, tool="ask_a_person"))
+    tool_use_id = await _waiting_for(scenario, conversation)
+    await _heartbeats(scenario, conversation, 4)
     content = [{"type": "text", "text": "by hand"}]
     await user_sends(
-        scene,
+        scenario,
         conversation,
         type="user.custom_tool_result",
         custom_tool_use_id=tool_use_id,
         content=content,
     )
     assert "by hand" in await conversation.answer()
-    assert "next" in await scene.say(conversation, "Run: echo next")
+    assert "next" in await scenario.say(conversation, "Run: echo next")
 
 
 def _row(name: str, play: Play, outcome: Outcome = Outcome()) -> Row:  # noqa: B008 - immutable
@@ -374,8 +350,6 @@ ROWS = [
     Row(FAMILY, "event streams are severed", _streams_severed),
     Row(FAMILY, "a second message comes while the first is at work", _two_messages),
     Row(FAMILY, "messages come while the worker idles", _messages_while_idling),
-    Row(FAMILY, "the user interrupts a tool call", _interrupted),
-    Row(FAMILY, "the user interrupts before the claim", _interrupted_before_claim),
     _row("a confirmation takes long", _long_confirmation),
     _row("the worker dies while a confirmation is awaited", _confirmation_after_a_crash),
     _row("a tool call is denied late", _denied),

@@ -5,82 +5,82 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from managed_session_local.conversation import Conversation
+from managed_session_cli.conversation import Conversation
 
-from ...cluster.held import let_go
-from ...cluster.sessions import condition, sandboxes_of, sweeps_pass
-from ..arrangements import SHORT_LIMITS
+from ...support.arrangements import SHORT_LIMITS
+from ...support.held import let_go
+from ...support.sessions import condition, resyncs_pass, sandboxes_of
 from ..row import Play, Row
-from ..scene import Scene
+from ..scenario import Scenario
 from .e2b_sandboxes import GATED, running_tool
 
 FAMILY = "E2B listing"
 LISTINGS = 6
-"""Calls of some sweeps, of a page each."""
+"""Calls of some resyncs, of a page each."""
 
 
-async def _two_sessions(scene: Scene) -> list[Conversation]:
-    conversations = [await scene.begin() for _ in range(2)]
+async def _two_sessions(scenario: Scenario) -> list[Conversation]:
+    conversations = [await scenario.begin() for _ in range(2)]
     command = "Run: echo kept | tee /mnt/session/file"
-    answers = await asyncio.gather(*(scene.say(each, command) for each in conversations))
+    answers = await asyncio.gather(*(scenario.say(each, command) for each in conversations))
     assert all("kept" in answer for answer in answers)
     return conversations
 
 
-async def _all_served_as_before(scene: Scene, conversations: list[Conversation]) -> None:
-    answers = await asyncio.gather(*(scene.say(each, "Run: cat file") for each in conversations))
+async def _all_served_as_before(scenario: Scenario, conversations: list[Conversation]) -> None:
+    answers = await asyncio.gather(*(scenario.say(each, "Run: cat file") for each in conversations))
     assert all("kept" in answer for answer in answers)
     for conversation in conversations:
-        assert len(await sandboxes_of(scene.system, conversation.session_id)) == 1, "the same sandbox"
-        lost = await condition(scene.system, conversation.session_id, "WorkspaceLost")
+        assert len(await sandboxes_of(scenario.system, conversation.session_id)) == 1, "the same sandbox"
+        lost = await condition(scenario.system, conversation.session_id, "WorkspaceLost")
         assert lost.get("status") != "True", "nothing was lost"
 
 
 def _listings_meet(action: dict[str, Any] | str, **settings: Any) -> Play:
-    async def play(scene: Scene) -> None:
-        conversations = await _two_sessions(scene)
-        await scene.e2b_settings(**settings)
-        await scene.system.e2b_admin.add_fault("list", action, times=100)
-        await sweeps_pass(scene.system, LISTINGS)
-        await _all_served_as_before(scene, conversations)
+    async def play(scenario: Scenario) -> None:
+        conversations = await _two_sessions(scenario)
+        await scenario.e2b_settings(**settings)
+        await scenario.system.e2b_admin.add_fault("list", action, times=100)
+        await resyncs_pass(scenario.system, LISTINGS)
+        await _all_served_as_before(scenario, conversations)
 
     return play
 
 
-async def _hidden_while_it_runs(scene: Scene) -> None:
+async def _hidden_while_it_runs(scenario: Scenario) -> None:
     """A sandbox is left out of listings while it is being snapshotted; its worker goes on."""
-    conversation = await scene.begin()
-    sandbox = await running_tool(scene, conversation, GATED)
-    await scene.system.e2b_admin.hide(sandbox.id, 3600)
-    await sweeps_pass(scene.system, LISTINGS)
+    conversation = await scenario.begin()
+    sandbox = await running_tool(scenario, conversation, GATED)
+    await scenario.system.e2b_admin.hide(sandbox.id, 3600)
+    await resyncs_pass(scenario.system, LISTINGS)
     let_go(sandbox)
     assert "finished" in await conversation.answer()
-    assert len(await sandboxes_of(scene.system, conversation.session_id)) == 1
+    assert len(await sandboxes_of(scenario.system, conversation.session_id)) == 1
 
 
-async def _hidden_while_it_is_paused(scene: Scene) -> None:
-    conversations = await _two_sessions(scene)
+async def _hidden_while_it_is_paused(scenario: Scenario) -> None:
+    conversations = await _two_sessions(scenario)
     for conversation in conversations:
-        (sandbox,) = await sandboxes_of(scene.system, conversation.session_id)
-        await scene.system.e2b_admin.hide(sandbox.id, 3600)
-    await sweeps_pass(scene.system, LISTINGS)
-    await _all_served_as_before(scene, conversations)
+        (sandbox,) = await sandboxes_of(scenario.system, conversation.session_id)
+        await scenario.system.e2b_admin.hide(sandbox.id, 3600)
+    await resyncs_pass(scenario.system, LISTINGS)
+    await _all_served_as_before(scenario, conversations)
 
 
-async def _shown_twice(scene: Scene) -> None:
-    conversations = await _two_sessions(scene)
+async def _shown_twice(scenario: Scenario) -> None:
+    conversations = await _two_sessions(scenario)
     for conversation in conversations:
-        (sandbox,) = await sandboxes_of(scene.system, conversation.session_id)
-        await scene.system.e2b_admin.duplicate(sandbox.id, 100)
-    await sweeps_pass(scene.system, LISTINGS)
-    await _all_served_as_before(scene, conversations)
+        (sandbox,) = await sandboxes_of(scenario.system, conversation.session_id)
+        await scenario.system.e2b_admin.duplicate(sandbox.id, 100)
+    await resyncs_pass(scenario.system, LISTINGS)
+    await _all_served_as_before(scenario, conversations)
 
 
-async def _create_is_listed_late(scene: Scene) -> None:
+async def _create_is_listed_late(scenario: Scenario) -> None:
     """Each sandbox is listed seconds after it was made: nobody takes it for one that has vanished."""
-    await scene.e2b_settings(list_lag_seconds=5)
-    conversations = await _two_sessions(scene)
-    await _all_served_as_before(scene, conversations)
+    await scenario.e2b_settings(list_lag_seconds=5)
+    conversations = await _two_sessions(scenario)
+    await _all_served_as_before(scenario, conversations)
 
 
 def _row(name: str, play: Play) -> Row:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from managed_session_api import names
-from managed_session_local import worker_template
-from managed_session_local.conversation import Conversation
-from managed_session_local.simulators.e2b.client import SimulatedSandbox
+from managed_session_cli import worker_template
+from managed_session_cli.conversation import Conversation
+from managed_session_devkit.simulators.e2b.client import SimulatedSandbox
 
-from ...cluster.held import WAIT, let_go
-from ...cluster.sessions import becomes, condition, sandboxes_of, warned
-from ...cluster.waiting import eventually
-from ..arrangements import SHORT_LIMITS
+from ...support.arrangements import SHORT_LIMITS
+from ...support.held import WAIT, let_go
+from ...support.sessions import becomes, condition, sandboxes_of, warned
+from ...support.waiting import eventually
 from ..row import Outcome, Play, Row
-from ..scene import Scene
+from ..scenario import Scenario
+from .e2b_create import TOO_MANY_REQUESTS
 
 FAMILY = "E2B sandbox"
 HELD_SECONDS = 6
@@ -26,39 +27,43 @@ GATED = f"{WAIT}; echo finished"
 """A command that ends when it is let go."""
 
 
-async def running_tool(scene: Scene, conversation: Conversation, command: str = ONCE) -> SimulatedSandbox:
+async def running_tool(
+    scenario: Scenario, conversation: Conversation, command: str = ONCE
+) -> SimulatedSandbox:
     """Send a message whose command takes its time; returns the sandbox once it runs there."""
-    await scene.send(conversation, f"Run: touch running; {command}")
+    await scenario.send(conversation, f"Run: touch running; {command}")
 
     async def look() -> SimulatedSandbox | None:
-        sandboxes = await sandboxes_of(scene.system, conversation.session_id, "running")
+        sandboxes = await sandboxes_of(scenario.system, conversation.session_id, "running")
         return next((each for each in sandboxes if each.path("/mnt/session/running").exists()), None)
 
     return await eventually("the command runs", look)
 
 
-async def _first_turn(scene: Scene) -> Conversation:
-    conversation = await scene.begin()
-    assert "kept" in await scene.say(conversation, "Run: echo kept | tee /mnt/session/file")
-    await scene.settled(conversation)
+async def _first_turn(scenario: Scenario) -> Conversation:
+    conversation = await scenario.begin()
+    assert "kept" in await scenario.say(conversation, "Run: echo kept | tee /mnt/session/file")
+    await scenario.settled(conversation)
     return conversation
 
 
-async def _the_sandbox(scene: Scene, conversation: Conversation) -> SimulatedSandbox:
-    (sandbox,) = await sandboxes_of(scene.system, conversation.session_id)
+async def _the_sandbox(scenario: Scenario, conversation: Conversation) -> SimulatedSandbox:
+    (sandbox,) = await sandboxes_of(scenario.system, conversation.session_id)
     return sandbox
 
 
-async def _served_from_the_same_files(scene: Scene, conversation: Conversation) -> None:
-    assert "kept" in await scene.say(conversation, "Run: cat /mnt/session/file")
-    assert len(await sandboxes_of(scene.system, conversation.session_id)) == 1, "one sandbox for both turns"
+async def _served_from_the_same_files(scenario: Scenario, conversation: Conversation) -> None:
+    assert "kept" in await scenario.say(conversation, "Run: cat /mnt/session/file")
+    assert len(await sandboxes_of(scenario.system, conversation.session_id)) == 1, (
+        "one sandbox for both turns"
+    )
 
 
-async def _workspace_lost(scene: Scene, conversation: Conversation) -> None:
+async def _workspace_lost(scenario: Scenario, conversation: Conversation) -> None:
     """Wait until the resource says that the session's files are gone."""
 
     async def look() -> bool:
-        lost = await condition(scene.system, conversation.session_id, "WorkspaceLost")
+        lost = await condition(scenario.system, conversation.session_id, "WorkspaceLost")
         return lost.get("status") == "True"
 
     await eventually("WorkspaceLost is True", look)
@@ -67,14 +72,14 @@ async def _workspace_lost(scene: Scene, conversation: Conversation) -> None:
 def _connect_meets(*actions: dict[str, Any] | str, warning: str | None = None) -> Play:
     """The resume of a session's second turn meets these faults."""
 
-    async def play(scene: Scene) -> None:
-        conversation = await _first_turn(scene)
-        sandbox = await _the_sandbox(scene, conversation)
+    async def play(scenario: Scenario) -> None:
+        conversation = await _first_turn(scenario)
+        sandbox = await _the_sandbox(scenario, conversation)
         for action in actions:
-            await scene.system.e2b_admin.add_fault("connect", action, match={"sandboxID": sandbox.id})
-        await _served_from_the_same_files(scene, conversation)
+            await scenario.system.e2b_admin.add_fault("connect", action, match={"sandboxID": sandbox.id})
+        await _served_from_the_same_files(scenario, conversation)
         if warning is not None:
-            await warned(scene.system, conversation.session_id, warning)
+            await warned(scenario.system, conversation.session_id, warning)
 
     return play
 
@@ -85,18 +90,18 @@ def _pause_meets(*actions: dict[str, Any] | str, lost: str | None = None) -> Pla
     `lost` is what the third turn finds where files are lost, which the resource says.
     """
 
-    async def play(scene: Scene) -> None:
-        conversation = await _first_turn(scene)
-        sandbox = await _the_sandbox(scene, conversation)
+    async def play(scenario: Scenario) -> None:
+        conversation = await _first_turn(scenario)
+        sandbox = await _the_sandbox(scenario, conversation)
         for action in actions:
-            await scene.system.e2b_admin.add_fault("pause", action, match={"sandboxID": sandbox.id})
-        assert "two" in await scene.say(conversation, "Run: echo two")
+            await scenario.system.e2b_admin.add_fault("pause", action, match={"sandboxID": sandbox.id})
+        assert "two" in await scenario.say(conversation, "Run: echo two")
         if lost is not None:
-            await _workspace_lost(scene, conversation)
-            assert lost in await scene.say(conversation, "Run: cat /mnt/session/file || echo empty")
+            await _workspace_lost(scenario, conversation)
+            assert lost in await scenario.say(conversation, "Run: cat /mnt/session/file || echo empty")
             return
-        await scene.settled(conversation)
-        await _served_from_the_same_files(scene, conversation)
+        await scenario.settled(conversation)
+        await _served_from_the_same_files(scenario, conversation)
 
     return play
 
@@ -104,171 +109,173 @@ def _pause_meets(*actions: dict[str, Any] | str, lost: str | None = None) -> Pla
 def _kill_meets(*actions: dict[str, Any] | str) -> Play:
     """The kill after the resource was deleted meets these faults; the resource goes all the same."""
 
-    async def play(scene: Scene) -> None:
-        conversation = await _first_turn(scene)
-        sandbox = await _the_sandbox(scene, conversation)
+    async def play(scenario: Scenario) -> None:
+        conversation = await _first_turn(scenario)
+        sandbox = await _the_sandbox(scenario, conversation)
         for action in actions:
-            await scene.system.e2b_admin.add_fault("kill", action, match={"sandboxID": sandbox.id})
+            await scenario.system.e2b_admin.add_fault("kill", action, match={"sandboxID": sandbox.id})
         name = names.resource_name(conversation.session_id)
-        await scene.system.kubectl("delete", names.PLURAL, name, "--timeout=60s")
-        assert (await scene.system.e2b_admin.sandbox(sandbox.id)).state == "killed"
+        await scenario.system.kubectl("delete", names.PLURAL, name, "--timeout=60s")
+        assert (await scenario.system.e2b_admin.sandbox(sandbox.id)).state == "killed"
 
     return play
 
 
-async def _vanishes_while_running(scene: Scene) -> None:
-    conversation = await _first_turn(scene)
-    sandbox = await running_tool(scene, conversation, "if test -e file; then sleep 60; else echo anew; fi")
-    await scene.system.e2b_admin.vanish(sandbox.id)
-    await _workspace_lost(scene, conversation)
+async def _vanishes_while_running(scenario: Scenario) -> None:
+    conversation = await _first_turn(scenario)
+    sandbox = await running_tool(scenario, conversation, "if test -e file; then sleep 60; else echo anew; fi")
+    await scenario.system.e2b_admin.vanish(sandbox.id)
+    await _workspace_lost(scenario, conversation)
     assert "anew" in await conversation.answer()
 
 
-async def _vanishes_while_paused(scene: Scene) -> None:
-    conversation = await _first_turn(scene)
-    await scene.system.e2b_admin.vanish((await _the_sandbox(scene, conversation)).id)
-    assert "empty" in await scene.say(conversation, "Run: cat /mnt/session/file || echo empty")
-    await _workspace_lost(scene, conversation)
+async def _vanishes_while_paused(scenario: Scenario) -> None:
+    conversation = await _first_turn(scenario)
+    await scenario.system.e2b_admin.vanish((await _the_sandbox(scenario, conversation)).id)
+    assert "empty" in await scenario.say(conversation, "Run: cat /mnt/session/file || echo empty")
+    await _workspace_lost(scenario, conversation)
 
 
-async def _vanishes_while_it_is_resumed(scene: Scene) -> None:
+async def _vanishes_while_it_is_resumed(scenario: Scenario) -> None:
     """The resume is answered, and the sandbox is gone before its worker starts."""
-    conversation = await _first_turn(scene)
-    sandbox = await _the_sandbox(scene, conversation)
+    conversation = await _first_turn(scenario)
+    sandbox = await _the_sandbox(scenario, conversation)
     hang = {"action": "hang_after_commit", "seconds": 60}
-    await scene.system.e2b_admin.add_fault("connect", hang, match={"sandboxID": sandbox.id})
-    await scene.send(conversation, "Run: cat /mnt/session/file || echo empty")
+    await scenario.system.e2b_admin.add_fault("connect", hang, match={"sandboxID": sandbox.id})
+    await scenario.send(conversation, "Run: cat /mnt/session/file || echo empty")
 
     async def resumed() -> bool:
-        return (await scene.system.e2b_admin.sandbox(sandbox.id)).state == "running"
+        return (await scenario.system.e2b_admin.sandbox(sandbox.id)).state == "running"
 
     await eventually("the sandbox is resumed", resumed)
-    await scene.system.e2b_admin.vanish(sandbox.id)
-    await scene.system.e2b_admin.clear_faults()
+    await scenario.system.e2b_admin.vanish(sandbox.id)
+    await scenario.system.e2b_admin.clear_faults()
     assert "empty" in await conversation.answer()
-    await _workspace_lost(scene, conversation)
+    await _workspace_lost(scenario, conversation)
 
 
-async def _loses_its_files(scene: Scene) -> None:
+async def _loses_its_files(scenario: Scenario) -> None:
     """E2B resumes an older state: nobody can know it, but the turn is served."""
-    conversation = await _first_turn(scene)
-    await scene.system.e2b_admin.lose_files((await _the_sandbox(scene, conversation)).id)
-    assert "empty" in await scene.say(conversation, "Run: cat /mnt/session/file || echo empty")
-    assert len(await sandboxes_of(scene.system, conversation.session_id)) == 1
+    conversation = await _first_turn(scenario)
+    await scenario.system.e2b_admin.lose_files((await _the_sandbox(scenario, conversation)).id)
+    assert "empty" in await scenario.say(conversation, "Run: cat /mnt/session/file || echo empty")
+    assert len(await sandboxes_of(scenario.system, conversation.session_id)) == 1
 
 
-async def _goes_on_after_a_pause(scene: Scene, conversation: Conversation, sandbox: SimulatedSandbox) -> None:
+async def _goes_on_after_a_pause(
+    scenario: Scenario, conversation: Conversation, sandbox: SimulatedSandbox
+) -> None:
     """The command was cut off by a pause: it, or its repetition, comes to its end in the same sandbox."""
 
     async def paused() -> bool:
-        history = (await scene.system.e2b_admin.sandbox(sandbox.id)).history
+        history = (await scenario.system.e2b_admin.sandbox(sandbox.id)).history
         return any(entry["event"] == "paused" for entry in history)
 
     await eventually("E2B pauses the sandbox", paused)
     let_go(sandbox)
     assert "finished" in await conversation.answer()
-    await _the_sandbox(scene, conversation)
+    await _the_sandbox(scenario, conversation)
 
 
-async def _expires_in_a_tool_call(scene: Scene) -> None:
-    conversation = await scene.begin()
-    sandbox = await running_tool(scene, conversation, GATED)
-    await scene.system.e2b_admin.expire(sandbox.id)
-    await _goes_on_after_a_pause(scene, conversation, sandbox)
+async def _expires_in_a_tool_call(scenario: Scenario) -> None:
+    conversation = await scenario.begin()
+    sandbox = await running_tool(scenario, conversation, GATED)
+    await scenario.system.e2b_admin.expire(sandbox.id)
+    await _goes_on_after_a_pause(scenario, conversation, sandbox)
 
 
-async def _expires_while_no_operator_is_there(scene: Scene) -> None:
+async def _expires_while_no_operator_is_there(scenario: Scenario) -> None:
     """The operator comes back when the lease has lapsed: the frozen worker must not go on."""
-    conversation = await scene.begin()
-    sandbox = await running_tool(scene, conversation, GATED)
-    await scene.system.operator.kill()
-    await scene.system.e2b_admin.expire(sandbox.id)
+    conversation = await scenario.begin()
+    sandbox = await running_tool(scenario, conversation, GATED)
+    await scenario.system.operator.kill()
+    await scenario.system.e2b_admin.expire(sandbox.id)
 
     async def lapsed() -> bool:
-        report = await scene.system.anthropic_admin.session(conversation.session_id)
+        report = await scenario.system.anthropic_admin.session(conversation.session_id)
         return report.counts["leases_lapsed"] > 0
 
     await eventually("the lease has lapsed", lapsed)
-    await scene.system.operator.restart()
-    await _goes_on_after_a_pause(scene, conversation, sandbox)
+    await scenario.system.operator.restart()
+    await _goes_on_after_a_pause(scenario, conversation, sandbox)
 
 
 def _stream_falls_silent(after_events: int) -> Play:
     """Of the end of its worker nothing is heard, and nothing of the stream's end."""
 
-    async def play(scene: Scene) -> None:
-        conversation = await _first_turn(scene)
-        await scene.system.e2b_admin.add_fault(
+    async def play(scenario: Scenario) -> None:
+        conversation = await _first_turn(scenario)
+        await scenario.system.e2b_admin.add_fault(
             "process_start",
             {"action": "silent_stream", "after_events": after_events},
-            match={"body": {"process": {"$contains": "attach.py start"}}},
+            match={"body": {"process": {"$contains": "$supervisorctl start"}}},
         )
-        await _served_from_the_same_files(scene, conversation)
-        await scene.settled(conversation)
-        await _served_from_the_same_files(scene, conversation)
+        await _served_from_the_same_files(scenario, conversation)
+        await scenario.settled(conversation)
+        await _served_from_the_same_files(scenario, conversation)
 
     return play
 
 
-async def _reaches_its_longest_life(scene: Scene) -> None:
+async def _reaches_its_longest_life(scenario: Scenario) -> None:
     """E2B pauses what has run for as long as the plan allows, whatever its countdown was."""
-    await scene.e2b_settings(max_lifetime_seconds=6)
-    conversation = await scene.begin()
-    sandbox = await running_tool(scene, conversation, GATED)
-    await _goes_on_after_a_pause(scene, conversation, sandbox)
+    await scenario.e2b_settings(max_lifetime_seconds=6)
+    conversation = await scenario.begin()
+    sandbox = await running_tool(scenario, conversation, GATED)
+    await _goes_on_after_a_pause(scenario, conversation, sandbox)
 
 
-async def _is_paused_by_hand_in_a_tool_call(scene: Scene) -> None:
+async def _is_paused_by_hand_in_a_tool_call(scenario: Scenario) -> None:
     """Somebody pauses the sandbox in E2B's dashboard."""
-    conversation = await scene.begin()
-    sandbox = await running_tool(scene, conversation, GATED)
-    await _e2b(scene).AsyncSandbox.pause(sandbox.id)
-    await _goes_on_after_a_pause(scene, conversation, sandbox)
+    conversation = await scenario.begin()
+    sandbox = await running_tool(scenario, conversation, GATED)
+    await _e2b(scenario).AsyncSandbox.pause(sandbox.id)
+    await _goes_on_after_a_pause(scenario, conversation, sandbox)
 
 
-async def _is_resumed_by_hand(scene: Scene) -> None:
-    """Somebody resumes an idle session's sandbox: it is paused again within two sweeps."""
-    conversation = await _first_turn(scene)
-    sandbox = await _the_sandbox(scene, conversation)
-    await _e2b(scene).AsyncSandbox.connect(sandbox.id, timeout=600)
-    await scene.settled(conversation)
-    await _served_from_the_same_files(scene, conversation)
+async def _is_resumed_by_hand(scenario: Scenario) -> None:
+    """Somebody resumes an idle session's sandbox: it is paused again within two resyncs."""
+    conversation = await _first_turn(scenario)
+    sandbox = await _the_sandbox(scenario, conversation)
+    await _e2b(scenario).AsyncSandbox.connect(sandbox.id, timeout=600)
+    await scenario.settled(conversation)
+    await _served_from_the_same_files(scenario, conversation)
 
 
-async def _template_is_deleted(scene: Scene) -> None:
+async def _template_is_deleted(scenario: Scenario) -> None:
     """E2B kills the sandbox of a deleted template when it is paused; the template comes back later."""
-    conversation = await _first_turn(scene)
-    sandbox = await running_tool(scene, conversation, GATED)
-    await scene.system.e2b_admin.delete_template(sandbox.template_id)
+    conversation = await _first_turn(scenario)
+    sandbox = await running_tool(scenario, conversation, GATED)
+    await scenario.system.e2b_admin.delete_template(sandbox.template_id)
     try:
         let_go(sandbox)
         assert "finished" in await conversation.answer()
-        await _workspace_lost(scene, conversation)
-        await scene.send(conversation, "Run: cat /mnt/session/file || echo empty")
-        await becomes(scene.system, conversation.session_id, "TemplateNotFound")
+        await _workspace_lost(scenario, conversation)
+        await scenario.send(conversation, "Run: cat /mnt/session/file || echo empty")
+        await becomes(scenario.system, conversation.session_id, "TemplateNotFound")
     finally:
-        await worker_template.ensure_template(None, **scene.system.clouds.e2b_options)
+        await worker_template.ensure_template(None, **scenario.system.clouds.e2b_options)
     assert "empty" in await conversation.answer()
 
 
-async def _key_is_revoked(scene: Scene) -> None:
+async def _key_is_revoked(scenario: Scenario) -> None:
     """In the middle of a turn: the worker finishes, the pause waits until a key is accepted again."""
-    conversation = await _first_turn(scene)
-    sandbox = await running_tool(scene, conversation, GATED)
-    await scene.e2b_settings(api_keys=["another"])
+    conversation = await _first_turn(scenario)
+    sandbox = await running_tool(scenario, conversation, GATED)
+    await scenario.e2b_settings(api_keys=["another"])
     let_go(sandbox)
     assert "finished" in await conversation.answer()
-    await becomes(scene.system, conversation.session_id, "SandboxCredentialRejected")
-    assert (await _the_sandbox(scene, conversation)).state == "running"
-    await scene.calm()
-    await scene.settled(conversation)
-    await _served_from_the_same_files(scene, conversation)
+    await becomes(scenario.system, conversation.session_id, "SandboxCredentialRejected")
+    assert (await _the_sandbox(scenario, conversation)).state == "running"
+    await scenario.calm()
+    await scenario.settled(conversation)
+    await _served_from_the_same_files(scenario, conversation)
 
 
-def _e2b(scene: Scene) -> Any:
+def _e2b(scenario: Scenario) -> Any:
     import e2b
 
-    url, key = scene.system.e2b_admin.url, scene.system.clouds.e2b_options["api_key"]
+    url, key = scenario.system.e2b_admin.url, scenario.system.clouds.e2b_options["api_key"]
     return e2b.E2B(api_key=key, api_url=url, sandbox_url=url)
 
 
@@ -285,9 +292,16 @@ ROWS = [
     _row("connect is lost on its way", _connect_meets("drop_before")),
     _row("connect's answer is lost", _connect_meets("drop_after_commit")),
     _row("connect is answered 504 and done", _connect_meets({"status": 504, **_AFTER, **_NOT_RETRIED})),
-    _row("connect is answered 500", _connect_meets({"status": 500})),
+    _row(
+        "connect is answered 500",
+        _connect_meets({"status": 500}, warning="SandboxResumeFailed"),
+    ),
     _row("connect is answered 503", _connect_meets({"status": 503, **_NOT_RETRIED})),
     _row("connect is answered 429", _connect_meets({"status": 429}, warning="SandboxQuotaExceeded")),
+    _row(
+        "connect is answered 429 for too many requests",
+        _connect_meets(TOO_MANY_REQUESTS, warning="SandboxRateLimited"),
+    ),
     _row("connect meets a transition", _connect_meets(_TRANSITION, _TRANSITION)),
     _row("connect hangs past its limit", _connect_meets({"status": 504, "seconds": HELD_SECONDS})),
     _row("pause is lost on its way", _pause_meets("drop_before")),

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from ...cluster.waiting import eventually
-from ..api_server_proxy import ApiCall, ApiServerProxy, Rule
-from ..arrangements import QUEUE_ONLY
-from ..by_hand import delete
+from ...support.api_server_proxy import ApiCall, ApiServerProxy, Rule
+from ...support.arrangements import QUEUE_ONLY
+from ...support.waiting import eventually
 from ..effects import Effect, kubernetes_effect
+from ..kubectl_actions import delete
 from ..row import Outcome, Row
-from ..scene import Scene
+from ..scenario import Scenario
 
 FAMILY = "kubernetes"
 
-Play = Callable[[Scene], Awaitable[None]]
+Play = Callable[[Scenario], Awaitable[None]]
 
 WRITES = [
     "create managedsessions",
@@ -41,21 +41,21 @@ def _is_status_write(call: ApiCall) -> bool:
     return call.operation == "patch managedsessions/status"
 
 
-async def _life(scene: Scene) -> None:
+async def _life(scenario: Scenario) -> None:
     """A first turn, and a second one in the same sandbox."""
-    conversation = await scene.begin()
-    assert "kept" in await scene.say(conversation, "Run: echo kept | tee /mnt/session/file")
-    await scene.settled(conversation)
-    assert "kept" in await scene.say(conversation, "Run: cat /mnt/session/file")
-    await scene.settled(conversation)
+    conversation = await scenario.begin()
+    assert "kept" in await scenario.say(conversation, "Run: echo kept | tee /mnt/session/file")
+    await scenario.settled(conversation)
+    assert "kept" in await scenario.say(conversation, "Run: cat /mnt/session/file")
+    await scenario.settled(conversation)
 
 
 def _once(fault: Callable[[ApiServerProxy, Callable[[ApiCall], bool]], Rule], *writes: str) -> Play:
     """Each of these writes meets the fault once."""
 
-    async def play(scene: Scene) -> None:
-        rules = [fault(scene.proxy, _write(each)) for each in writes]
-        await _life(scene)
+    async def play(scenario: Scenario) -> None:
+        rules = [fault(scenario.proxy, _write(each)) for each in writes]
+        await _life(scenario)
         assert [rule.hits for rule in rules] == [1] * len(rules)
 
     return play
@@ -64,45 +64,45 @@ def _once(fault: Callable[[ApiServerProxy, Callable[[ApiCall], bool]], Rule], *w
 def _for_a_while(status: int, matches: Callable[[ApiCall], bool]) -> Play:
     """Refused again and again, until somebody mends it."""
 
-    async def play(scene: Scene) -> None:
-        conversation = await scene.begin()
-        rule = scene.proxy.answer(matches, status, times=None)
-        await scene.send(conversation, "Run: echo kept | tee /mnt/session/file")
+    async def play(scenario: Scenario) -> None:
+        conversation = await scenario.begin()
+        rule = scenario.proxy.answer(matches, status, times=None)
+        await scenario.send(conversation, "Run: echo kept | tee /mnt/session/file")
 
         async def refused() -> bool:
             return rule.hits >= REPEATEDLY
 
         await eventually("the write is refused again and again", refused)
-        scene.proxy.remove(rule)
+        scenario.proxy.remove(rule)
         assert "kept" in await conversation.answer()
-        await scene.settled(conversation)
-        assert "kept" in await scene.say(conversation, "Run: cat /mnt/session/file")
+        await scenario.settled(conversation)
+        assert "kept" in await scenario.say(conversation, "Run: cat /mnt/session/file")
 
     return play
 
 
 def _in_removal(fault: Callable[[ApiServerProxy, Callable[[ApiCall], bool]], Rule]) -> Play:
-    async def play(scene: Scene) -> None:
-        conversation = await scene.begin()
-        assert "done" in await scene.say(conversation, "Run: echo done")
-        await scene.settled(conversation)
-        rule = fault(scene.proxy, _write("finalizer removed"))
-        await delete(scene, conversation)
+    async def play(scenario: Scenario) -> None:
+        conversation = await scenario.begin()
+        assert "done" in await scenario.say(conversation, "Run: echo done")
+        await scenario.settled(conversation)
+        rule = fault(scenario.proxy, _write("finalizer removed"))
+        await delete(scenario, conversation)
         await rule.reached.wait()
 
     return play
 
 
-async def _slow(scene: Scene) -> None:
+async def _slow(scenario: Scenario) -> None:
     """The Lease's calls, whose times are scaled to a quarter, take a quarter of it."""
-    scene.proxy.slow(lambda call: call.resource == "leases", 0.25)
-    scene.proxy.slow(lambda call: call.resource != "leases", 1.0)
-    await _life(scene)
+    scenario.proxy.slow(lambda call: call.resource == "leases", 0.25)
+    scenario.proxy.slow(lambda call: call.resource != "leases", 1.0)
+    await _life(scenario)
 
 
-async def _events_refused(scene: Scene) -> None:
-    rule = scene.proxy.answer(lambda call: call.operation == "create events", 403, times=None)
-    await _life(scene)
+async def _events_refused(scenario: Scenario) -> None:
+    rule = scenario.proxy.answer(lambda call: call.operation == "create events", 403, times=None)
+    await _life(scenario)
     assert rule.hits, "it tried to post one"
 
 

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from managed_session_local.conversation import Conversation
+from managed_session_cli.conversation import Conversation
 
-from ...cluster.waiting import eventually
-from ..arrangements import QUEUE_ONLY, SHORT_COUNTDOWN, SHORT_HINTS, Arrangement
-from ..by_hand import becomes_phase, delete, patch, status
+from ...support.arrangements import QUEUE_ONLY, SHORT_ANNOUNCEMENTS, SHORT_COUNTDOWN, Arrangement
+from ...support.waiting import eventually
+from ..anthropic_side import (
+    polls_fail,
+    stale_offers,
+    two_offers_without_operator,
+    with_work_settings,
+    work_is,
+)
 from ..effects import Effect
+from ..kubectl_actions import becomes_phase, delete, patch, status
 from ..row import Outcome, Row
-from ..scene import Held, Scene
+from ..scenario import Held, Scenario
 
 FAMILY = "operator killed"
 
-Play = Callable[[Scene], Awaitable[None]]
+Play = Callable[[Scenario], Awaitable[None]]
 
 
 def _kubernetes(name: str) -> Effect:
@@ -60,6 +67,12 @@ SECOND_TURN = [
 ]
 """Of a turn in a paused sandbox."""
 
+NEWER_TOKEN = [_kubernetes("update secrets")]
+"""Of an offer that comes again before its worker has heartbeated."""
+
+ANNOUNCED_RUN = [_kubernetes("status: sandbox creating")]
+"""Of a run that a webhook announces before its work is offered: its sandbox is prepared."""
+
 LONG_TURN = [_e2b("set_timeout")]
 """Of a worker that works for long."""
 
@@ -88,116 +101,143 @@ END_BY_DELETION = [_kubernetes("delete managedsessions")]
 """Of the end of a session that was deleted."""
 
 
-async def _kill_and_restart(scene: Scene, held: Held) -> None:
+async def _kill_and_restart(scenario: Scenario, held: Held) -> None:
     await held.reached()
-    await scene.system.operator.kill()
+    await scenario.system.operator.kill()
     held.lose()
-    await scene.calm()
-    await scene.system.operator.restart()
+    await scenario.calm()
+    await scenario.system.operator.restart()
 
 
 def _in_first_turn(effect: Effect, *, after_commit: bool) -> Play:
-    async def play(scene: Scene) -> None:
-        conversation = await scene.begin()
-        held = await scene.hold(effect, after_commit=after_commit)
-        await scene.send(conversation, "Run: echo kept | tee /mnt/session/file")
-        await _kill_and_restart(scene, held)
+    async def play(scenario: Scenario) -> None:
+        conversation = await scenario.begin()
+        held = await scenario.hold(effect, after_commit=after_commit)
+        await scenario.send(conversation, "Run: echo kept | tee /mnt/session/file")
+        await _kill_and_restart(scenario, held)
         assert "kept" in await conversation.answer()
-        await scene.settled(conversation)
-        assert "kept" in await scene.say(conversation, "Run: cat /mnt/session/file")
+        await scenario.settled(conversation)
+        assert "kept" in await scenario.say(conversation, "Run: cat /mnt/session/file")
 
     return play
 
 
 def _in_second_turn(effect: Effect, *, after_commit: bool) -> Play:
-    async def play(scene: Scene) -> None:
-        conversation = await scene.begin()
-        assert "kept" in await scene.say(conversation, "Run: echo kept | tee /mnt/session/file")
-        await scene.settled(conversation)
+    async def play(scenario: Scenario) -> None:
+        conversation = await scenario.begin()
+        assert "kept" in await scenario.say(conversation, "Run: echo kept | tee /mnt/session/file")
+        await scenario.settled(conversation)
         # The first turn's last write is not the one to be held.
-        await becomes_phase(scene, conversation, "Idle")
-        held = await scene.hold(effect, after_commit=after_commit)
-        await scene.send(conversation, "Run: cat /mnt/session/file")
-        await _kill_and_restart(scene, held)
+        await becomes_phase(scenario, conversation, "Idle")
+        held = await scenario.hold(effect, after_commit=after_commit)
+        await scenario.send(conversation, "Run: cat /mnt/session/file")
+        await _kill_and_restart(scenario, held)
         assert "kept" in await conversation.answer()
 
     return play
 
 
+def _in_announced_run(effect: Effect, *, after_commit: bool) -> Play:
+    async def play(scenario: Scenario) -> None:
+        await polls_fail(scenario)
+        conversation = await scenario.begin()
+        held = await scenario.hold(effect, after_commit=after_commit)
+        await scenario.send(conversation, "Run: echo served")
+        await _kill_and_restart(scenario, held)
+        assert "served" in await conversation.answer()
+
+    return play
+
+
 def _in_long_turn(effect: Effect, *, after_commit: bool) -> Play:
-    async def play(scene: Scene) -> None:
-        conversation = await scene.begin()
-        held = await scene.hold(effect, after_commit=after_commit)
-        await scene.send(conversation, "Run: sleep 9; echo answered")
-        await _kill_and_restart(scene, held)
+    async def play(scenario: Scenario) -> None:
+        conversation = await scenario.begin()
+        held = await scenario.hold(effect, after_commit=after_commit)
+        await scenario.send(conversation, "Run: sleep 9; echo answered")
+        await _kill_and_restart(scenario, held)
         assert "answered" in await conversation.answer()
 
     return play
 
 
 def _when(
-    prepare: Callable[[Scene], Awaitable[Conversation]],
-    act: Callable[[Scene, Conversation], Awaitable[None]],
-    then: Callable[[Scene, Conversation], Awaitable[None]] | None = None,
+    prepare: Callable[[Scenario], Awaitable[Conversation]],
+    act: Callable[[Scenario, Conversation], Awaitable[None]],
+    then: Callable[[Scenario, Conversation], Awaitable[None]] | None = None,
 ) -> Callable[..., Play]:
     """Plays that prepare a session, do something to it that has the effect, and see how it ends."""
 
     def of_effect(effect: Effect, *, after_commit: bool) -> Play:
-        async def play(scene: Scene) -> None:
-            conversation = await prepare(scene)
-            held = await scene.hold(effect, after_commit=after_commit)
-            await act(scene, conversation)
-            await _kill_and_restart(scene, held)
+        async def play(scenario: Scenario) -> None:
+            conversation = await prepare(scenario)
+            held = await scenario.hold(effect, after_commit=after_commit)
+            await act(scenario, conversation)
+            await _kill_and_restart(scenario, held)
             if then is not None:
-                await then(scene, conversation)
+                await then(scenario, conversation)
 
         return play
 
     return of_effect
 
 
-async def _idle(scene: Scene) -> Conversation:
-    conversation = await scene.begin()
-    assert "done" in await scene.say(conversation, "Run: echo done")
-    await scene.settled(conversation)
-    await becomes_phase(scene, conversation, "Idle")
+async def _idle(scenario: Scenario) -> Conversation:
+    conversation = await scenario.begin()
+    assert "done" in await scenario.say(conversation, "Run: echo done")
+    await scenario.settled(conversation)
+    await becomes_phase(scenario, conversation, "Idle")
     return conversation
 
 
-async def _live(scene: Scene) -> Conversation:
-    conversation = await scene.begin()
-    await scene.send(conversation, "Run: sleep 60; echo never")
-    await becomes_phase(scene, conversation, "Running")
+async def _live(scenario: Scenario) -> Conversation:
+    conversation = await scenario.begin()
+    await scenario.send(conversation, "Run: sleep 60; echo never")
+    await becomes_phase(scenario, conversation, "Running")
     return conversation
 
 
-async def _suspend(scene: Scene, conversation: Conversation) -> None:
-    await patch(scene, conversation, {"spec": {"lifecycle": {"suspend": True}}})
+async def _suspend(scenario: Scenario, conversation: Conversation) -> None:
+    await patch(scenario, conversation, {"spec": {"lifecycle": {"suspend": True}}})
 
 
-async def _is_suspended(scene: Scene, conversation: Conversation) -> None:
-    await becomes_phase(scene, conversation, "Suspended")
+async def _is_suspended(scenario: Scenario, conversation: Conversation) -> None:
+    await becomes_phase(scenario, conversation, "Suspended")
 
 
-async def _resumes(scene: Scene, conversation: Conversation) -> None:
-    await becomes_phase(scene, conversation, "Suspended")
-    await patch(scene, conversation, {"spec": {"lifecycle": {"suspend": False}}})
-    assert "again" in await scene.say(conversation, "Run: echo again")
+async def _resumes(scenario: Scenario, conversation: Conversation) -> None:
+    await becomes_phase(scenario, conversation, "Suspended")
+    await patch(scenario, conversation, {"spec": {"lifecycle": {"suspend": False}}})
+    assert "again" in await scenario.say(conversation, "Run: echo again")
 
 
-async def _terminate(scene: Scene, conversation: Conversation) -> None:
-    await scene.system.anthropic_admin.terminate_session(conversation.session_id)
+async def _terminate(scenario: Scenario, conversation: Conversation) -> None:
+    await scenario.system.anthropic_admin.terminate_session(conversation.session_id)
 
 
-async def _has_ended(scene: Scene, conversation: Conversation) -> None:
+async def _has_ended(scenario: Scenario, conversation: Conversation) -> None:
     async def ended() -> bool:
-        return "endedAt" in await status(scene, conversation)
+        return "endedAt" in await status(scenario, conversation)
 
     await eventually("the end is written down", ended)
 
 
-async def _delete_session(scene: Scene, conversation: Conversation) -> None:
-    await scene.system.user.beta.sessions.delete(conversation.session_id)
+async def _delete_session(scenario: Scenario, conversation: Conversation) -> None:
+    await scenario.system.user.beta.sessions.delete(conversation.session_id)
+
+
+def _with_a_newer_token(effect: Effect, *, after_commit: bool) -> Play:
+    async def play(scenario: Scenario) -> None:
+        conversation = await scenario.begin()
+        first, second = await two_offers_without_operator(scenario, conversation, "Run: echo served")
+        held = await scenario.hold(effect, after_commit=after_commit)
+        await scenario.system.e2b_admin.add_fault("files_write", {"action": "hang", "seconds": 2})
+        await stale_offers(scenario, first, 1)
+        await work_is(scenario, conversation, "starting")
+        await stale_offers(scenario, second, 1)
+        await _kill_and_restart(scenario, held)
+        assert "served" in await conversation.answer()
+
+    return with_work_settings(play, enqueue_at_creation=False)
 
 
 def _rows(
@@ -221,27 +261,29 @@ def _rows(
     ]
 
 
-async def _offer_on_its_way(scene: Scene) -> None:
+async def _offer_on_its_way(scenario: Scenario) -> None:
     """Only a poll that is answered with work is worth losing, so all are held."""
-    conversation = await scene.begin()
-    admin = scene.system.anthropic_admin
+    conversation = await scenario.begin()
+    admin = scenario.system.anthropic_admin
     action = {"status": 504, "after_commit": True, "seconds": 60}
     await admin.add_fault("work.poll", action, times=None)
-    await scene.send(conversation, "Run: echo served")
+    await scenario.send(conversation, "Run: echo served")
 
     async def offered() -> bool:
         return (await admin.session(conversation.session_id)).counts["work_offered"] > 0
 
     await eventually("the work is offered", offered)
-    await scene.system.operator.kill()
-    await scene.calm()
-    await scene.system.operator.restart()
+    await scenario.system.operator.kill()
+    await scenario.calm()
+    await scenario.system.operator.restart()
     assert "served" in await conversation.answer()
 
 
 ROWS = [
     *_rows(FIRST_TURN, "the first turn", _in_first_turn),
     *_rows(SECOND_TURN, "the second turn", _in_second_turn),
+    *_rows(NEWER_TOKEN, "a turn with a newer token", _with_a_newer_token),
+    *_rows(ANNOUNCED_RUN, "an announced run", _in_announced_run, arrangement=SHORT_ANNOUNCEMENTS),
     *_rows(LONG_TURN, "a long turn", _in_long_turn, arrangement=SHORT_COUNTDOWN),
     *_rows(REMOVAL, "the removal", _when(_idle, delete), Outcome(gone=True)),
     *_rows(
@@ -257,13 +299,13 @@ ROWS = [
         _when(_live, _suspend, _is_suspended),
         Outcome(unanswered=1),
     ),
-    *_rows(END, "the end", _when(_idle, _terminate, _has_ended), arrangement=SHORT_HINTS),
+    *_rows(END, "the end", _when(_idle, _terminate, _has_ended), arrangement=SHORT_ANNOUNCEMENTS),
     *_rows(
         END_BY_DELETION,
         "the end by deletion",
         _when(_idle, _delete_session),
         Outcome(gone=True),
-        arrangement=SHORT_HINTS,
+        arrangement=SHORT_ANNOUNCEMENTS,
     ),
     Row(
         FAMILY,

@@ -2,94 +2,94 @@
 
 from __future__ import annotations
 
-from managed_session_local.conversation import Conversation
+from managed_session_cli.conversation import Conversation
 
-from ...cluster.sessions import condition, sandboxes_of
-from ...cluster.waiting import eventually
+from ...support.arrangements import QUEUE_ONLY
+from ...support.sessions import condition, sandboxes_of
+from ...support.waiting import eventually
 from ..anthropic_side import WORKER, Fault, answered, in_first_turn
-from ..arrangements import QUEUE_ONLY
-from ..by_hand import delete
 from ..effects import Effect
+from ..kubectl_actions import delete
 from ..row import Outcome, Row
-from ..scene import Scene
+from ..scenario import Scenario
 
 FAMILY = "found by the soak"
 
 
-async def _served_and_not_written_down(scene: Scene) -> Conversation:
+async def _served_and_not_written_down(scenario: Scenario) -> Conversation:
     """A turn is served whole, and the operator is killed before it has written the heartbeat down."""
-    conversation = await scene.begin()
-    held = await scene.hold(Effect("kubernetes", "status: heartbeat"), after_commit=False)
-    await scene.send(conversation, "Run: echo kept | tee /mnt/session/file")
+    conversation = await scenario.begin()
+    held = await scenario.hold(Effect("kubernetes", "status: heartbeat"), after_commit=False)
+    await scenario.send(conversation, "Run: echo kept | tee /mnt/session/file")
     assert "kept" in await conversation.answer()
     await held.reached()
-    await scene.system.operator.kill()
+    await scenario.system.operator.kill()
     held.lose()
-    await scene.calm()
+    await scenario.calm()
 
     async def stopped() -> bool:
-        report = await scene.system.anthropic_admin.session(conversation.session_id)
+        report = await scenario.system.anthropic_admin.session(conversation.session_id)
         return report.work is not None and report.work["state"] == "stopped"
 
     await eventually("the worker has ended", stopped)
     return conversation
 
 
-async def _vanish(scene: Scene, conversation: Conversation) -> None:
-    (sandbox,) = await sandboxes_of(scene.system, conversation.session_id)
-    await scene.system.e2b_admin.vanish(sandbox.id)
+async def _vanish(scenario: Scenario, conversation: Conversation) -> None:
+    (sandbox,) = await sandboxes_of(scenario.system, conversation.session_id)
+    await scenario.system.e2b_admin.vanish(sandbox.id)
 
 
-async def _workspace_lost(scene: Scene, conversation: Conversation) -> None:
+async def _workspace_lost(scenario: Scenario, conversation: Conversation) -> None:
     async def look() -> bool:
-        lost = await condition(scene.system, conversation.session_id, "WorkspaceLost")
+        lost = await condition(scenario.system, conversation.session_id, "WorkspaceLost")
         return lost.get("status") == "True"
 
     await eventually("WorkspaceLost is True", look)
 
 
-async def _vanishes_before_the_turn_is_written_down(scene: Scene) -> None:
-    conversation = await _served_and_not_written_down(scene)
-    await _vanish(scene, conversation)
-    await scene.system.operator.restart()
-    await _workspace_lost(scene, conversation)
-    assert "No such file" in await scene.say(conversation, "Run: cat /mnt/session/file 2>&1")
+async def _vanishes_before_the_turn_is_written_down(scenario: Scenario) -> None:
+    conversation = await _served_and_not_written_down(scenario)
+    await _vanish(scenario, conversation)
+    await scenario.system.operator.restart()
+    await _workspace_lost(scenario, conversation)
+    assert "No such file" in await scenario.say(conversation, "Run: cat /mnt/session/file 2>&1")
 
 
-async def _vanishes_before_the_next_claim(scene: Scene) -> None:
-    conversation = await _served_and_not_written_down(scene)
-    await scene.send(conversation, "Run: cat /mnt/session/file 2>&1")
-    await _vanish(scene, conversation)
-    await scene.system.operator.restart()
+async def _vanishes_before_the_next_claim(scenario: Scenario) -> None:
+    conversation = await _served_and_not_written_down(scenario)
+    await scenario.send(conversation, "Run: cat /mnt/session/file 2>&1")
+    await _vanish(scenario, conversation)
+    await scenario.system.operator.restart()
     assert "No such file" in await conversation.answer()
-    await _workspace_lost(scene, conversation)
+    await _workspace_lost(scenario, conversation)
 
 
-async def _message_while_the_lost_claim_is_given_up(scene: Scene) -> None:
-    conversation = await _served_and_not_written_down(scene)
-    await _vanish(scene, conversation)
-    held = await scene.hold_for_later(Effect("e2b", "process_start"), "operator-1")
-    await scene.system.operator.restart()
+async def _message_while_the_lost_claim_is_given_up(scenario: Scenario) -> None:
+    conversation = await _served_and_not_written_down(scenario)
+    await _vanish(scenario, conversation)
+    held = await scenario.hold_for_later(Effect("e2b", "process_start"), "operator-1")
+    await scenario.system.operator.restart()
     await held.reached()
-    await scene.send(conversation, "Run: cat /mnt/session/file 2>&1")
+    await scenario.send(conversation, "Run: cat /mnt/session/file 2>&1")
 
     async def queued() -> bool:
-        report = await scene.system.anthropic_admin.session(conversation.session_id)
+        report = await scenario.system.anthropic_admin.session(conversation.session_id)
         return report.work is not None and report.work["state"] == "queued"
 
     await eventually("the message's work is queued", queued)
     await held.arrive()
     assert "No such file" in await conversation.answer()
-    await _workspace_lost(scene, conversation)
+    await _workspace_lost(scenario, conversation)
 
 
-async def _deleted_with_work_of_the_next_message(scene: Scene) -> None:
-    conversation = await _served_and_not_written_down(scene)
-    await scene.send(conversation, "Run: cat /mnt/session/file 2>&1")
-    await delete(scene, conversation)
-    await scene.system.operator.restart()
+async def _deleted_with_work_of_the_next_message(scenario: Scenario) -> None:
+    conversation = await _served_and_not_written_down(scenario)
+    await scenario.send(conversation, "Run: cat /mnt/session/file 2>&1")
+    await delete(scenario, conversation)
+    await scenario.system.operator.restart()
     assert "No such file" in await conversation.answer()
-    await scene.settled(conversation)
+    await scenario.settled(conversation)
 
 
 ROWS = [

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from managed_session_local.conversation import Conversation
-from managed_session_local.pod import Pod
+from managed_session_cli.conversation import Conversation
+from managed_session_devkit.system.pod import Pod
 
-from ...cluster.leaders import leader
-from ...cluster.sessions import resource
-from ...cluster.waiting import eventually
-from ..arrangements import TWO_OPERATORS
-from ..by_hand import becomes_phase, delete, status
+from ...support.arrangements import TWO_OPERATORS
+from ...support.leaders import leader
+from ...support.sessions import resource
+from ...support.waiting import eventually
 from ..effects import Effect
+from ..kubectl_actions import becomes_phase, delete, status
 from ..row import Outcome, Row
-from ..scene import Late, Scene
+from ..scenario import Late, Scenario
 
 FAMILY = "two operators"
 
-Play = Callable[[Scene], Awaitable[None]]
+Play = Callable[[Scenario], Awaitable[None]]
 
 
 def _kubernetes(name: str) -> Effect:
@@ -54,52 +54,52 @@ OF_A_STEP = [
 REMOVAL = [Effect("e2b", "kill"), _kubernetes("finalizer removed")]
 
 
-async def _send_and_hold(scene: Scene, conversation: Conversation, effect: Effect, first: Pod) -> Late:
+async def _send_and_hold(scenario: Scenario, conversation: Conversation, effect: Effect, first: Pod) -> Late:
     """Send a message, and keep back the leader's call that it leads to."""
-    held = await scene.hold_for_later(effect, first.name)
-    await scene.send(conversation, "Run: echo kept | tee /mnt/session/file")
+    held = await scenario.hold_for_later(effect, first.name)
+    await scenario.send(conversation, "Run: echo kept | tee /mnt/session/file")
     await held.reached()
     return held
 
 
 async def _serve_beside(
-    scene: Scene, conversation: Conversation, late: Callable[[], Awaitable[None]]
+    scenario: Scenario, conversation: Conversation, late: Callable[[], Awaitable[None]]
 ) -> None:
     """The new leader serves the turn and has begun another one when the late effect arrives."""
     assert "kept" in await conversation.answer()
-    turns = (await status(scene, conversation)).get("turns", 0)
-    await scene.send(conversation, "Run: sleep 2; cat /mnt/session/file")
+    turns = (await status(scenario, conversation)).get("turns", 0)
+    await scenario.send(conversation, "Run: sleep 5; cat /mnt/session/file")
 
     async def works() -> bool:
-        now = await status(scene, conversation)
+        now = await status(scenario, conversation)
         return now.get("phase") == "Running" and now.get("turns", 0) >= turns
 
     await eventually("a worker runs for the second message", works)
     await late()
     assert "kept" in await conversation.answer()
-    await scene.settled(conversation)
-    assert "kept" in await scene.say(conversation, "Run: cat /mnt/session/file")
+    await scenario.settled(conversation)
+    assert "kept" in await scenario.say(conversation, "Run: cat /mnt/session/file")
 
 
 def _thawed(effect: Effect, *, first_turn: bool = True) -> Play:
     """The leader is frozen in the middle of a call, which arrives when the other one has taken over."""
 
-    async def play(scene: Scene) -> None:
-        first = await leader(scene.system)
-        conversation = await scene.begin()
+    async def play(scenario: Scenario) -> None:
+        first = await leader(scenario.system)
+        conversation = await scenario.begin()
         if not first_turn:
-            assert "done" in await scene.say(conversation, "Run: echo done")
-            await scene.settled(conversation)
-        held = await _send_and_hold(scene, conversation, effect, first)
+            assert "done" in await scenario.say(conversation, "Run: echo done")
+            await scenario.settled(conversation)
+        held = await _send_and_hold(scenario, conversation, effect, first)
         first.process.freeze()
         try:
-            await leader(scene.system, other_than=first)
+            await leader(scenario.system, other_than=first)
 
             async def late() -> None:
                 await held.arrive()
                 first.process.thaw()
 
-            await _serve_beside(scene, conversation, late)
+            await _serve_beside(scenario, conversation, late)
         finally:
             first.process.thaw()
 
@@ -109,13 +109,13 @@ def _thawed(effect: Effect, *, first_turn: bool = True) -> Play:
 def _cut_off(effect: Effect) -> Play:
     """The Lease is lost in the middle of a step: the leader reaches the clouds and no API server."""
 
-    async def play(scene: Scene) -> None:
-        first = await leader(scene.system)
-        conversation = await scene.begin()
-        held = await _send_and_hold(scene, conversation, effect, first)
-        async with scene.proxies[first.name].partitioned():
-            await leader(scene.system, other_than=first)
-            await _serve_beside(scene, conversation, held.arrive)
+    async def play(scenario: Scenario) -> None:
+        first = await leader(scenario.system)
+        conversation = await scenario.begin()
+        held = await _send_and_hold(scenario, conversation, effect, first)
+        async with scenario.proxies[first.name].partitioned():
+            await leader(scenario.system, other_than=first)
+            await _serve_beside(scenario, conversation, held.arrive)
 
     return play
 
@@ -123,24 +123,24 @@ def _cut_off(effect: Effect) -> Play:
 def _thawed_in_removal(effect: Effect) -> Play:
     """The session lives on in a new resource when the late effect of the old one's removal arrives."""
 
-    async def play(scene: Scene) -> None:
-        first = await leader(scene.system)
-        conversation = await scene.begin()
-        assert "done" in await scene.say(conversation, "Run: echo done")
-        await scene.settled(conversation)
-        held = await scene.hold_for_later(effect, first.name)
-        await delete(scene, conversation)
+    async def play(scenario: Scenario) -> None:
+        first = await leader(scenario.system)
+        conversation = await scenario.begin()
+        assert "done" in await scenario.say(conversation, "Run: echo done")
+        await scenario.settled(conversation)
+        held = await scenario.hold_for_later(effect, first.name)
+        await delete(scenario, conversation)
         await held.reached()
         first.process.freeze()
         try:
-            await leader(scene.system, other_than=first)
+            await leader(scenario.system, other_than=first)
 
             async def gone() -> bool:
-                return not await resource(scene.system, conversation.session_id)
+                return not await resource(scenario.system, conversation.session_id)
 
             await eventually("the resource is gone", gone)
-            await scene.send(conversation, "Run: sleep 2; echo served anew")
-            await becomes_phase(scene, conversation, "Running")
+            await scenario.send(conversation, "Run: sleep 5; echo served anew")
+            await becomes_phase(scenario, conversation, "Running")
             await held.arrive()
         finally:
             first.process.thaw()
@@ -150,28 +150,28 @@ def _thawed_in_removal(effect: Effect) -> Play:
 
 
 def _ends_in_a_turn(*, kill: bool) -> Play:
-    async def play(scene: Scene) -> None:
-        first = await leader(scene.system)
-        conversation = await scene.begin()
-        await scene.send(conversation, "Run: echo kept > /mnt/session/file; sleep 2; echo answered")
-        await becomes_phase(scene, conversation, "Running")
+    async def play(scenario: Scenario) -> None:
+        first = await leader(scenario.system)
+        conversation = await scenario.begin()
+        await scenario.send(conversation, "Run: echo kept > /mnt/session/file; sleep 5; echo answered")
+        await becomes_phase(scenario, conversation, "Running")
         await first.process.stop(kill=kill)
-        await leader(scene.system, other_than=first)
+        await leader(scenario.system, other_than=first)
         assert "answered" in await conversation.answer()
-        await scene.settled(conversation)
+        await scenario.settled(conversation)
         await first.restart()
-        assert "kept" in await scene.say(conversation, "Run: cat /mnt/session/file")
+        assert "kept" in await scenario.say(conversation, "Run: cat /mnt/session/file")
 
     return play
 
 
-async def _handed_over_again_and_again(scene: Scene) -> None:
+async def _handed_over_again_and_again(scenario: Scenario) -> None:
     """Each turn meets another leader."""
-    conversation = await scene.begin()
-    assert "kept" in await scene.say(conversation, "Run: echo kept | tee /mnt/session/file")
+    conversation = await scenario.begin()
+    assert "kept" in await scenario.say(conversation, "Run: echo kept | tee /mnt/session/file")
     for _ in range(3):
-        first = await leader(scene.system)
-        await scene.send(conversation, "Run: cat /mnt/session/file")
+        first = await leader(scenario.system)
+        await scenario.send(conversation, "Run: cat /mnt/session/file")
         await first.restart()
         assert "kept" in await conversation.answer()
 

@@ -1,15 +1,16 @@
-"""The vocabulary of conditions."""
+"""The reasons of conditions, and their documentation."""
 
 from __future__ import annotations
 
 import re
 
 import pytest
-from managed_session_api.conditions import REASONS, Reason
+from managed_session_api.conditions import Reason
+from managed_session_api.reasons import REASONS
 
 
 @pytest.mark.parametrize("reason", list(Reason))
-def test_every_reason_is_camel_case(reason: Reason) -> None:
+def test_every_reason_is_in_camel_case(reason: Reason) -> None:
     assert re.fullmatch(r"([A-Z][a-z0-9]*)+", reason.value)
 
 

@@ -1,4 +1,4 @@
-"""The order between two webhook events about one session."""
+"""Which of two webhook events about one session counts."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 
 from hypothesis import given
 from hypothesis import strategies as st
-from managed_session_api.events import END_TYPES, NOTED_TYPES, RUN_STARTED, is_newer
+from managed_session_api.events import END_TYPES, RECORDED_TYPES, RUN_STARTED, is_newer
 from managed_session_api.resource import EventStatus
 
 events = st.builds(
     EventStatus,
     id=st.text("abc", min_size=1, max_size=3),
-    type=st.sampled_from(sorted(NOTED_TYPES)),
+    type=st.sampled_from(sorted(RECORDED_TYPES)),
     created_at=st.integers(0, 3).map(lambda second: datetime(2026, 1, 1, 0, 0, second, tzinfo=UTC)),
 )
 
@@ -26,7 +26,7 @@ def test_the_first_event_is_news() -> None:
     assert is_newer(_event(RUN_STARTED, 1), None)
 
 
-def test_a_later_run_replaces_an_earlier_end_and_not_the_other_way_round() -> None:
+def test_a_later_run_replaces_an_earlier_end_but_not_vice_versa() -> None:
     end = _event("session.status_terminated", 1)
     assert is_newer(_event(RUN_STARTED, 2), end)
     assert not is_newer(end, _event(RUN_STARTED, 2))
@@ -50,7 +50,7 @@ def test_two_events_never_replace_each_other(one: EventStatus, other: EventStatu
 
 
 @given(st.lists(events, min_size=1, max_size=6), st.randoms())
-def test_what_is_noted_in_the_end_does_not_depend_on_the_order_of_arrival(
+def test_the_recorded_event_does_not_depend_on_the_order_of_arrival(
     arrived: list[EventStatus], random: object
 ) -> None:
     def noted(sequence: list[EventStatus]) -> tuple[datetime, bool]:

@@ -15,7 +15,7 @@ KUBERNETES_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 @given(session_ids)
-def test_every_session_id_gives_a_name_that_kubernetes_takes(session_id: str) -> None:
+def test_every_session_id_gives_a_valid_kubernetes_name(session_id: str) -> None:
     name = names.resource_name(session_id)
     assert KUBERNETES_NAME.fullmatch(name)
     assert len(name) <= 51
@@ -23,7 +23,7 @@ def test_every_session_id_gives_a_name_that_kubernetes_takes(session_id: str) ->
 
 
 @given(session_ids)
-def test_a_session_has_one_name_for_ever(session_id: str) -> None:
+def test_the_name_of_a_session_never_changes(session_id: str) -> None:
     assert names.resource_name(session_id) == names.resource_name(session_id)
 
 
@@ -45,20 +45,20 @@ def test_ids_that_differ_in_case_punctuation_or_tail_have_different_names(one: s
     assert names.resource_name(one) != names.resource_name(other)
 
 
-def test_the_name_starts_with_what_a_person_recognises() -> None:
+def test_the_name_starts_with_a_recognizable_part() -> None:
     assert names.resource_name("sesn_01AbCdEf").startswith("sesn-01abcdef-")
 
 
 @pytest.mark.parametrize(
     "value", ["", "_sesn", "-sesn", "a" * 121, "sesn/1", "sesn 1", "sesn_1\n", "sesn.1", "ß", None, 7]
 )
-def test_what_is_no_session_id_gets_no_name(value: object) -> None:
+def test_an_invalid_session_id_has_no_name(value: object) -> None:
     assert not names.is_session_id(value)
     with pytest.raises(ValueError, match="not a session ID"):
         names.resource_name(value)  # type: ignore[arg-type]
 
 
-def test_everything_of_ours_carries_the_one_domain() -> None:
+def test_all_names_of_the_project_have_its_domain() -> None:
     ours = (
         names.FINALIZER,
         names.ANNOTATION_CLAIM,
@@ -80,7 +80,7 @@ def test_everything_of_ours_carries_the_one_domain() -> None:
         ({"uid": "uid-2", "annotations": {"managedagents.dev/identity": "uid-1"}}, "uid-1"),
     ],
 )
-def test_a_resource_is_known_to_its_sandboxes_by_its_annotation_or_else_its_uid(
+def test_the_identity_of_a_resource_is_its_annotation_or_else_its_uid(
     metadata: dict[str, Any], expected: str
 ) -> None:
     assert names.identity(metadata) == expected

@@ -1,4 +1,4 @@
-"""The typed view of a resource against its JSON form."""
+"""The typed form of a resource and its JSON form."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ BODY = {
 }
 
 
-def test_every_field_of_the_wire_is_read() -> None:
+def test_every_field_of_the_json_form_is_read() -> None:
     resource = ManagedSession.model_validate(BODY)
     assert resource.spec.session_id == "sesn_1"
     assert resource.spec.environment_id == "env_1"
@@ -65,14 +65,14 @@ def test_every_field_of_the_wire_is_read() -> None:
     assert resource.metadata.creation_timestamp == datetime(2026, 11, 23, 16, 54, 1, tzinfo=UTC)
 
 
-def test_instants_are_utc_whatever_zone_they_came_in() -> None:
+def test_times_are_converted_to_utc() -> None:
     event = ManagedSession.model_validate(BODY).status.last_event
     assert event is not None
     assert event.created_at == datetime(2026, 11, 23, 16, 54, 1, tzinfo=UTC)
     assert event.created_at.tzinfo is UTC
 
 
-def test_the_json_form_can_be_read_back_and_has_the_wire_names() -> None:
+def test_the_json_form_can_be_read_back_and_has_the_json_names() -> None:
     resource = ManagedSession.model_validate(BODY)
     again = ManagedSession.model_validate(resource.to_json())
     assert again == resource
@@ -82,7 +82,7 @@ def test_the_json_form_can_be_read_back_and_has_the_wire_names() -> None:
     assert spec["lifecycle"]["ttlSecondsAfterEnd"] == 1
 
 
-def test_a_resource_that_a_webhook_has_just_made_is_complete_enough() -> None:
+def test_a_resource_that_the_webhook_has_just_created_is_valid() -> None:
     resource = ManagedSession.model_validate({"metadata": {"name": "a"}, "spec": {"sessionID": "s"}})
     assert resource.status.sandbox.attempt == 0
     assert resource.status.work.claim is None
@@ -100,6 +100,6 @@ def test_fields_of_a_newer_version_are_ignored() -> None:
     assert ManagedSession.model_validate(body).spec.session_id == "s"
 
 
-def test_a_resource_without_a_session_is_refused() -> None:
+def test_a_resource_without_a_session_is_rejected() -> None:
     with pytest.raises(ValidationError, match="sessionID"):
         ManagedSession.model_validate({"metadata": {"name": "a"}, "spec": {}})

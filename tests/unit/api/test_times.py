@@ -1,4 +1,4 @@
-"""Instants on the wire, and claims that sort by age."""
+"""Times in JSON, and claims that sort by age."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ offsets = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(
 
 
 @given(instants, offsets)
-def test_an_instant_keeps_its_time_in_any_zone(instant: datetime, zone: timezone) -> None:
+def test_a_time_stays_the_same_in_any_zone(instant: datetime, zone: timezone) -> None:
     assert to_wire(instant.astimezone(zone)) == to_wire(instant)
     assert datetime.fromisoformat(to_wire(instant)) == instant
 
 
-def test_an_instant_without_a_zone_is_taken_as_utc() -> None:
+def test_a_time_without_a_zone_is_utc() -> None:
     instant = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     assert as_utc(instant.replace(tzinfo=None)) == instant
 
 
 @given(instants, instants)
-def test_wire_text_sorts_by_age(one: datetime, other: datetime) -> None:
+def test_times_as_text_sort_by_age(one: datetime, other: datetime) -> None:
     assert (to_wire(one) < to_wire(other)) == (one < other)
 
 
 @given(instants, instants)
-def test_claims_of_different_instants_sort_by_age(one: datetime, other: datetime) -> None:
+def test_claims_of_different_times_sort_by_age(one: datetime, other: datetime) -> None:
     assert (claim_name(one) < claim_name(other)) == (one < other)
 
 
 @given(instants, instants)
-def test_a_claim_sorts_after_the_one_before_it_even_when_the_clock_went_back(
+def test_a_claim_sorts_after_the_previous_one_even_if_the_clock_went_back(
     now: datetime, before: datetime
 ) -> None:
     older = claim_name(before)
     assert claim_name(now, after=older) > older
 
 
-def test_claims_of_one_instant_stay_in_order() -> None:
+def test_claims_of_the_same_time_stay_in_order() -> None:
     instant = datetime(2026, 11, 23, 16, 54, 1, 123456, tzinfo=UTC)
     claims = [claim_name(instant)]
     for _ in range(50):
@@ -57,7 +57,7 @@ def test_a_claim_is_a_safe_file_name() -> None:
     assert claim_name(datetime(2026, 11, 23, 16, 54, 1, 123456, tzinfo=UTC)) == "20261123T165401.123456Z"
 
 
-def test_the_claim_after_the_last_microsecond_of_a_second_is_in_the_next_one() -> None:
+def test_the_claim_after_the_last_microsecond_of_a_second_is_in_the_next_second() -> None:
     last = datetime(2026, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
     older = claim_name(last)
     assert claim_name(last, after=older) > older

@@ -1,4 +1,4 @@
-"""The manifests with an image and namespaces put in, their rights, and what an apply changes."""
+"""The manifests with an image and namespaces, the permissions for them, and what an apply changes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from managed_session_cli.changes import Change, change
 from managed_session_cli.installation import (
     OPERATOR,
     Installation,
-    accesses,
     installation_id,
+    permissions_for,
     template_setting,
 )
 
@@ -22,7 +22,7 @@ def test_every_pod_has_the_image() -> None:
     assert images == ["r/x:1"] * 2
 
 
-def test_pods_are_told_of_an_unusual_namespace() -> None:
+def test_pods_get_the_name_of_an_unusual_namespace() -> None:
     moved = Installation("here", "here-system").manifests("r/x:1")
     for each in (each for each in moved if each["kind"] == "Deployment"):
         assert each["metadata"]["namespace"] == "here-system"
@@ -30,8 +30,8 @@ def test_pods_are_told_of_an_unusual_namespace() -> None:
         assert {"name": "MANAGED_SESSIONS_NAMESPACE", "value": "here"} in container["env"]
 
 
-def test_needed_rights_name_resources_as_the_server_does() -> None:
-    found = {str(each) for each in accesses("patch", Installation().manifests())}
+def test_permissions_name_resources_as_the_server_does() -> None:
+    found = {str(each) for each in permissions_for("patch", Installation().manifests())}
     assert "patch customresourcedefinitions.apiextensions.k8s.io" in found
     assert "patch networkpolicies.networking.k8s.io in managed-sessions-system" in found
     assert "patch namespaces" in found
@@ -43,15 +43,15 @@ def test_installation_id_is_the_setting_or_the_namespaces_uid() -> None:
     settings = {"data": {"MANAGED_SESSIONS_INSTALLATION_ID": "mine", "MANAGED_SESSIONS_TEMPLATE": "t:1"}}
     assert installation_id(plain, settings, NAMESPACE) == "mine"
     assert template_setting(plain, settings) == "t:1"
-    told = copy.deepcopy(plain)
-    told["spec"]["template"]["spec"]["containers"][0]["env"].append(
+    configured = copy.deepcopy(plain)
+    configured["spec"]["template"]["spec"]["containers"][0]["env"].append(
         {"name": "MANAGED_SESSIONS_INSTALLATION_ID", "value": "spelled-out"}
     )
-    assert installation_id(told, settings, NAMESPACE) == "spelled-out"
+    assert installation_id(configured, settings, NAMESPACE) == "spelled-out"
     assert installation_id(None, None, None) is None
 
 
-def test_bookkeeping_of_the_server_is_no_change() -> None:
+def test_fields_that_the_server_manages_are_no_change() -> None:
     before = {"metadata": {"name": "x", "resourceVersion": "1", "managedFields": []}, "spec": {"a": 1}}
     after = {"metadata": {"name": "x", "resourceVersion": "2"}, "spec": {"a": 1}, "status": {"b": 2}}
     assert change(before, after) is Change.UNCHANGED

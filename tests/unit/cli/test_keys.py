@@ -1,4 +1,4 @@
-"""Which credentials go where, which are kept, and which signing keys are none."""
+"""Which credentials go to which process, which are kept, and which signing keys are invalid."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def secret(**values: str) -> Object:
     return {"data": keys.encoded(data)}
 
 
-def test_new_installation_gets_each_process_its_own_keys() -> None:
+def test_new_installation_gives_each_process_its_own_keys() -> None:
     given = {**GIVEN, "anthropic-webhook-signing-key": SIGNING_KEY}
     operator, webhook = keys.plan_writes(given, {})
     assert (operator.exists, dict(operator.values)) == (False, GIVEN)
     assert dict(webhook.values) == {"anthropic-webhook-signing-key": SIGNING_KEY}
 
 
-def test_only_values_that_differ_are_written_and_others_kept() -> None:
+def test_only_changed_values_are_written() -> None:
     present = {
         "managed-session-operator": secret(
             anthropic_environment_id="env_1", anthropic_environment_key="old", e2b_api_key="e2b_kept"
@@ -41,19 +41,14 @@ def test_only_values_that_differ_are_written_and_others_kept() -> None:
     assert not webhook.values
 
 
-def test_line_end_after_a_value_is_no_difference() -> None:
+def test_trailing_newline_of_a_value_is_no_difference() -> None:
     present = {"managed-session-operator": secret(e2b_api_key="e2b_1\n")}
     operator, _ = keys.plan_writes({"e2b-api-key": "e2b_1"}, present)
     assert not operator.values
 
 
-def test_values_are_not_part_of_what_is_shown_of_a_plan() -> None:
+def test_plan_does_not_show_values() -> None:
     assert all("key-1" not in repr(write) for write in keys.plan_writes(GIVEN, {}))
-
-
-def test_missing_keys_are_named_by_their_variables() -> None:
-    assert keys.missing({"e2b-api-key": "e2b_1"}) == ["ANTHROPIC_ENVIRONMENT_ID", "ANTHROPIC_ENVIRONMENT_KEY"]
-    assert keys.missing(GIVEN) == []
 
 
 @pytest.mark.parametrize(
@@ -68,6 +63,6 @@ def test_missing_keys_are_named_by_their_variables() -> None:
         (f"{SIGNING_KEY}\nother", "does not begin with whsec_"),
     ],
 )
-def test_signing_key_is_checked_by_its_form(value: str, problem: str | None) -> None:
+def test_signing_key_is_checked_for_its_format(value: str, problem: str | None) -> None:
     found = keys.signing_key_problem(value)
     assert found is None if problem is None else found is not None and problem in found

@@ -1,4 +1,4 @@
-"""The order of a removal, what stays, and whether an operator is there to do its part."""
+"""The order of a removal, what stays, and whether an operator can do its part."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ import pytest
 from managed_session_cli.cluster import Reference
 from managed_session_cli.installation import Installation
 from managed_session_cli.operator_presence import presence
-from managed_session_cli.removal import cluster_wide_stays, describe_waiting, given_namespaces, removal_order
+from managed_session_cli.removal import (
+    cluster_wide_stays,
+    describe_waiting,
+    preexisting_namespaces,
+    removal_order,
+)
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 MANIFESTS = Installation().manifests()
@@ -20,12 +25,12 @@ def kinds(*, cluster_wide: bool) -> list[str]:
     return [each.kind for each in removal_order(MANIFESTS, [SECRET], cluster_wide=cluster_wide)]
 
 
-def test_everything_goes_once() -> None:
+def test_everything_is_removed_once() -> None:
     order = removal_order(MANIFESTS, [SECRET], cluster_wide=True)
     assert len(order) == len(set(order)) == len(MANIFESTS) + 1
 
 
-def test_guard_goes_first_then_what_is_in_the_namespaces_then_those_then_the_definition() -> None:
+def test_removal_goes_from_the_guard_to_namespaced_objects_to_namespaces_to_the_crd() -> None:
     order = kinds(cluster_wide=True)
     assert order[:2] == ["ValidatingAdmissionPolicyBinding", "ValidatingAdmissionPolicy"]
     assert order.index("Deployment") < order.index("Role") < order.index("ServiceAccount")
@@ -33,19 +38,19 @@ def test_guard_goes_first_then_what_is_in_the_namespaces_then_those_then_the_def
     assert order.index("Namespace") < order.index("CustomResourceDefinition")
 
 
-def test_what_installations_share_stays_where_it_has_to() -> None:
+def test_shared_objects_stay_while_another_installation_needs_them() -> None:
     order = kinds(cluster_wide=False)
     assert "Namespace" in order
     assert not {"CustomResourceDefinition", "ClusterRole"} & set(order)
     assert order.count("ValidatingAdmissionPolicy") == 1, "the guard is not shared, the policy on webhooks is"
 
 
-def test_only_namespaces_that_an_installation_has_made_go() -> None:
+def test_only_namespaces_that_the_installation_has_created_are_removed() -> None:
     made = [each for each in MANIFESTS if each["kind"] == "Namespace"]
-    given = {"metadata": {"name": "managed-sessions", "labels": {"team": "ours"}}}
-    assert given_namespaces(made) == set()
-    assert given_namespaces([given, *made]) == {"managed-sessions"}
-    order = removal_order(MANIFESTS, [SECRET], cluster_wide=True, given={"managed-sessions"})
+    preexisting = {"metadata": {"name": "managed-sessions", "labels": {"team": "ours"}}}
+    assert preexisting_namespaces(made) == set()
+    assert preexisting_namespaces([preexisting, *made]) == {"managed-sessions"}
+    order = removal_order(MANIFESTS, [SECRET], cluster_wide=True, preexisting={"managed-sessions"})
     assert [each.name for each in order if each.kind == "Namespace"] == ["managed-sessions-system"]
 
 
@@ -54,21 +59,30 @@ def in_namespace(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("sessions", "operators", "keep", "why"),
+    ("sessions", "classes", "operators", "keep", "why"),
     [
-        ([], [], False, None),
-        ([], [], True, "--keep-crd"),
-        ([in_namespace("theirs")], [], False, "theirs"),
-        ([], [in_namespace("their-system")], False, "their-system"),
+        ([], [], [], False, None),
+        ([], [], [], True, "--keep-crd"),
+        ([in_namespace("theirs")], [], [], False, "theirs"),
+        ([], [in_namespace("theirs")], [], False, "ManagedSessionClasses in other namespaces (theirs)"),
+        ([], [], [in_namespace("their-system")], False, "their-system"),
     ],
 )
-def test_definition_stays_for_others(sessions: Any, operators: Any, keep: bool, why: str | None) -> None:
-    found = cluster_wide_stays(sessions, operators, keep=keep)
+def test_crds_stay_for_other_installations(
+    sessions: Any, classes: Any, operators: Any, keep: bool, why: str | None
+) -> None:
+    found = cluster_wide_stays(sessions, classes, operators, keep=keep)
     assert found is None if why is None else found is not None and why in found
 
 
-def test_session_that_stays_says_why() -> None:
-    ready = {"type": "Ready", "reason": "CleanupBlocked", "message": "E2B answered kill: 503"}
+def test_remaining_session_says_why() -> None:
+    ready = {
+        "type": "Ready",
+        "status": "False",
+        "reason": "CleanupBlocked",
+        "message": "E2B answered kill: 503",
+        "lastTransitionTime": "2026-11-25T11:00:00Z",
+    }
     session = {
         "metadata": {"name": "sesn-1"},
         "spec": {"sessionID": "sesn_1"},
@@ -87,17 +101,19 @@ def deployment(ready: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("pods", "held", "acts", "said"),
+    ("pods", "held", "acts", "explanation"),
     [
         (deployment(2), lease("pod-1", 3), True, "pod-1 leads"),
         (None, lease("pod-1", 3), True, "pod-1 leads"),
-        (deployment(1), lease(None, 3), True, "1 pods are ready"),
-        (deployment(0), lease("pod-1", 300), False, "renewed 300 s ago"),
-        (deployment(0), None, False, "none of its 2 pods is ready"),
-        (None, None, False, "Deployment is absent"),
+        (deployment(1), lease(None, 3), True, "1 pod ready"),
+        (deployment(0), lease("pod-1", 300), False, "last renewed 300 s ago"),
+        (deployment(0), None, False, "0 of 2 pods ready"),
+        (None, None, False, "the Deployment does not exist"),
     ],
 )
-def test_operator_acts_if_it_leads_or_could(pods: Any, held: Any, acts: bool, said: str) -> None:
+def test_operator_acts_if_it_leads_or_can_become_leader(
+    pods: Any, held: Any, acts: bool, explanation: str
+) -> None:
     seen = presence(pods, held, NOW)
     assert seen.acts is acts
-    assert said in seen.explanation
+    assert explanation in seen.explanation

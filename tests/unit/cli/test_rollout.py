@@ -1,4 +1,4 @@
-"""When a rollout is done, and what is said to hold it up."""
+"""When a rollout is done, and which blockers are reported."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def test_done_when_all_pods_are_new_and_available() -> None:
 @pytest.mark.parametrize(
     ("change", "progress"),
     [
-        ({"observedGeneration": 1}, "not looked at"),
+        ({"observedGeneration": 1}, "not yet observed"),
         ({"availableReplicas": 1}, "1 of 2 new pods ready"),
-        ({"updatedReplicas": 1, "replicas": 3}, "1 of 2 new pods ready, 2 old still there"),
-        ({"replicas": 3}, "1 old still there"),
+        ({"updatedReplicas": 1, "replicas": 3}, "1 of 2 new pods ready, 2 old pods left"),
+        ({"replicas": 3}, "1 old pod left"),
     ],
 )
 def test_not_done_before_that(change: dict[str, Any], progress: str) -> None:
@@ -47,18 +47,18 @@ def test_not_done_before_that(change: dict[str, Any], progress: str) -> None:
     assert progress in seen.progress
 
 
-def test_absent_deployment_is_said() -> None:
-    assert "absent" in rollout("operator", None, []).progress
+def test_missing_deployment_is_named() -> None:
+    assert "does not exist" in rollout("operator", None, []).progress
 
 
 @pytest.mark.parametrize("reason", ["ImagePullBackOff", "CrashLoopBackOff", "CreateContainerConfigError"])
-def test_what_a_container_waits_for_is_named(reason: str) -> None:
+def test_reason_why_a_container_waits_is_named(reason: str) -> None:
     [blocker] = rollout("operator", deployment(), [waits(reason)]).blockers
     assert reason in blocker
     assert "r/x:1" in blocker
 
 
-def test_container_that_is_being_created_holds_nothing_up() -> None:
+def test_container_that_is_being_created_is_not_a_blocker() -> None:
     assert rollout("operator", deployment(), [waits("ContainerCreating")]).blockers == ()
 
 
@@ -68,7 +68,7 @@ def test_pod_without_a_node_is_named() -> None:
     assert "cannot be scheduled: 0/3 nodes" in blocker
 
 
-def test_refused_pods_are_named() -> None:
+def test_rejected_pods_are_named() -> None:
     failure = {
         "type": "ReplicaFailure",
         "status": "True",
@@ -79,7 +79,7 @@ def test_refused_pods_are_named() -> None:
     assert "FailedCreate: violates PodSecurity" in blocker
 
 
-def test_same_trouble_of_two_pods_is_said_for_each_and_a_pod_that_ends_is_left_out() -> None:
+def test_pod_that_is_being_deleted_is_not_a_blocker() -> None:
     ending = waits("ImagePullBackOff")
     ending["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     assert len(rollout("operator", deployment(), [waits("ImagePullBackOff"), ending]).blockers) == 1

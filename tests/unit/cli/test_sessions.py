@@ -1,4 +1,4 @@
-"""Whether somebody else than the operator may pause a sandbox, and what a reason asks for."""
+"""When the command line may pause a sandbox, and the remedy of a reason."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from managed_session_api.resource import ManagedSession
-from managed_session_cli.logs import what_is_known
+from managed_session_cli.logs import describe_newest_worker
 from managed_session_cli.sessions import at_work, remedy
 
 DONE = {"claim": "c1", "firstHeartbeatAt": "2026-11-25T11:58:00Z", "finishedAt": "2026-11-25T11:59:00Z"}
@@ -37,9 +37,9 @@ def test_sandbox_with_work_is_left_to_the_operator(state: str, work: dict[str, A
     assert at_work(session(state, **work)) is busy
 
 
-def test_what_is_known_of_a_paused_sandbox_is_its_newest_worker() -> None:
-    text = "\n".join(what_is_known(session("Paused", **DONE, exitReason="Idle")))
-    assert "3 served to their end" in text
+def test_newest_worker_of_a_paused_sandbox_is_described() -> None:
+    text = "\n".join(describe_newest_worker(session("Paused", **DONE, exitReason="Idle")))
+    assert "Turns        3 served" in text
     assert "ended 2026-11-25 11:59:00 UTC: Idle" in text
 
 

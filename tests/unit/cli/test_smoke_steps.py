@@ -1,4 +1,4 @@
-"""What shows that a step of the smoke test is done, when waiting is given up, and how it is explained."""
+"""How the smoke test recognizes its steps, when it stops waiting, and how it explains a failure."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from managed_session_api.resource import ManagedSession
 from managed_session_cli.smoke_steps import (
-    Observation,
     Step,
+    TurnProgress,
     evidence,
     explanation,
     filled_in,
     health,
-    hopeless,
+    should_stop_waiting,
 )
 
 
@@ -35,7 +35,7 @@ def resource(reason: str = "Idle", ready: str = "True", **status: Any) -> Manage
         "type": "Ready",
         "status": ready,
         "reason": reason,
-        "message": "said",
+        "message": "details",
         "lastTransitionTime": "2026-11-25T11:00:00Z",
     }
     return ManagedSession.model_validate(
@@ -58,12 +58,12 @@ TURN = [
 
 
 def test_every_step_of_a_healthy_turn_is_seen() -> None:
-    seen = Observation(TURN, 0, SERVED)
+    seen = TurnProgress(TURN, 0, SERVED)
     assert all(evidence(step, seen) for step in Step)
 
 
 def test_nothing_is_seen_before_it_begins() -> None:
-    assert not any(evidence(step, Observation()) for step in Step)
+    assert not any(evidence(step, TurnProgress()) for step in Step)
 
 
 @pytest.mark.parametrize(
@@ -71,34 +71,34 @@ def test_nothing_is_seen_before_it_begins() -> None:
     [(Step.TOOL, TURN[:2]), (Step.ANSWER, [*TURN[:3], says("no")]), (Step.IDLE, TURN[:4])],
 )
 def test_step_is_not_seen_too_early(step: Step, events: list[Any]) -> None:
-    assert evidence(step, Observation(events, 0, SERVED)) is None
+    assert evidence(step, TurnProgress(events, 0, SERVED)) is None
 
 
-def test_paused_sandbox_of_the_turn_before_does_not_count() -> None:
-    seen = Observation(TURN, 1, SERVED)
+def test_paused_sandbox_of_the_previous_turn_does_not_count() -> None:
+    seen = TurnProgress(TURN, 1, SERVED)
     assert evidence(Step.PAUSED, seen) is None
     assert evidence(Step.HEARTBEAT, seen) is None
 
 
-def test_waiting_ends_when_a_reason_stays_that_does_not_pass() -> None:
-    stuck = Observation(resource=resource("TemplateNotFound", "False"))
-    assert not hopeless(stuck, 1)
-    assert hopeless(stuck, 60)
-    assert not hopeless(Observation(resource=resource("AwaitingCapacity", "False")), 60)
-    assert hopeless(Observation([event("session.status_terminated")]), 0)
+def test_waiting_stops_at_a_lasting_problem_that_needs_a_person() -> None:
+    stuck = TurnProgress(resource=resource("TemplateNotFound", "False"))
+    assert not should_stop_waiting(stuck, 1)
+    assert should_stop_waiting(stuck, 60)
+    assert not should_stop_waiting(TurnProgress(resource=resource("AwaitingCapacity", "False")), 60)
+    assert should_stop_waiting(TurnProgress([event("session.status_terminated")]), 0)
 
 
 def test_failed_step_is_explained_by_the_resource_and_by_a_command() -> None:
-    lines = explanation(Step.SANDBOX, Observation(resource=resource("TemplateNotFound", "False")))
-    assert "TemplateNotFound: said" in lines[0]
+    lines = explanation(Step.SANDBOX, TurnProgress(resource=resource("TemplateNotFound", "False")))
+    assert "TemplateNotFound: details" in lines[0]
     assert "managed-sessions template build" in lines[1]
     for step in Step:
-        assert any("managed-sessions" in line for line in explanation(step, Observation()))
+        assert any("managed-sessions" in line for line in explanation(step, TurnProgress()))
 
 
 def test_explanation_names_session_and_namespace_and_leaves_settings_alone() -> None:
     def explained(step: Step) -> str:
-        return "\n".join(filled_in(line, "sesn_1", "ours") for line in explanation(step, Observation()))
+        return "\n".join(filled_in(line, "sesn_1", "ours") for line in explanation(step, TurnProgress()))
 
     assert "--namespace=ours " in explained(Step.RESOURCE)
     assert "MANAGED_SESSIONS_MAX_IDLE_SECONDS" in explained(Step.PAUSED)
@@ -116,5 +116,7 @@ def test_explanation_names_session_and_namespace_and_leaves_settings_alone() -> 
         (500, "", False),
     ],
 )
-def test_webhook_that_cannot_be_seen_is_not_called_ill(status: int, text: str, healthy: bool | None) -> None:
+def test_webhook_that_cannot_be_checked_is_not_unhealthy(
+    status: int, text: str, healthy: bool | None
+) -> None:
     assert health(status, text)[0] is healthy

@@ -1,25 +1,23 @@
-"""crds/managedsessions.yaml and the typed model say the same, and every field is bounded and explained."""
+"""crds/managedsessions.yaml agrees with the typed model, and bounds and describes every field."""
 
 import re
-import types
-import typing
-from collections.abc import Iterator
-from datetime import datetime
-from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from managed_session_api import names
 from managed_session_api.conditions import ConditionType
-from managed_session_api.resource import EffectiveStatus, Model, Spec, Status
-from pydantic.fields import FieldInfo
+from managed_session_api.resource import EffectiveStatus, Model, PolicyField, Spec, Status
 
-ROOT = Path(__file__).parents[3]
-DEFINITION: dict[str, Any] = yaml.safe_load((ROOT / "crds/managedsessions.yaml").read_text())
+from .schemas import comparable, definition, fields_of, json_name, model_schema, schema_of
+
+DEFINITION = definition("managedsessions.yaml")
 VERSION: dict[str, Any] = DEFINITION["spec"]["versions"][0]
-SCHEMA: dict[str, Any] = VERSION["schema"]["openAPIV3Schema"]
+SCHEMA = schema_of(DEFINITION)
+FIELDS = fields_of(DEFINITION)
+POLICIES = [
+    json_name(name, field) for name, field in EffectiveStatus.model_fields.items() if field.is_required()
+]
+"""The policies with an installation setting."""
 
 WHEN_IT_TAKES_EFFECT = re.compile(
     r"\b(Immutable|Set once|Live|Takes effect with the next (sandbox|worker start))\b"
@@ -31,80 +29,9 @@ ENUMS_THE_MODEL_READS_AS_TEXT = {
 }
 
 
-def schema_fields(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each field below `schema` with its path; an array's items and a map's values count as fields too."""
-    yield path, schema
-    for name, field in schema.get("properties", {}).items():
-        yield from schema_fields(field, f"{path}.{name}")
-    if "items" in schema:
-        yield from schema_fields(schema["items"], f"{path}[]")
-    if "additionalProperties" in schema:
-        yield from schema_fields(schema["additionalProperties"], f"{path}.*")
-
-
-FIELDS = dict(schema_fields(SCHEMA["properties"]["spec"], "spec")) | dict(
-    schema_fields(SCHEMA["properties"]["status"], "status")
-)
-
-
-def plain_type(annotation: Any) -> Any:
-    """The type without `| None` and without validators."""
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        (annotation,) = (part for part in typing.get_args(annotation) if part is not types.NoneType)
-    if typing.get_origin(annotation) is typing.Annotated:
-        annotation = typing.get_args(annotation)[0]
-    return annotation
-
-
-def json_name(name: str, field: FieldInfo) -> str:
-    return field.alias or name
-
-
-def model_schema(annotation: Any) -> dict[str, Any]:
-    """What the structural schema has to say about a value of this type, without bounds and words."""
-    kind = plain_type(annotation)
-    if typing.get_origin(kind) is list:
-        return {"type": "array", "items": model_schema(typing.get_args(kind)[0])}
-    if typing.get_origin(kind) is dict:
-        return {"type": "object", "additionalProperties": model_schema(typing.get_args(kind)[1])}
-    if issubclass(kind, Model):
-        fields = {json_name(name, field): field for name, field in kind.model_fields.items()}
-        schema: dict[str, Any] = {
-            "type": "object",
-            "properties": {name: model_schema(field.annotation) for name, field in fields.items()},
-        }
-        required = sorted(name for name, field in fields.items() if field.is_required())
-        return schema | ({"required": required} if required else {})
-    if issubclass(kind, StrEnum):
-        return {"type": "string", "enum": sorted(kind)}
-    if issubclass(kind, datetime):
-        return {"type": "string", "format": "date-time"}
-    return {"type": {str: "string", bool: "boolean", int: "integer"}[kind]}
-
-
-def comparable(schema: dict[str, Any], path: str) -> dict[str, Any]:
-    """The part of a structural schema that `model_schema` speaks about."""
-    result: dict[str, Any] = {"type": schema["type"]}
-    if "enum" in schema and path not in ENUMS_THE_MODEL_READS_AS_TEXT:
-        result["enum"] = sorted(schema["enum"])
-    if "required" in schema:
-        result["required"] = sorted(schema["required"])
-    if schema.get("format") == "date-time":
-        result["format"] = "date-time"
-    if "properties" in schema:
-        result["properties"] = {
-            name: comparable(field, f"{path}.{name}") for name, field in schema["properties"].items()
-        }
-    if "items" in schema:
-        result["items"] = comparable(schema["items"], f"{path}[]")
-    if "additionalProperties" in schema:
-        result["additionalProperties"] = comparable(schema["additionalProperties"], f"{path}.*")
-    return result
-
-
 @pytest.mark.parametrize(("part", "model"), [("spec", Spec), ("status", Status)])
 def test_schema_and_model_have_the_same_fields_types_and_enums(part: str, model: type[Model]) -> None:
-    assert comparable(SCHEMA["properties"][part], part) == model_schema(model)
+    assert comparable(SCHEMA["properties"][part], part, ENUMS_THE_MODEL_READS_AS_TEXT) == model_schema(model)
 
 
 def test_names_are_those_of_the_api_package() -> None:
@@ -127,18 +54,18 @@ def test_session_id_is_what_the_api_package_accepts() -> None:
     assert FIELDS["spec.sessionID"]["pattern"] == names.SESSION_ID_PATTERN
 
 
-def test_names_that_the_api_package_derives_fit() -> None:
+def test_derived_names_fit_into_their_fields() -> None:
     longest = names.resource_name("a" * FIELDS["spec.sessionID"]["maxLength"])
     assert len(longest) <= SCHEMA["properties"]["metadata"]["properties"]["name"]["maxLength"]
 
 
-def test_there_is_room_for_every_condition_type() -> None:
+def test_every_condition_type_fits_into_the_status() -> None:
     assert FIELDS["status.conditions"]["maxItems"] >= len(ConditionType)
     assert FIELDS["status.conditions"]["x-kubernetes-list-map-keys"] == ["type"]
 
 
 def test_policies_with_an_installation_setting_have_no_default() -> None:
-    policies = {json_name(name, field) for name, field in EffectiveStatus.model_fields.items()}
+    policies = set(POLICIES)
     in_spec = {path for path in FIELDS if path.startswith("spec.") and path.rsplit(".", 1)[1] in policies}
     assert len(in_spec) == len(policies)
     assert [path for path in in_spec if "default" in FIELDS[path]] == []
@@ -154,7 +81,7 @@ def test_settings_that_descriptions_name_exist() -> None:
         for path, field in FIELDS.items()
     }
     assert {variable for variables in named.values() for variable in variables} <= known
-    assert len([path for path, variables in named.items() if variables]) == len(EffectiveStatus.model_fields)
+    assert len([path for path, variables in named.items() if variables]) == len(POLICIES)
 
 
 def test_defaults_are_those_of_the_model() -> None:
@@ -162,9 +89,6 @@ def test_defaults_are_those_of_the_model() -> None:
     in_schema = {path: field["default"] for path, field in FIELDS.items() if "default" in field}
     assert in_schema == {
         "spec.routing.scope": model["routing"]["scope"],
-        "spec.sandbox.autoResume": model["sandbox"]["autoResume"],
-        "spec.sandbox.allowPublicTraffic": model["sandbox"]["allowPublicTraffic"],
-        "spec.lifecycle.suspend": model["lifecycle"]["suspend"],
     }
 
 
@@ -210,7 +134,7 @@ def test_every_rule_has_a_message_that_names_its_field() -> None:
         assert rule.get("messageExpression", f"'{field}").startswith(f"'{field}")
 
 
-def test_columns_are_those_that_people_know() -> None:
+def test_printed_columns_are_unchanged() -> None:
     columns = [
         (column["name"].upper(), column.get("priority", 0)) for column in VERSION["additionalPrinterColumns"]
     ]
@@ -228,6 +152,7 @@ def test_columns_are_those_that_people_know() -> None:
         "WORK",
         "ENVIRONMENT",
         "AGENT",
+        "CLASS",
         "TEMPLATE",
         "MESSAGE",
     ]
@@ -238,4 +163,18 @@ def test_selectable_fields() -> None:
         ".spec.sessionID",
         ".status.sandbox.id",
         ".status.phase",
+        ".status.class.name",
     ]
+
+
+def test_every_policy_of_the_spec_has_an_origin() -> None:
+    sections = ("sandbox", "worker", "lifecycle")
+    fields = [
+        name for each in sections for name in SCHEMA["properties"]["spec"]["properties"][each]["properties"]
+    ]
+    assert [name for name in fields if name != "suspend"] == [field.value for field in PolicyField]
+    assert set(PolicyField) == {
+        json_name(name, field) for name, field in EffectiveStatus.model_fields.items()
+    } - {"origins"}
+    assert FIELDS["status.effective.origins"]["maxProperties"] >= len(PolicyField)
+    assert FIELDS["status.sandbox.createdWith"]["maxProperties"] >= len(PolicyField)

@@ -1,4 +1,4 @@
-"""deploy/ as text: what it holds, how its pods are confined, which rights it gives."""
+"""The manifests of deploy/: their content, the restrictions of their pods, and the rights they give."""
 
 import ipaddress
 import itertools
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from managed_session_api import names
+from managed_session_operator.clients.e2b.open_calls import OPEN_SECONDS
 
 ROOT = Path(__file__).parents[3]
 FILES = sorted((ROOT / "deploy").glob("*.yaml"))
@@ -16,6 +17,7 @@ OBJECTS: list[dict[str, Any]] = list(
 )
 PROCESSES = ["managed-session-webhook", "managed-session-operator"]
 UNPRIVILEGED_USER = 65532
+CRDS = ["managedsessions.yaml", "managedsessionclasses.yaml"]
 API_SERVER_PORTS = {443, 6443, 8443, 16443}
 
 
@@ -39,12 +41,12 @@ def container(name: str) -> dict[str, Any]:
     return found
 
 
-def test_definition_is_the_one_in_crds() -> None:
-    (definition,) = objects("CustomResourceDefinition")
-    assert definition == yaml.safe_load((ROOT / "crds/managedsessions.yaml").read_text())
+def test_crds_are_those_in_crds() -> None:
+    for name, crd in zip(CRDS, objects("CustomResourceDefinition"), strict=True):
+        assert crd == yaml.safe_load((ROOT / "crds" / name).read_text())
 
 
-def test_what_others_refer_to_comes_first() -> None:
+def test_referenced_objects_come_first() -> None:
     order = [item["kind"] for item in OBJECTS]
     assert order.index("CustomResourceDefinition") == order.count("Namespace")
     assert order.index("ServiceAccount") < order.index("Role") < order.index("Deployment")
@@ -69,28 +71,28 @@ def test_namespaces_enforce_the_restricted_pod_security_standard() -> None:
         assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
-def test_no_secret_is_in_the_manifests() -> None:
+def test_manifests_contain_no_secret() -> None:
     assert objects("Secret") == []
 
 
-def test_processes_have_rights_in_namespaces_alone() -> None:
+def test_processes_have_only_namespaced_rights() -> None:
     assert objects("ClusterRoleBinding") == []
 
 
-def test_rights_are_spelled_out() -> None:
+def test_rights_have_no_wildcards() -> None:
     for role in objects("Role") + objects("ClusterRole"):
         for rule in role["rules"]:
             assert "*" not in rule["apiGroups"] + rule["resources"] + rule["verbs"]
 
 
-def test_every_verb_has_its_reason_beside_it() -> None:
+def test_every_verb_has_a_comment_with_its_reason() -> None:
     lines = (ROOT / "deploy/30-roles.yaml").read_text().splitlines()
     verbs = [line for line in lines if line.startswith("      - ")]
     assert len(verbs) == sum(len(rule["verbs"]) for role in objects("Role") for rule in role["rules"])
     assert [line for line in verbs if " # " not in line] == []
 
 
-def test_each_role_is_bound_to_the_account_of_its_name() -> None:
+def test_each_role_is_bound_to_its_service_account() -> None:
     roles = {(role["metadata"]["namespace"], role["metadata"]["name"]) for role in objects("Role")}
     bound = set()
     for binding in objects("RoleBinding"):
@@ -103,7 +105,7 @@ def test_each_role_is_bound_to_the_account_of_its_name() -> None:
     assert bound == roles
 
 
-def test_account_tokens_are_given_to_the_pods_that_need_them_alone() -> None:
+def test_only_pods_that_need_service_account_tokens_get_them() -> None:
     assert {account["metadata"]["name"] for account in objects("ServiceAccount")} == set(PROCESSES)
     for account in objects("ServiceAccount"):
         assert account["automountServiceAccountToken"] is False
@@ -113,7 +115,7 @@ def test_account_tokens_are_given_to_the_pods_that_need_them_alone() -> None:
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-def test_two_pods_of_one_image_run_the_process_of_their_name(name: str) -> None:
+def test_two_pods_of_one_image_run_their_process(name: str) -> None:
     assert deployment(name)["spec"]["replicas"] == 2
     assert container(name)["image"].startswith("managed-sessions:")
     assert container(name)["command"] == [name]
@@ -127,8 +129,8 @@ def test_image_has_the_version_of_the_project() -> None:
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-def test_a_second_apply_changes_nothing_of_the_strategy(name: str) -> None:
-    """kubectl takes away a strategy's type that the manifest does not say."""
+def test_a_second_apply_keeps_the_strategy(name: str) -> None:
+    """kubectl removes a strategy's type if the manifest lacks it."""
     assert deployment(name)["spec"]["strategy"]["type"] == "RollingUpdate"
 
 
@@ -165,7 +167,7 @@ def test_pod_is_probed_on_the_metrics_port(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-def test_credentials_are_an_optional_secret_that_only_the_process_reads(name: str) -> None:
+def test_credentials_are_an_optional_secret_that_only_the_process_can_read(name: str) -> None:
     volumes = {volume["name"]: volume for volume in pod(name)["volumes"]}
     mounts = {mount["name"]: mount for mount in container(name)["volumeMounts"]}
     assert volumes["credentials"]["secret"] == {"secretName": name, "optional": True, "defaultMode": 0o440}
@@ -193,6 +195,11 @@ def test_pod_has_time_to_stop(name: str) -> None:
     assert pod(name)["terminationGracePeriodSeconds"] >= delay + 20
 
 
+def test_operator_has_time_for_e2bs_answers_before_its_pod_ends() -> None:
+    """E2B cancels a create, resume or pause if its connection closes."""
+    assert pod("managed-session-operator")["terminationGracePeriodSeconds"] >= OPEN_SECONDS + 20
+
+
 @pytest.mark.parametrize("name", PROCESSES)
 def test_disruption_budget_covers_the_pods(name: str) -> None:
     (budget,) = (item for item in objects("PodDisruptionBudget") if item["metadata"]["name"] == name)
@@ -207,7 +214,7 @@ def test_pods_of_one_version_are_spread_over_the_nodes(name: str) -> None:
     labels = deployment(name)["spec"]["template"]["metadata"]["labels"]
     assert spread["labelSelector"]["matchLabels"].items() <= labels.items()
     assert spread["topologyKey"] == "kubernetes.io/hostname"
-    # Else those of the version before, which are about to go, would take the good places.
+    # Otherwise pods of the previous version, which are about to go, would count too.
     assert spread["matchLabelKeys"] == ["pod-template-hash"]
 
 
@@ -224,7 +231,7 @@ def policy(name: str) -> dict[str, Any]:
     return spec
 
 
-def test_nothing_may_come_or_go_by_default() -> None:
+def test_all_traffic_is_denied_by_default() -> None:
     assert policy("default-deny") == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
 
 

@@ -37,7 +37,7 @@ ROLES: list[dict[str, Any]] = [
 def audited(
     verb: str, resource: str, *, namespace: str = RESOURCES, bound_in: str | None = None, **changes: Any
 ) -> str:
-    """A line of the audit log, of the operator's request that a RoleBinding allowed."""
+    """Return a line of the audit log for an operator's request that a RoleBinding allowed."""
     bound = bound_in or namespace
     reason = f'RBAC: allowed by RoleBinding "{OPERATOR}/{bound}" of Role "{OPERATOR}" to ServiceAccount "x"'
     return json.dumps(
@@ -92,11 +92,11 @@ def used(*lines: str) -> set[str]:
         (refused("create", "secrets"), set()),
     ],
 )
-def test_what_a_request_uses(line: str, expected: set[str]) -> None:
+def test_rights_that_a_request_uses(line: str, expected: set[str]) -> None:
     assert used(line) == expected
 
 
-def test_line_that_a_killed_api_server_left_unfinished_is_passed_over() -> None:
+def test_incomplete_line_of_a_killed_api_server_is_ignored() -> None:
     assert used(audited("create", "secrets")[:40], audited("create", "events")) == {
         f"Role {OPERATOR} in managed-sessions: create events"
     }
@@ -104,7 +104,7 @@ def test_line_that_a_killed_api_server_left_unfinished_is_passed_over() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Logs of a run in which every right was used and nothing refused, read with the roles above."""
+    """Logs of a run in which every right was used and nothing was refused, with the roles above."""
     monkeypatch.setenv("MANAGED_SESSIONS_AUDIT_FOLDER", str(tmp_path))
     monkeypatch.setattr("tests.rights.load_manifests", lambda: ROLES)
     lines = [
@@ -117,7 +117,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_all_is_well(folder: Path) -> None:
+def test_used_rights_without_refusals_pass(folder: Path) -> None:
     assert main([str(folder)]) == 0
 
 
@@ -135,7 +135,7 @@ def test_refused_request_fails_and_is_named(folder: Path, capsys: pytest.Capture
     assert f"{OPERATOR}: list pods" in capsys.readouterr().out
 
 
-def test_refusal_that_a_test_has_announced_is_no_finding(folder: Path) -> None:
+def test_expected_refusal_is_not_a_finding(folder: Path) -> None:
     with expect_refusals(RESOURCES, OPERATOR, "secrets"):
         (folder / "two.jsonl").write_text(refused("create", "secrets"))
     assert main([str(folder)]) == 0
@@ -145,7 +145,7 @@ def test_refusal_that_a_test_has_announced_is_no_finding(folder: Path) -> None:
     ("namespace", "account", "resource"),
     [(SYSTEM, OPERATOR, "secrets"), (RESOURCES, WEBHOOK, "secrets"), (RESOURCES, OPERATOR, "events")],
 )
-def test_announcement_covers_no_other_refusal(
+def test_expected_refusal_covers_no_other_refusal(
     folder: Path, namespace: str, account: str, resource: str
 ) -> None:
     with expect_refusals(namespace, account, resource):
@@ -153,7 +153,7 @@ def test_announcement_covers_no_other_refusal(
     assert main([str(folder)]) == 1
 
 
-def test_api_server_that_was_starting_may_refuse(folder: Path) -> None:
+def test_starting_api_server_may_refuse(folder: Path) -> None:
     now = datetime.now(UTC).isoformat()
     for name in ("two", "three"):
         (folder / f"{name}.jsonl").write_text(refused("create", "secrets"))
@@ -163,7 +163,7 @@ def test_api_server_that_was_starting_may_refuse(folder: Path) -> None:
     assert main([str(folder)]) == 1, "another API server's start is no reason"
 
 
-def test_announcement_covers_nothing_before_it(folder: Path) -> None:
+def test_expected_refusal_covers_no_earlier_refusal(folder: Path) -> None:
     (folder / "two.jsonl").write_text(refused("create", "secrets"))
     with expect_refusals(RESOURCES, OPERATOR, "secrets"):
         pass

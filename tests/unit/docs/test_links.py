@@ -1,4 +1,4 @@
-"""What README and docs point at exists: files, headings, make targets, commands and their options."""
+"""The targets of README and docs exist: files, headings, make targets, commands and options."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ from typing import Any
 
 import pytest
 import typer.main
-from managed_session_cli.main import app
+from managed_session_cli.app import app
 
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+OTHERS = [
+    *sorted({*ROOT.glob("*.md")} - {*PAGES}),
+    ROOT / "deploy" / "README.md",
+    ROOT / "devkit" / "README.md",
+]
 FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"^ *```.*?^ *```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -28,7 +33,7 @@ def by_name(path: Path) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """The fragments that GitHub makes of the page's headings."""
+    """Return the fragments that GitHub makes of the page's headings."""
     headings = HEADING.findall(FENCE.sub("", page.read_text()))
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -37,7 +42,7 @@ def code_in(page: Path) -> Iterator[str]:
     return (found.group() for found in CODE.finditer(page.read_text()))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=by_name)
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=by_name)
 def test_relative_links_lead_to_files_and_headings(page: Path) -> None:
     for target in LINK.findall(CODE.sub("", page.read_text())):
         if re.match(r"[a-z]+:", target):
@@ -50,7 +55,7 @@ def test_relative_links_lead_to_files_and_headings(page: Path) -> None:
             assert fragment in anchors(linked), f"{target}: there is no such heading"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=by_name)
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=by_name)
 def test_every_make_target_that_is_mentioned_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     mentioned = {target for code in code_in(page) for target in MAKE.findall(code)}
@@ -74,8 +79,11 @@ def test_every_command_of_the_cli_that_is_mentioned_exists(page: Path) -> None:
 def test_the_readme_leads_to_the_overview_and_that_to_every_page() -> None:
     assert "(docs/index.md)" in (ROOT / "README.md").read_text()
     overview = ROOT / "docs" / "index.md"
-    others = [path.name for path in PAGES[1:] if path != overview]
-    assert [name for name in others if f"]({name})" not in overview.read_text()] == []
+    for folder in sorted({page.parent for page in PAGES[1:]}):
+        first = folder / "index.md"
+        others = [path.name for path in PAGES if path.parent == folder and path != first]
+        assert [name for name in others if f"]({name})" not in first.read_text()] == []
+        assert folder == overview.parent or f"]({folder.name}/index.md)" in overview.read_text()
 
 
 def test_image_and_template_are_named_with_the_projects_version() -> None:

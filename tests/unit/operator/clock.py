@@ -1,10 +1,10 @@
-"""A clock that goes when it is told to."""
+"""A clock that tests set."""
 
 from __future__ import annotations
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """A monotonic clock whose `now` a test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0

@@ -1,4 +1,4 @@
-"""Resources, offers and surroundings as plain values for the operator's tests."""
+"""Resources, offers and observations as plain values."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 from managed_session_api import names
 from managed_session_api.events import RUN_STARTED
 from managed_session_api.resource import EffectiveStatus, ManagedSession, OnSandboxLost
+from managed_session_api.session_class import ManagedSessionClass
 from managed_session_api.times import to_wire
 from managed_session_operator.clients.rotating_key import RotatingKey
-from managed_session_operator.clients.worker_runs import ExitRecord, WorkerRun
-from managed_session_operator.decisions import Surroundings
-from managed_session_operator.offers import Offer
+from managed_session_operator.domain.observation import Observation
+from managed_session_operator.domain.offer import Offer
+from managed_session_operator.domain.worker_run import ExitRecord, WorkerRun
 from managed_session_operator.settings import OperatorSettings
 from pydantic import SecretStr
 
@@ -34,7 +35,7 @@ POLICY = EffectiveStatus(
 
 
 def ago(seconds: float) -> datetime:
-    """The instant `seconds` before NOW."""
+    """Return the time `seconds` before NOW."""
     return NOW - timedelta(seconds=seconds)
 
 
@@ -49,7 +50,7 @@ def body(
     spec: dict[str, Any] | None = None,
     **metadata: Any,
 ) -> dict[str, Any]:
-    """A resource as the API server sends it; proven (environment and finalizer) unless told otherwise."""
+    """Return a resource as JSON. By default it is verified: it has an environment and a finalizer."""
     return {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
@@ -69,40 +70,70 @@ def body(
 
 
 def session(status: dict[str, Any] | None = None, **more: Any) -> ManagedSession:
-    """The typed form of `body`."""
+    """Return the typed form of `body`."""
     return ManagedSession.model_validate(body(status=status, **more))
 
 
-def around(**known: Any) -> Surroundings:
-    """Surroundings in which nothing special is known."""
-    return Surroundings(
+def class_body(
+    name: str = "gold",
+    *,
+    version: int = 1,
+    generation: int = 7,
+    spec: dict[str, Any] | None = None,
+    status: dict[str, Any] | None = None,
+    uid: str | None = None,
+) -> dict[str, Any]:
+    """Return a class as JSON."""
+    metadata = {
+        "name": name,
+        "uid": uid or f"uid-{name}",
+        "resourceVersion": str(version),
+        "generation": generation,
+    }
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.CLASS_KIND,
+        "metadata": metadata,
+        "spec": spec or {},
+        "status": status or {},
+    }
+
+
+def session_class(name: str = "gold", **more: Any) -> ManagedSessionClass:
+    """Return the typed form of `class_body`."""
+    return ManagedSessionClass.model_validate(class_body(name, **more))
+
+
+def observation(**known: Any) -> Observation:
+    """Return an observation in which nothing special is known."""
+    return Observation(
         **{"now": NOW, "environment_id": ENVIRONMENT, "policy": POLICY, "serving_name": NAME, **known}
     )
 
 
 def policy(**changed: Any) -> EffectiveStatus:
-    """POLICY with changes."""
+    """Return POLICY with changes."""
     return POLICY.model_copy(update=changed)
 
 
 def offer(seconds_ago: float = 1.0) -> Offer:
-    """An offer of the session's work."""
+    """Return an offer of the session's work."""
     return Offer(SESSION, SESSION, ENVIRONMENT, ago(seconds_ago), SecretStr("wrapped"))
 
 
 def record(reason: str = "Idle", *, heartbeat: bool = True) -> ExitRecord:
-    """A worker's exit record."""
+    """Return a worker's exit record."""
     first = to_wire(ago(30)) if heartbeat else None
     return ExitRecord.model_validate({"claim": CLAIM, "reason": reason, "firstHeartbeatAt": first})
 
 
 def run(**known: Any) -> WorkerRun:
-    """A worker whose stream is open."""
+    """Return a worker whose stream is open."""
     return WorkerRun(CLAIM, "isandbox", **{"accepted": True, **known})
 
 
-def hint(seconds_ago: float = 1.0, type_: str = RUN_STARTED) -> dict[str, Any]:
-    """`status.lastEvent`."""
+def announced_run(seconds_ago: float = 1.0, type_: str = RUN_STARTED) -> dict[str, Any]:
+    """Return `status.lastEvent` of an announced run."""
     return {"id": f"whe_{seconds_ago}", "type": type_, "createdAt": to_wire(ago(seconds_ago))}
 
 
@@ -113,7 +144,7 @@ def work(
     finished: float | None = None,
     reason: str | None = None,
 ) -> dict[str, Any]:
-    """`status.work` of CLAIM; arguments are seconds before NOW."""
+    """Return `status.work` of CLAIM. The arguments are seconds before NOW."""
     known = {
         "id": SESSION,
         "claim": CLAIM,
@@ -133,11 +164,11 @@ LOST = {"state": "Lost", "attempt": 1}
 
 
 def settings(**changed: Any) -> OperatorSettings:
-    """The settings of an installation that changed nothing else."""
+    """Return an installation's settings: the defaults, with these changes."""
     return OperatorSettings.model_validate(changed)
 
 
 def key(*lines: str) -> RotatingKey:
-    """A key with these lines."""
+    """Return a key with these lines."""
     values = [SecretStr(line) for line in lines or ("sk-key",)]
     return RotatingKey("a-key", lambda: values)

@@ -1,27 +1,28 @@
-"""Arbitrary resources and surroundings, consistent enough to exist and otherwise as odd as can be."""
+"""Arbitrary resources and observations: consistent enough to exist, otherwise as odd as possible."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, get_args
+from typing import Any
 
 from hypothesis import strategies as st
 from managed_session_api import names
-from managed_session_api.events import NOTED_TYPES
+from managed_session_api.events import RECORDED_TYPES
 from managed_session_api.resource import ManagedSession, OnSandboxLost, SandboxState
-from managed_session_operator.clients.worker_runs import ExitRecord, WorkerRun
-from managed_session_operator.decisions import Surroundings
-from managed_session_operator.offers import Offer
-from managed_session_worker.protocol import ExitReason
+from managed_session_operator.domain.class_choice import Choice
+from managed_session_operator.domain.observation import Observation
+from managed_session_operator.domain.offer import Offer
+from managed_session_operator.domain.worker_run import ExitRecord, Refusal, WorkerRun
+from managed_session_worker.protocol import ExitReason, RefusalCode
 
-from .examples import CLAIM, ENVIRONMENT, NAME, NOW, POLICY, SESSION, body
+from .examples import CLAIM, ENVIRONMENT, NAME, NOW, POLICY, SESSION, body, session_class
 
 instants: st.SearchStrategy[datetime] = st.floats(-10_000, 10_000).map(
     lambda seconds: NOW + timedelta(seconds=seconds)
 )
 maybe_instants = st.none() | instants
-# The last two: what another version of the worker may say.
-exit_reasons = st.sampled_from([*get_args(ExitReason), "TokenLost", "SomethingNew"])
+# The last one: what another version of the worker may say.
+exit_reasons = st.sampled_from([*(reason.value for reason in ExitReason), "SomethingNew"])
 
 
 def _wire(value: datetime | None) -> str | None:
@@ -31,7 +32,7 @@ def _wire(value: datetime | None) -> str | None:
 events = st.fixed_dictionaries(
     {
         "id": st.sampled_from(["whe_1", "whe_2"]),
-        "type": st.sampled_from(sorted(NOTED_TYPES)),
+        "type": st.sampled_from(sorted(RECORDED_TYPES)),
         "createdAt": instants.map(_wire),
     }
 )
@@ -42,6 +43,8 @@ works = st.fixed_dictionaries(
         "offeredAt": maybe_instants.map(_wire),
         "acknowledgedAt": maybe_instants.map(_wire),
         "firstHeartbeatAt": maybe_instants.map(_wire),
+        "servingLateSince": maybe_instants.map(_wire),
+        "awaitingUserSince": maybe_instants.map(_wire),
         "finishedAt": maybe_instants.map(_wire),
         "exitReason": st.none() | exit_reasons,
         "attempts": st.integers(0, 9),
@@ -68,7 +71,7 @@ statuses: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 
 @st.composite
 def resources(draw: st.DrawFn, *, proven: bool | None = None, deleting: bool | None = None) -> ManagedSession:
-    """A resource; `proven` and `deleting` fix what they name."""
+    """Draw a resource. `proven` and `deleting` fix these properties."""
     ours = draw(st.booleans()) if proven is None else proven
     going = draw(st.booleans()) if deleting is None else deleting
     environment = ENVIRONMENT if ours else draw(st.sampled_from([None, ENVIRONMENT, "env_other"]))
@@ -107,12 +110,15 @@ runs = st.builds(
     st.just("isandbox"),
     accepted=st.booleans(),
     heartbeat=st.booleans(),
+    late=st.booleans(),
     record=st.none() | records,
-    refused=st.none() | st.just("the supervisor refused: StaleEpoch: no"),
+    refused=st.none() | st.just(Refusal(RefusalCode.STALE_EPOCH, "no")),
     cut=st.none() | st.just("reset"),
+    awaiting=st.sampled_from([(), ("user.tool_confirmation for bash (sevt_1)",)]),
 )
-surroundings = st.builds(
-    Surroundings,
+CHOICES = [Choice(), Choice(session_class()), Choice(tied=("gold", "silver")), Choice(undecided=True)]
+observations = st.builds(
+    Observation,
     now=st.just(NOW),
     environment_id=st.just(ENVIRONMENT),
     policy=policies,
@@ -122,15 +128,21 @@ surroundings = st.builds(
     extend_at=maybe_instants,
     roll_over_at=maybe_instants,
     serving_name=st.sampled_from([NAME, NAME, NAME, None, "older"]),
-    end_checked=st.sampled_from([None, "whe_1"]),
-    hint_expired=st.booleans(),
-    hint_displaced=st.booleans(),
+    announced_run_expired=st.booleans(),
+    announced_run_displaced=st.booleans(),
     queued=st.booleans(),
     message_known=st.booleans(),
     end_check_due=st.booleans(),
     running_unexpectedly=st.booleans(),
     missing=st.booleans(),
     wiped=st.booleans(),
-    queue_trouble=st.none() | st.just("HTTP 404"),
+    queue_error=st.none() | st.just("HTTP 404"),
     start_overdue_at=maybe_instants,
+    choice=st.sampled_from(CHOICES),
+    policy_due=st.booleans(),
+    network_due=st.booleans(),
+    turn_check_at=maybe_instants,
+    turn_check_due=st.booleans(),
+    turn_limit=st.none() | st.just(60),
+    budget_spent=st.sampled_from(["", "", "spent"]),
 )

@@ -1,98 +1,85 @@
-"""The decisions drive a modelled world through any order of events, cuts, restarts and late effects.
+"""The real steps run against an in-memory world, in any order of events, cuts, restarts and late effects.
 
-The world judges each effect (`world.py`); here are the things that may happen, and what must hold after
-them: one worker at a time, and an end to every series of decisions once nothing happens any more.
+The world judges each effect (`world.py`). This file has the events that may happen, and what must hold after
+them: there is one worker at a time, and every series of steps ends when nothing more happens.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
+import asyncio
+from datetime import datetime, timedelta
+from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from managed_session_api.conditions import Reason
+from managed_session_api.conditions import ConditionType
 from managed_session_api.events import END_TYPES, RUN_STARTED
 from managed_session_api.times import to_wire
-from managed_session_operator.decisions import Decision, Step
-from managed_session_operator.offers import Offer
+from managed_session_operator.domain.offer import Offer
 from pydantic import SecretStr
 
-from .examples import ENVIRONMENT, SESSION
-from .modelled_operator import Operator
-from .modelled_process import Effects, Memory
-from .world import NotRunningError, RefusedError, World
+from .examples import ENVIRONMENT, NAME, SESSION
+from .gate import Passage
+from .process import Process
+from .world import Sandbox, World
 
-MOST_DECISIONS = 30
+MAX_RECONCILES = 12
+SOON = 3.0
+"""A reconcile that asks for another one within this time gets it, before anything else happens."""
 RECLAIM = timedelta(seconds=120)
-UNSERVED = {Reason.SUSPENDED, Reason.SANDBOX_VANISHED, Reason.SESSION_ENDED}
 LONG_AGO = timedelta(seconds=310)
-MOST_STAGES = 5
+MAX_STAGES = 5
 RARELY = st.sampled_from([False, False, False, True])
+EFFECTS = st.integers(0, 12)
+"""How many effects pass. A turn has about ten, from the claim to the heartbeat."""
 
 
 class Sessions(RuleBasedStateMachine):
-    """One resource and all that may befall it."""
+    """One resource, and everything that may happen to it."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.loop = asyncio.new_event_loop()
         self.world = World()
-        self.operator = Operator(self.world, Memory(self.world.epoch))
-        self.frozen: Effects | None = None
-        self.suspects: set[str] = set()
-        self.unneeded: set[str] = set()
+        self.operator = Process(self.world, self.loop)
+        self.frozen: Process | None = None
+        self.gone: list[Process] = []
         self.events = 0
 
-    @initialize(stage=st.integers(0, 5))
+    @initialize(stage=st.sampled_from([0, 0, 1, 2, 3, 4, 5]))
     def begins(self, stage: int) -> None:
-        """In the middle of a session's life more often than at its beginning."""
+        """Start in the middle of a session's life more often than at its beginning."""
         if stage:
             self.message(announced=False)
         for _ in range(stage - 1):
             self.turn_goes_on()
-        if stage == MOST_STAGES:
-            self.worker_ends("Idle")
+        if stage == MAX_STAGES:
+            self.world.worker_ends("Idle")
             self.settle()
             self.message(announced=True)
 
     # What the operator does
 
     def take_over(self) -> None:
-        """Another process leads, with empty memory and a higher epoch."""
+        """Another process becomes the leader, with an empty cache and a higher epoch."""
         self.world.epoch += 1
-        self.operator = Operator(self.world, Memory(self.world.epoch))
-
-    def settled(self, decision: Decision) -> bool:
-        """Whether there is nothing to do now."""
-        if decision.step is Step.WAIT and decision.reason in UNSERVED:
-            self.operator.memory.offer = None
-        awaits = decision.step is Step.AWAIT_MESSAGE and not self.world.messages
-        if awaits:
-            list(self.operator.effects(Step.AWAIT_MESSAGE))
-        return awaits or decision.step in (Step.WAIT, Step.REFUSE)
-
-    def look(self) -> bool:
-        """One decision and its whole step; whether there was something to do."""
-        self.operator.hear()
-        decision = self.operator.decide()
-        if self.settled(decision):
-            return False
-        try:
-            list(self.operator.effects(decision.step))
-        except NotRunningError:
-            self.operator.memory.disconnect()
-        except RefusedError:
-            self.operator.memory.run = None
-        return True
+        self.operator.is_superseded()
+        self.gone.append(self.operator)
+        self.operator = Process(self.world, self.loop)
 
     def settle(self) -> None:
-        """Look until there is nothing to do: that must come."""
-        taken = []
-        for _ in range(MOST_DECISIONS):
-            taken.append(self.operator.decide().step.name)
-            if self.world.released or not self.look():
+        """Reconcile until there is nothing to do for a while, which must happen."""
+        endless = 0
+        for _ in range(MAX_RECONCILES):
+            if self.world.released:
                 return
-        raise AssertionError(f"no end of decisions: {taken}")
+            again = self.operator.reconcile()
+            if again is None or again > SOON:
+                return
+            endless += again == 0
+            assert endless < MAX_RECONCILES // 4, f"no end of steps: {self.operator.link.step()}"
+            self.world.time_passes(again)
 
     @precondition(lambda self: not self.world.released)
     @rule()
@@ -102,35 +89,64 @@ class Sessions(RuleBasedStateMachine):
     @precondition(lambda self: not self.world.released)
     @rule()
     def turn_goes_on(self) -> None:
-        """What usually comes next: an offer, its worker, the worker's heartbeat."""
+        """The usual course: an offer, its worker, the worker's heartbeat."""
         self.poll()
-        self.look()
-        self.worker_heartbeats()
-        self.look()
+        self.operator.reconcile()
+        self.world.beat()
+        self.operator.reconcile()
 
     @precondition(lambda self: not self.world.released)
-    @rule(effects=st.integers(0, 4), frozen=st.booleans())
+    @rule()
+    def turn_lasts(self) -> None:
+        """A turn lasts longer than E2B lets a sandbox run."""
+        self.turn_goes_on()
+        self.world.time_passes(4000)
+        self.settle()
+
+    @precondition(lambda self: not self.world.released)
+    @rule()
+    def turn_ends(self) -> None:
+        """A turn ends cleanly, and the session is idle."""
+        self.turn_goes_on()
+        self.world.worker_ends("Idle")
+        self.settle()
+        self.world.time_passes(61)
+
+    @precondition(lambda self: not self.world.released)
+    @rule()
+    def offer_is_not_used(self) -> None:
+        """Work is offered for longer than the operator waits for a message."""
+        self.session_without_message()
+        for _ in range(2):
+            self.poll()
+            self.settle()
+            self.world.time_passes(61)
+
+    @precondition(lambda self: not self.world.released)
+    @rule(effects=st.integers(0, 3), more=st.integers(0, 3))
+    def unused_offer_meets_a_message(self, effects: int, more: int) -> None:
+        """A message arrives while a leader, which dies soon, stops the unused work."""
+        self.session_without_message()
+        self.poll()
+        self.settle()
+        self.world.time_passes(61)
+        if not self.world.released and self.operator.reaches(effects):
+            self.message(announced=False)
+            self.operator.reaches_next(more)
+            self.take_over()
+
+    @precondition(lambda self: not self.world.released)
+    @rule(effects=EFFECTS, frozen=st.booleans())
     def is_cut_off(self, effects: int, frozen: bool) -> None:
-        """The leader dies, or freezes, before an effect of its step; another one takes over."""
-        self.operator.hear()
-        decision = self.operator.decide()
-        if not self.settled(decision):
-            series = self.operator.effects(decision.step)
-            try:
-                for _ in range(effects + 1):
-                    next(series)
-            except (RefusedError, StopIteration):
-                return
-            if frozen:
-                self.frozen = series
-            else:
-                series.close()
-        self.take_over()
+        """The leader dies or freezes before an effect, and another one takes over."""
+        if self.operator.reaches(effects):
+            self.frozen = self.operator if frozen else self.frozen
+            self.take_over()
 
     @precondition(lambda self: not self.world.released)
-    @rule(effects=st.integers(0, 4), turns=st.integers(1, 3))
+    @rule(effects=EFFECTS, turns=st.integers(1, 3))
     def is_frozen_for_a_while(self, effects: int, turns: int) -> None:
-        """The next leader gets on with the work, and then the frozen one thaws."""
+        """The next leader continues the work, and then the frozen one thaws."""
         self.is_cut_off(effects, frozen=True)
         for _ in range(turns):
             if not self.world.released:
@@ -141,54 +157,87 @@ class Sessions(RuleBasedStateMachine):
     @precondition(lambda self: self.frozen is not None)
     @rule()
     def thaws(self) -> None:
-        """The frozen leader sends the one effect that it was about to send."""
+        """The frozen leader sends the effect that it was about to send."""
         assert self.frozen is not None
+        frozen, self.frozen = self.frozen, None
         recorded = self.world.get(self.world.part("sandbox").get("id"))
-        run = self.operator.memory.run
+        run = self.operator.run
         heard = self.world.get(run.sandbox_id) if run is not None and run.live else None
         worker = heard.worker if heard is not None else None
-        self.world.late = True
-        try:
-            next(self.frozen, None)
-        except RefusedError:
-            pass
-        finally:
-            self.world.late = False
-            self.frozen.close()
-            self.frozen = None
-        if recorded is not None and self.world.deleted_at is None:
+        frozen.goes_on()
+        if recorded is not None and not self.world.deleted:
             assert recorded.alive, "a late effect killed the sandbox of a live resource"
             assert heard is None or heard.worker == worker, "a late effect ended a worker that is listened to"
+
+    @precondition(lambda self: not self.world.released)
+    @rule(effects=EFFECTS, done=st.booleans())
+    def gets_no_answer(self, effects: int, done: bool) -> None:
+        """An effect is not answered, whether done or not, and the same leader continues."""
+        self.operator.link.gate.after(effects, Passage.LOST if done else Passage.REFUSED)
+        self.settle()
+        self.operator.link.gate.open()
+
+    @precondition(lambda self: not self.world.released)
+    @rule(
+        effects=EFFECTS,
+        happens=st.sampled_from(
+            ["beat", "ends", "killed", "message", "time", "vanishes", "pauses", "stopped"]
+        ),
+    )
+    def is_overtaken(self, effects: int, happens: str) -> None:
+        """Something happens between what the leader reads and what it does."""
+        if not self.operator.reaches(effects):
+            return
+        match happens:
+            case "beat":
+                self.world.beat()
+            case "ends":
+                self.world.worker_ends("Idle")
+            case "killed":
+                self.world.worker_ends("Killed")
+            case "message":
+                self.message(announced=True)
+            case "time":
+                self.world.time_passes(61)
+            case "vanishes":
+                self.sandbox_vanishes()
+            case "pauses":
+                self.countdown_ends()
+            case "stopped":
+                self.item_is_stopped_by_someone()
+        self.operator.goes_on()
 
     # What others do
 
     @rule(announced=st.booleans())
     def message(self, announced: bool) -> None:
         world = self.world
-        if world.ended or world.deleted_at:
+        if world.ended or world.deleted or world.released:
             return
+        if not world.messages:
+            world.turn_began = world.now
         world.messages += 1
-        self.queue()
+        world.message_count += 1
+        world.queue()
         if announced:
             self.event(RUN_STARTED)
 
+    @precondition(lambda self: not self.world.released)
+    @rule()
+    def run_is_announced(self) -> None:
+        """An event announces a run, late, again, or before its work."""
+        self.event(RUN_STARTED)
+
     @rule()
     def session_without_message(self) -> None:
-        if not self.world.ended and not self.world.deleted_at:
-            self.queue()
-
-    def queue(self) -> None:
-        """Work of an idle session."""
-        if self.world.item in (None, "stopped"):
-            self.world.item, self.world.offered_at = "queued", None
+        if not self.world.ended and not self.world.deleted:
+            self.world.queue()
 
     def event(self, type_: str) -> None:
-        """The webhook notes an event."""
+        """The webhook records an event."""
         self.events += 1
-        self.world.write(
-            self.world.version,
-            lastEvent={"id": f"whe_{self.events}", "type": type_, "createdAt": to_wire(self.world.now)},
-        )
+        noted = {"id": f"whe_{self.events}", "type": type_, "createdAt": to_wire(self.world.now)}
+        self.world.write(lastEvent=noted)
 
     @rule()
     def poll(self) -> None:
@@ -197,7 +246,7 @@ class Sessions(RuleBasedStateMachine):
         if world.item == "queued" and not held and not world.released:
             world.offered_at = world.now
             offer = Offer(SESSION, SESSION, ENVIRONMENT, world.now, SecretStr("wrapped"))
-            self.operator.memory.offer = offer
+            self.operator.context.inbox.put(offer)
 
     @rule()
     def worker_heartbeats(self) -> None:
@@ -205,23 +254,11 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(reason=st.sampled_from(["Idle", "NoMessage", "Killed", "Error", "Stopped"]))
     def worker_ends(self, reason: str) -> None:
-        sandbox = self.world.worker
-        if sandbox is None or sandbox.worker is None:
-            return
-        if reason in ("Idle", "NoMessage", "Stopped") and sandbox.worker in sandbox.heartbeats:
-            self.world.stop()
-            self.world.messages = 0
-        sandbox.end_worker(reason)
+        self.world.worker_ends(reason)
 
     @rule(seconds=st.sampled_from([1, 3, 11, 61, 121, 310, 1000, 4000]))
     def time_passes(self, seconds: int) -> None:
-        """Workers heartbeat meanwhile, frozen ones do not."""
-        world = self.world
-        world.now += timedelta(seconds=seconds)
-        sandbox = world.worker
-        if sandbox is not None and sandbox.worker in sandbox.heartbeats and world.item == "active":
-            world.heartbeat_at = world.now
-        world.requeue()
+        self.world.time_passes(seconds)
 
     @rule(seconds=st.sampled_from([0, 30]))
     def listing_lags(self, seconds: int) -> None:
@@ -230,68 +267,103 @@ class Sessions(RuleBasedStateMachine):
     @rule()
     def sandbox_vanishes(self) -> None:
         for sandbox in self.world.sandboxes:
-            sandbox.alive, sandbox.running, sandbox.worker = False, False, None
+            sandbox.vanish()
 
     @rule()
     def countdown_ends(self) -> None:
         for sandbox in self.world.sandboxes:
-            sandbox.running = False
+            sandbox.paused_at = sandbox.paused_at or self.world.now
 
     @rule()
     def item_is_stopped_by_someone(self) -> None:
-        if self.world.item == "queued":
-            # Nobody can know of a message whose work was taken away before anyone had heard of it.
-            self.world.messages = 0
-        self.world.stop()
+        world = self.world
+        work, heard = world.part("work"), "lastEvent" in world.body["status"]
+        served = "claim" in work and "finishedAt" not in work
+        if world.item == "queued" or (world.item == "starting" and not served and not heard):
+            # Nobody can know of a message whose work was stopped before anyone heard of it.
+            world.messages = 0
+        world.stop()
 
     @rule()
     def stream_is_cut(self) -> None:
-        if self.operator.memory.run is not None and self.operator.memory.run.live:
-            self.operator.memory.run.cut = "cut"
+        run = self.operator.run
+        if run is not None and run.live:
+            run.cut = "cut"
 
+    @precondition(lambda self: not self.world.released)
     @rule(suspended=RARELY)
     def suspend(self, suspended: bool) -> None:
-        self.world.suspended = suspended
-        self.world.touch()
+        self.world.patch({"spec": {"lifecycle": {"suspend": suspended}}})
 
     @rule(announced=st.booleans(), type_=st.sampled_from(sorted(END_TYPES)), meant=RARELY)
     def session_ends(self, announced: bool, type_: str, meant: bool) -> None:
         if self.world.released or not meant:
             return
-        self.world.ended, self.world.item = True, None
+        self.world.ended = "deleted" if type_.endswith("deleted") else "terminated"
+        self.world.item = None
         if announced:
             self.event(type_)
         else:
-            self.operator.memory.end_check_due = True
+            self.operator.context.cache(NAME).end_check_due = True
 
     @rule(meant=RARELY)
     def resource_is_deleted(self, meant: bool) -> None:
-        if self.world.deleted_at is None and meant:
-            self.world.deleted_at = self.world.now
-            # Nothing holds a resource that is not proven ours: it is gone at once.
-            self.world.released = not self.world.proven
-            self.world.touch()
+        if not self.world.deleted and not self.world.released and meant:
+            self.world.delete()
+
+    @rule(
+        name=st.sampled_from(["gold", "silver"]),
+        template=st.sampled_from(["gold:1", "gold:2"]),
+        denied=st.booleans(),
+        precedence=st.sampled_from([0, 0, 1]),
+        locked=st.booleans(),
+        limit=st.sampled_from([None, None, None, 600]),
+    )
+    def class_changes(
+        self, name: str, template: str, denied: bool, precedence: int, locked: bool, limit: int | None
+    ) -> None:
+        """Somebody makes a class or changes it. Two classes of one precedence are a tie."""
+        network = {"network": {"deny": ["0.0.0.0/0"]}} if denied else {}
+        spec: dict[str, Any] = {
+            "precedence": precedence,
+            "session": {"sandbox": {"template": template, **network}, "worker": {"maxIdleSeconds": 20}},
+            "locked": ["template"] if locked else [],
+            "limits": {"maxTurnSeconds": limit} if limit is not None else {},
+        }
+        selector = {"agentNames": ["coder"]} if template == "gold:1" else None
+        self.world.set_class(name, {**spec, "selector": selector} if selector else spec)
+
+    @rule(name=st.sampled_from(["gold", "silver"]))
+    def class_is_deleted(self, name: str) -> None:
+        self.world.classes.pop(name, None)
+
+    @precondition(lambda self: not self.world.released)
+    @rule(
+        effects=EFFECTS,
+        happens=st.sampled_from(["changed", "deleted", "ambiguous"]),
+        cut=st.booleans(),
+    )
+    def class_changes_under_a_step(self, effects: int, happens: str, cut: bool) -> None:
+        """A class changes, goes or gets a rival between two effects, whoever leads afterwards."""
+        if not self.operator.reaches(effects):
+            return
+        match happens:
+            case "changed":
+                self.class_changes("gold", "gold:2", denied=True, precedence=0, locked=False, limit=None)
+            case "deleted":
+                self.world.classes.clear()
+            case "ambiguous":
+                for name in ("gold", "silver"):
+                    self.class_changes(name, "gold:1", denied=False, precedence=0, locked=True, limit=None)
+        if cut:
+            self.take_over()
+        else:
+            self.operator.hear_of_classes()
+            self.operator.goes_on()
 
     @rule()
-    def sweep(self) -> None:
-        world, memory = self.world, self.operator.memory
-        self.operator.note_items()
-        recorded, state = world.part("sandbox").get("id"), world.part("sandbox").get("state")
-        listed = world.listed()
-        memory.missing = recorded is not None and recorded not in {each.name for each in listed}
-        suspects = {
-            each.name for each in listed if world.released or (state != "Creating" and each.name != recorded)
-        }
-        for sandbox in listed:
-            if sandbox.name in suspects & self.suspects:
-                world.kill(sandbox)
-        unneeded = {
-            each.name
-            for each in listed
-            if each.running and each.name == recorded and state == "Paused" and memory.connected is None
-        }
-        memory.running_unexpectedly = bool(unneeded & self.unneeded)
-        self.suspects, self.unneeded = suspects, unneeded
+    def resync(self) -> None:
+        self.operator.resync()
 
     # What must hold
 
@@ -302,22 +374,35 @@ class Sessions(RuleBasedStateMachine):
         assert self.world.worker in (None, *working)
 
     def teardown(self) -> None:
-        """Nothing happens any more: whatever was begun comes to its end."""
+        """Nothing more happens, so everything that was begun must end."""
+        try:
+            self.comes_to_its_end()
+        finally:
+            for process in (*self.gone, self.operator):
+                process.end()
+            self.loop.close()
+
+    def comes_to_its_end(self) -> None:
+        """Play the last rounds, and check what is left."""
         world = self.world
         world.lag, self.frozen = timedelta(0), None
+        # A tie would hold the session back for good, and a long turn until its user interrupts it.
+        world.classes.pop("silver", None)
+        if "gold" in world.classes or world.message_count % 2:
+            self.class_changes("gold", "gold:1", denied=True, precedence=0, locked=False, limit=None)
+        decided_at = world.now
+        self.message(announced=False)
         for _ in range(12):
             self.poll()
-            if not world.released:
-                self.settle()
-            self.worker_heartbeats()
-            if not world.released:
-                self.settle()
-            self.worker_ends("Idle")
-            if not world.released:
-                self.settle()
-            self.time_passes(round(LONG_AGO.total_seconds()))
-            self.sweep()
+            self.settle()
+            world.beat()
+            self.settle()
+            world.worker_ends("Idle")
+            self.settle()
+            world.time_passes(LONG_AGO.total_seconds())
+            self.operator.resync()
         left = [each for each in world.sandboxes if each.alive]
+        self.class_applies(left, decided_at)
         if world.released:
             assert not left, "a sandbox outlived its resource"
             return
@@ -330,6 +415,31 @@ class Sessions(RuleBasedStateMachine):
             assert claim_open or world.item != "starting", "work that nobody would be offered again"
             assert not world.messages, "a message that nobody serves"
 
+    def class_applies(self, left: list[Sandbox], since: datetime) -> None:
+        """Check that the sandbox is as the status says, and that the status says what is not so yet.
 
-Sessions.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+        `since` is when the classes changed last.
+        """
+        status = self.world.resource.status
+        recorded = next((each for each in left if each.name == status.sandbox.id), None)
+        created, effective = status.sandbox.created_with, status.effective
+        if recorded is None or effective is None or created is None:
+            return
+        if "network" in created and effective.network is not None:
+            assert recorded.deny == tuple(effective.network.deny), "other rules than the status says"
+        if "template" in created and effective.origins is not None:
+            assert recorded.template == effective.template, "another template than the status says"
+        started = status.work.first_heartbeat_at
+        serving = self.operator.context.serving(self.world.resource)
+        if serving is None or started is None or started < since:
+            # A claim from before the last change may have had another class.
+            return
+        assert recorded.deny == ("0.0.0.0/0",), "a worker ran under other rules than its class's"
+        told = status.condition(ConditionType.POLICY_APPLIED)
+        if recorded.template != "gold:1":
+            assert told is not None, "an older template, and nobody says so"
+            assert "template" in told.message
+
+
+Sessions.TestCase.settings = settings(max_examples=500, stateful_step_count=40, deadline=None)
 test_whatever_happens_to_a_session = Sessions.TestCase

@@ -8,12 +8,12 @@ import aiohttp
 import pytest
 from kubernetes.aio.client.exceptions import ApiException
 from managed_session_api.conditions import Reason
-from managed_session_operator.clients.kubernetes_calls import kubernetes_call
-from managed_session_operator.failures import (
+from managed_session_operator.clients.kubernetes.calls import kubernetes_call
+from managed_session_operator.domain.errors import (
     ConflictError,
-    Failure,
-    Kind,
+    ErrorKind,
     NotLeadingError,
+    OperationError,
     ResourceGoneError,
 )
 
@@ -29,7 +29,7 @@ def _answer(status: int) -> ApiException:
     return error
 
 
-async def test_an_absent_resource_and_a_changed_one_are_told_apart() -> None:
+async def test_a_missing_resource_differs_from_a_changed_one() -> None:
     with pytest.raises(ResourceGoneError):
         await _failing(_answer(404))
     with pytest.raises(ConflictError):
@@ -37,24 +37,28 @@ async def test_an_absent_resource_and_a_changed_one_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "kind", "definite"),
+    ("status", "kind", "outcome_known"),
     [
-        (400, Kind.PERSON, True),
-        (401, Kind.RETRY, True),
-        (403, Kind.PERSON, True),
-        (422, Kind.PERSON, True),
-        (429, Kind.RETRY, True),
-        (500, Kind.RETRY, False),
-        (503, Kind.RETRY, False),
+        (400, ErrorKind.USER_ACTION, True),
+        (401, ErrorKind.TRANSIENT, True),
+        (403, ErrorKind.USER_ACTION, True),
+        (422, ErrorKind.USER_ACTION, True),
+        (429, ErrorKind.TRANSIENT, True),
+        (500, ErrorKind.TRANSIENT, False),
+        (503, ErrorKind.TRANSIENT, False),
     ],
 )
-async def test_other_answers_say_who_has_to_act_and_never_quote_the_object(
-    status: int, kind: Kind, definite: bool
+async def test_other_errors_say_who_has_to_act_and_never_quote_the_object(
+    status: int, kind: ErrorKind, outcome_known: bool
 ) -> None:
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(OperationError) as raised:
         await _failing(_answer(status))
     failure = raised.value
-    assert (failure.kind, failure.definite, failure.reason) == (kind, definite, Reason.KUBERNETES_REFUSED)
+    assert (failure.kind, failure.outcome_known, failure.reason) == (
+        kind,
+        outcome_known,
+        Reason.KUBERNETES_CALL_FAILED,
+    )
     assert str(status) in failure.message
     assert "token-in-the-quoted-object" not in str(failure)
     assert failure.__suppress_context__
@@ -70,24 +74,24 @@ async def test_other_answers_say_who_has_to_act_and_never_quote_the_object(
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_no_answer_leaves_open_what_the_server_did(error: Exception) -> None:
-    with pytest.raises(Failure) as raised:
+async def test_a_missing_answer_has_an_unknown_outcome(error: Exception) -> None:
+    with pytest.raises(OperationError) as raised:
         await _failing(error)
-    assert (raised.value.kind, raised.value.definite) == (Kind.RETRY, False)
+    assert (raised.value.kind, raised.value.outcome_known) == (ErrorKind.TRANSIENT, False)
 
 
 async def test_a_call_ends_at_its_time_limit() -> None:
-    with pytest.raises(Failure, match="TimeoutError"):
+    with pytest.raises(OperationError, match="TimeoutError"):
         async with kubernetes_call("list", timeout=0.01, fence=None):
             await asyncio.Event().wait()
 
 
-async def test_cancellation_is_not_taken_for_a_failure() -> None:
+async def test_cancellation_is_not_an_error() -> None:
     with pytest.raises(asyncio.CancelledError):
         await _failing(asyncio.CancelledError())
 
 
-async def test_nothing_is_sent_by_who_does_not_lead() -> None:
+async def test_only_a_leader_sends_anything() -> None:
     sent = False
 
     def fence() -> None:

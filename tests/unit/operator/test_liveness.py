@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from managed_session_operator.liveness import Liveness, WatchProgress
-from managed_session_operator.reconcile_queue import ReconcileQueue
+from managed_session_operator.controller.liveness import Liveness, WatchProgress
+from managed_session_operator.controller.reconcile_queue import ReconcileQueue
 
 from .clock import Clock
 
@@ -16,7 +16,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_a_loop_is_stuck_when_it_was_silent_for_too_long_and_alive_with_its_next_word(clock: Clock) -> None:
+def test_a_silent_loop_is_stuck_until_its_next_sign_of_life(clock: Clock) -> None:
     liveness = Liveness(clock)
     liveness.expect("lease", 10)
     clock.now += 10
@@ -37,11 +37,11 @@ def test_a_loop_that_sleeps_on_purpose_may_be_silent_for_that_time(clock: Clock)
     assert not liveness.check()[0]
 
 
-def test_a_loop_that_has_ended_in_order_is_not_waited_for(clock: Clock) -> None:
+def test_a_loop_that_has_ended_cleanly_is_not_stuck(clock: Clock) -> None:
     liveness = Liveness(clock)
-    liveness.expect("sweep", 10)
-    liveness.let_go("sweep")
-    liveness.beat("sweep")
+    liveness.expect("resync", 10)
+    liveness.forget("resync")
+    liveness.beat("resync")
     clock.now += 100
     assert liveness.check() == (True, {})
 
@@ -68,7 +68,7 @@ async def test_a_reconcile_that_never_ends_is_stuck() -> None:
     running.cancel()
 
 
-def test_a_watch_owes_what_is_known_otherwise_until_it_brings_it(clock: Clock) -> None:
+def test_a_watch_owes_a_known_change_until_it_delivers_it(clock: Clock) -> None:
     progress = WatchProgress(clock)
     progress.watched(10)
     progress.known(10)
@@ -92,7 +92,7 @@ def test_a_busy_watch_that_is_always_a_little_late_owes_nothing_for_long(clock: 
         assert progress.behind_seconds() <= 1
 
 
-def test_what_was_owed_and_is_deleted_is_owed_no_more(clock: Clock) -> None:
+def test_a_deleted_resource_is_no_longer_owed(clock: Clock) -> None:
     progress = WatchProgress(clock)
     progress.watched(10)
     progress.known(12)

@@ -1,10 +1,10 @@
-"""Workers whose item is theirs no more."""
+"""Workers that have lost their item's lease."""
 
 from __future__ import annotations
 
 import pytest
-from managed_session_operator.lost_leases import LostLeases
-from managed_session_operator.work_list import WorkItem, WorkList
+from managed_session_operator.domain.work_item import WorkItem, WorkList
+from managed_session_operator.resync.lost_leases import LostLeases
 
 from .examples import SESSION, ago, session
 
@@ -16,7 +16,7 @@ def _list(state: str, seconds_ago: float) -> WorkList:
 
 
 @pytest.mark.parametrize("state", ["queued", "stopped"])
-def test_two_lists_in_a_row_show_that_a_lease_is_lost(state: str) -> None:
+def test_two_lists_in_a_row_prove_a_lost_lease(state: str) -> None:
     resource, leases = session({"work": BEGUN}), LostLeases()
     assert leases.found([resource], _list(state, 60)) == []
     listed = _list(state, 30)
@@ -24,7 +24,7 @@ def test_two_lists_in_a_row_show_that_a_lease_is_lost(state: str) -> None:
 
 
 @pytest.mark.parametrize("between", ["active", "starting", "stopping"])
-def test_a_list_between_that_shows_it_held_begins_anew(between: str) -> None:
+def test_a_list_that_shows_the_lease_starts_the_count_again(between: str) -> None:
     resource, leases = session({"work": BEGUN}), LostLeases()
     for state, age in (("queued", 60), (between, 30), ("queued", 20)):
         assert leases.found([resource], _list(state, age)) == []
@@ -42,10 +42,11 @@ def test_the_same_list_counts_once() -> None:
         {**BEGUN, "finishedAt": ago(90)},
         {**BEGUN, "firstHeartbeatAt": None},
         {**BEGUN, "firstHeartbeatAt": ago(10)},
+        {**BEGUN, "servingLateSince": ago(90)},
     ],
-    ids=["none", "ended", "not begun", "begun since"],
+    ids=["none", "ended", "not begun", "begun since", "serves late"],
 )
-def test_only_a_worker_that_had_begun_can_have_lost_its_lease(work: dict[str, object]) -> None:
+def test_only_a_started_worker_can_lose_its_lease(work: dict[str, object]) -> None:
     resource, leases = session({"work": work}), LostLeases()
     assert leases.found([resource], _list("queued", 60)) == []
     assert leases.found([resource], _list("queued", 30)) == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from managed_session_operator.orphans import Orphans
+from managed_session_operator.resync.orphans import Orphans
 
 from .clock import Clock
 
@@ -21,19 +21,19 @@ def orphans(clock: Clock) -> Orphans:
     return Orphans(GRACE, clock)
 
 
-def test_one_whose_resource_was_seen_is_given_up_by_the_second_sweep_without_it(orphans: Orphans) -> None:
+def test_a_sandbox_is_orphaned_after_two_resyncs_without_its_known_resource(orphans: Orphans) -> None:
     assert orphans.given_up({}, {"uid-1", "uid-2"}) == set()
     assert orphans.given_up(LOST, {"uid-2"}) == set()
     assert orphans.given_up(LOST, {"uid-2"}) == {"isandbox"}
     assert orphans.given_up(LOST, {"uid-2"}) == {"isandbox"}, "as long as its kill has not worked"
 
 
-def test_one_whose_resource_is_there_and_has_no_use_for_it_needs_no_grace(orphans: Orphans) -> None:
+def test_a_sandbox_that_its_resource_does_not_use_needs_no_grace(orphans: Orphans) -> None:
     assert orphans.given_up(LOST, {"uid-1"}) == set()
     assert orphans.given_up(LOST, {"uid-1"}) == {"isandbox"}
 
 
-def test_one_whose_resource_was_never_seen_is_kept_for_the_grace_period(
+def test_a_sandbox_with_an_unknown_resource_is_kept_for_the_grace_period(
     orphans: Orphans, clock: Clock
 ) -> None:
     for _ in range(20):
@@ -42,8 +42,20 @@ def test_one_whose_resource_was_never_seen_is_kept_for_the_grace_period(
     assert orphans.given_up(LOST, set()) == {"isandbox"}
 
 
-def test_one_that_has_got_its_resource_back_begins_anew(orphans: Orphans, clock: Clock) -> None:
+def test_a_sandbox_that_gets_its_resource_back_starts_again(orphans: Orphans, clock: Clock) -> None:
     orphans.given_up(LOST, set())
     clock.now += GRACE
     assert orphans.given_up({}, {"uid-1"}) == set()
     assert orphans.given_up(LOST, set()) == set()
+
+
+def test_an_incomplete_list_neither_forgets_nor_orphans_missing_sandboxes(
+    orphans: Orphans, clock: Clock
+) -> None:
+    assert orphans.given_up(LOST, {"uid-1"}) == set()
+    assert orphans.given_up({}, set(), whole=False) == set()
+    clock.now += GRACE
+    assert orphans.given_up({}, set(), whole=False) == set(), "once found is not twice"
+    assert orphans.given_up(LOST, set()) == {"isandbox"}
+    assert orphans.given_up({}, set()) == set()
+    assert orphans.given_up(LOST, set()) == set(), "a whole list without it begins anew"

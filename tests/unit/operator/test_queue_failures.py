@@ -1,7 +1,9 @@
-"""What each exception of the Anthropic SDK means for a step."""
+"""What each exception of Anthropic's SDK means for a step."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import anthropic
@@ -9,18 +11,20 @@ import httpx2
 import pytest
 from anthropic.types.beta.environments import BetaSelfHostedWork
 from managed_session_api.conditions import Reason
-from managed_session_operator.clients.work_queue import SessionView, WorkQueue, _work_item
-from managed_session_operator.failures import Failure, Kind, NotLeadingError
+from managed_session_operator.clients.anthropic.work_queue import WorkQueue, _work_item
+from managed_session_operator.domain.errors import ErrorKind, NotLeadingError, OperationError
+from managed_session_operator.domain.session import SessionView
 
 from .examples import key
+from .open_answers import Answering
 
 
 def _queue(fence: Any = lambda: None) -> WorkQueue:
-    return WorkQueue(lambda: "env_1", key(), worker_id="test", fence=fence, timeout=1)
+    return WorkQueue(lambda: "env_1", key(), worker_id="test", fence=fence, timeout=30)
 
 
-async def _translated(error: Exception, operation: str = "session") -> Failure:
-    with pytest.raises(Failure) as raised:
+async def _translated(error: Exception, operation: str = "session") -> OperationError:
+    with pytest.raises(OperationError) as raised:
         async with _queue()._call(operation):
             raise error
     return raised.value
@@ -39,31 +43,62 @@ def _said(type_: str, message: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("status", "kind", "reason"),
     [
-        (401, Kind.PERSON, Reason.ENVIRONMENT_CREDENTIAL_REJECTED),
-        (403, Kind.PERSON, Reason.ENVIRONMENT_CREDENTIAL_REJECTED),
-        (404, Kind.GONE, Reason.SESSION_ENDED),
-        (429, Kind.QUOTA, Reason.ENVIRONMENT_UNREACHABLE),
-        (500, Kind.RETRY, Reason.ENVIRONMENT_UNREACHABLE),
-        (529, Kind.RETRY, Reason.ENVIRONMENT_UNREACHABLE),
+        (401, ErrorKind.USER_ACTION, Reason.ENVIRONMENT_CREDENTIAL_REJECTED),
+        (403, ErrorKind.USER_ACTION, Reason.ENVIRONMENT_CREDENTIAL_REJECTED),
+        (404, ErrorKind.NOT_FOUND, Reason.SESSION_ENDED),
+        (400, ErrorKind.USER_ACTION, Reason.ENVIRONMENT_REQUEST_REJECTED),
+        (402, ErrorKind.USER_ACTION, Reason.ENVIRONMENT_REQUEST_REJECTED),
+        (409, ErrorKind.TRANSIENT, Reason.ENVIRONMENT_REQUEST_REJECTED),
+        (413, ErrorKind.USER_ACTION, Reason.ENVIRONMENT_REQUEST_REJECTED),
+        (422, ErrorKind.USER_ACTION, Reason.ENVIRONMENT_REQUEST_REJECTED),
+        (429, ErrorKind.RATE_LIMITED, Reason.ENVIRONMENT_RATE_LIMITED),
+        (500, ErrorKind.TRANSIENT, Reason.ENVIRONMENT_UNREACHABLE),
+        (529, ErrorKind.TRANSIENT, Reason.ENVIRONMENT_UNREACHABLE),
     ],
 )
-async def test_an_answer_tells_who_has_to_act(status: int, kind: Kind, reason: Reason) -> None:
+async def test_an_answer_says_who_has_to_act(status: int, kind: ErrorKind, reason: Reason) -> None:
     failure = await _translated(_answer(status, _said("some_error", "because")))
     assert (failure.kind, failure.reason, failure.status) == (kind, reason, status)
     assert "because" in failure.message
-    assert failure.definite == (status < 500)
+    assert failure.outcome_known == (status < 500)
+
+
+@pytest.mark.parametrize("status", [408, 425])
+async def test_an_answer_that_asks_for_a_retry_is_not_a_refusal(status: int) -> None:
+    failure = await _translated(_answer(status, None))
+    assert (failure.kind, failure.reason) == (ErrorKind.TRANSIENT, Reason.ENVIRONMENT_UNREACHABLE)
+    assert not failure.outcome_known
+
+
+async def test_a_refused_call_says_which_one_and_why() -> None:
+    failure = await _translated(_answer(400, _said("invalid_request_error", "block_ms: too long")), "poll")
+    assert "poll" in failure.message
+    assert "block_ms: too long" in failure.message
+
+
+async def test_an_unreadable_session_counts_as_having_a_message_but_a_rate_limit_is_waited_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with Answering().serving() as server:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        server.status, server.body = 500, _said("some_error", "because")
+        assert await _queue().has_message("sesn_1") is True
+        server.status = 429
+        with pytest.raises(OperationError) as raised:
+            await _queue().has_message("sesn_1")
+        assert raised.value.reason is Reason.ENVIRONMENT_RATE_LIMITED
 
 
 @pytest.mark.parametrize("body", ["<html>not here</html>", None, {}, {"detail": "Not Found"}, []])
-async def test_what_a_proxy_answers_is_not_taken_for_the_end_of_a_session(body: object) -> None:
+async def test_a_proxys_answer_is_not_the_end_of_a_session(body: object) -> None:
     failure = await _translated(_answer(404, body))
-    assert failure.kind is Kind.RETRY
+    assert failure.kind is ErrorKind.TRANSIENT
 
 
 @pytest.mark.parametrize("body", [None, {"message": "EnvironmentInstance not found"}])
-async def test_a_poll_goes_on_after_a_404_of_any_form_but_a_page(body: object) -> None:
-    assert (await _translated(_answer(404, body), "poll")).kind is Kind.GONE
-    assert (await _translated(_answer(404, "<html>not here</html>"), "poll")).kind is Kind.RETRY
+async def test_a_poll_continues_after_any_404_except_a_page(body: object) -> None:
+    assert (await _translated(_answer(404, body), "poll")).kind is ErrorKind.NOT_FOUND
+    assert (await _translated(_answer(404, "<html>not here</html>"), "poll")).kind is ErrorKind.TRANSIENT
 
 
 @pytest.mark.parametrize(
@@ -81,11 +116,28 @@ def test_an_odd_item_of_the_work_list_hides_no_other(item: dict[str, Any], state
     assert (read.work_id, read.state, read.unstarted) == ("work_1", state, False)
 
 
-async def test_the_time_that_the_server_asks_for_is_kept() -> None:
+async def test_the_servers_retry_delay_is_kept() -> None:
     assert (await _translated(_answer(429, None, **{"retry-after": "7"}))).retry_after == 7.0
-    date = "Wed, 21 Oct 2026 07:28:00 GMT"
-    assert (await _translated(_answer(429, None, **{"retry-after": date}))).retry_after is None
     assert (await _translated(_answer(429, None))).retry_after is None
+
+
+async def test_the_server_may_give_a_time_instead_of_a_delay() -> None:
+    until = format_datetime(datetime.now(UTC) + timedelta(seconds=40), usegmt=True)
+    seconds = (await _translated(_answer(429, None, **{"retry-after": until}))).retry_after
+    assert seconds is not None
+    assert 30 < seconds <= 40
+
+
+@pytest.mark.parametrize("odd", ["soon", "nan", "-5", "Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 99 Oct 2026"])
+async def test_an_invalid_time_is_ignored(odd: str) -> None:
+    assert (await _translated(_answer(429, None, **{"retry-after": odd}))).retry_after is None
+
+
+@pytest.mark.parametrize("odd", ["inf", "1e12"])
+async def test_no_answer_makes_the_operator_wait_forever(odd: str) -> None:
+    seconds = (await _translated(_answer(429, None, **{"retry-after": odd}))).retry_after
+    assert seconds is not None
+    assert seconds <= 3600
 
 
 @pytest.mark.parametrize(
@@ -101,14 +153,14 @@ async def test_the_time_that_the_server_asks_for_is_kept() -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_whatever_else_goes_wrong_is_tried_again_and_its_text_is_not_repeated(error: Exception) -> None:
+async def test_any_other_error_is_retried_and_its_text_is_not_repeated(error: Exception) -> None:
     failure = await _translated(error)
-    assert (failure.kind, failure.definite) == (Kind.RETRY, False)
+    assert (failure.kind, failure.outcome_known) == (ErrorKind.TRANSIENT, False)
     assert type(error).__name__ in failure.message
     assert "odd" not in failure.message
 
 
-async def test_nothing_is_sent_by_who_does_not_lead() -> None:
+async def test_only_a_leader_sends_anything() -> None:
     def fence() -> None:
         raise NotLeadingError
 
@@ -127,4 +179,4 @@ async def test_nothing_is_sent_by_who_does_not_lead() -> None:
     ],
 )
 def test_terminated_and_archived_sessions_have_ended(status: str, archived: bool, ended: bool) -> None:
-    assert SessionView("s", "e", None, status, archived, has_skills=False).ended is ended
+    assert SessionView("s", "e", None, status, archived).ended is ended

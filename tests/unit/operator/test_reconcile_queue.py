@@ -1,4 +1,4 @@
-"""The keyed queue, on a real event loop."""
+"""The reconcile queue, on a real event loop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from managed_session_operator.reconcile_queue import ReconcileQueue
+from managed_session_operator.controller.reconcile_queue import ReconcileQueue
 
 Reconcile = Callable[[str], Awaitable[float | None]]
 
@@ -24,10 +24,10 @@ async def _running(queue: ReconcileQueue, reconcile: Reconcile) -> AsyncIterator
 
 
 class _Probe:
-    """A reconcile that stays in each look until it is let go, and counts."""
+    """A reconcile function that counts its calls, and holds each until a test releases it."""
 
     def __init__(self) -> None:
-        self.looks: Counter[str] = Counter()
+        self.reconciles: Counter[str] = Counter()
         self.at_once: Counter[str] = Counter()
         self.most_at_once = 0
         self.gate = asyncio.Event()
@@ -36,7 +36,7 @@ class _Probe:
 
     async def __call__(self, key: str) -> float | None:
         async with self.changed:
-            self.looks[key] += 1
+            self.reconciles[key] += 1
             self.at_once[key] += 1
             self.running += 1
             assert self.at_once[key] == 1, "two reconciles of one key"
@@ -54,7 +54,7 @@ class _Probe:
             await self.changed.wait_for(condition)
 
 
-async def test_a_key_that_waits_is_looked_at_once() -> None:
+async def test_a_waiting_key_is_reconciled_once() -> None:
     queue, probe = ReconcileQueue(concurrency=4), _Probe()
     for _ in range(5):
         queue.add("a")
@@ -62,25 +62,25 @@ async def test_a_key_that_waits_is_looked_at_once() -> None:
     probe.gate.set()
     async with _running(queue, probe):
         queue.add("b")
-        await probe.until(lambda: probe.looks["b"] == 1 and probe.running == 0)
-    assert probe.looks == {"a": 1, "b": 1}
+        await probe.until(lambda: probe.reconciles["b"] == 1 and probe.running == 0)
+    assert probe.reconciles == {"a": 1, "b": 1}
 
 
-async def test_a_key_that_changes_during_its_look_is_looked_at_once_more_and_not_twice_at_a_time() -> None:
+async def test_a_key_that_changes_during_its_reconcile_is_reconciled_once_more_afterwards() -> None:
     queue, probe = ReconcileQueue(concurrency=4), _Probe()
     async with _running(queue, probe):
         queue.add("a")
-        await probe.until(lambda: probe.looks["a"] == 1)
+        await probe.until(lambda: probe.reconciles["a"] == 1)
         for _ in range(5):
             queue.add("a")
         probe.gate.set()
-        await probe.until(lambda: probe.looks["a"] == 2 and probe.running == 0)
+        await probe.until(lambda: probe.reconciles["a"] == 2 and probe.running == 0)
         queue.add("b")
-        await probe.until(lambda: probe.looks["b"] == 1 and probe.running == 0)
-    assert probe.looks["a"] == 2
+        await probe.until(lambda: probe.reconciles["b"] == 1 and probe.running == 0)
+    assert probe.reconciles["a"] == 2
 
 
-async def test_no_more_run_at_once_than_allowed_and_nobody_is_forgotten() -> None:
+async def test_concurrency_is_limited_and_no_key_is_forgotten() -> None:
     queue, probe = ReconcileQueue(concurrency=3), _Probe()
     keys = [f"key-{number}" for number in range(20)]
     async with _running(queue, probe):
@@ -89,12 +89,12 @@ async def test_no_more_run_at_once_than_allowed_and_nobody_is_forgotten() -> Non
         await probe.until(lambda: probe.running == 3)
         assert queue.active == 3
         probe.gate.set()
-        await probe.until(lambda: len(probe.looks) == 20 and probe.running == 0)
+        await probe.until(lambda: len(probe.reconciles) == 20 and probe.running == 0)
     assert probe.most_at_once == 3
-    assert set(probe.looks.values()) == {1}
+    assert set(probe.reconciles.values()) == {1}
 
 
-async def test_a_look_may_ask_for_another_after_a_while() -> None:
+async def test_a_reconcile_may_request_another_one_later() -> None:
     queue, times = ReconcileQueue(concurrency=1), list[float]()
     done = asyncio.Event()
 
@@ -111,13 +111,15 @@ async def test_a_look_may_ask_for_another_after_a_while() -> None:
     assert times[1] - times[0] >= 0.049
 
 
-async def test_of_two_wishes_for_later_the_earlier_counts() -> None:
+async def test_the_earlier_of_two_delays_counts() -> None:
     for delays in ([30.0, 0.01], [0.01, 30.0]):
-        queue, looks = ReconcileQueue(concurrency=1), list[str]()
+        queue, reconciled = ReconcileQueue(concurrency=1), list[str]()
         done = asyncio.Event()
 
-        async def reconcile(key: str, looks: list[str] = looks, done: asyncio.Event = done) -> float | None:
-            looks.append(key)
+        async def reconcile(
+            key: str, reconciled: list[str] = reconciled, done: asyncio.Event = done
+        ) -> float | None:
+            reconciled.append(key)
             done.set()
             return None
 
@@ -125,7 +127,7 @@ async def test_of_two_wishes_for_later_the_earlier_counts() -> None:
             for delay in delays:
                 queue.add_after("a", delay)
             await done.wait()
-        assert looks == ["a"]
+        assert reconciled == ["a"]
 
 
 async def test_a_change_does_not_wait_for_the_timer_and_uses_it_up() -> None:
@@ -135,16 +137,16 @@ async def test_a_change_does_not_wait_for_the_timer_and_uses_it_up() -> None:
         queue.add_after("a", 0.05)
         queue.add("a")
         queue.add_after("later", 0.1)
-        await probe.until(lambda: probe.looks["later"] == 1 and probe.running == 0)
-    assert probe.looks["a"] == 1
+        await probe.until(lambda: probe.reconciles["later"] == 1 and probe.running == 0)
+    assert probe.reconciles["a"] == 1
 
 
-async def test_an_unexpected_error_of_one_key_stops_nobody_and_is_tried_again_later() -> None:
-    queue, looks = ReconcileQueue(concurrency=2), list[str]()
+async def test_an_unexpected_error_of_one_key_is_retried_and_stops_no_other() -> None:
+    queue, reconciled = ReconcileQueue(concurrency=2), list[str]()
     done = asyncio.Event()
 
     async def reconcile(key: str) -> float | None:
-        looks.append(key)
+        reconciled.append(key)
         if key == "bad":
             raise RuntimeError("boom")
         done.set()
@@ -155,7 +157,7 @@ async def test_an_unexpected_error_of_one_key_stops_nobody_and_is_tried_again_la
         queue.add("good")
         await done.wait()
         assert not task.done()
-    assert sorted(looks) == ["bad", "good"]
+    assert sorted(reconciled) == ["bad", "good"]
 
 
 async def test_cancelling_the_queue_cancels_what_runs_and_it_can_be_run_again() -> None:
@@ -170,10 +172,10 @@ async def test_cancelling_the_queue_cancels_what_runs_and_it_can_be_run_again() 
     again.gate.set()
     async with _running(queue, again):
         queue.add("a")
-        await again.until(lambda: again.looks["a"] == 1)
+        await again.until(lambda: again.reconciles["a"] == 1)
 
 
-async def test_clearing_forgets_what_waits_and_what_was_wished_for_later() -> None:
+async def test_clearing_forgets_waiting_and_delayed_keys() -> None:
     queue, probe = ReconcileQueue(concurrency=1), _Probe()
     probe.gate.set()
     queue.add("waits")
@@ -182,5 +184,5 @@ async def test_clearing_forgets_what_waits_and_what_was_wished_for_later() -> No
     assert len(queue) == 0
     async with _running(queue, probe):
         queue.add_after("new", 0.05)
-        await probe.until(lambda: probe.looks["new"] == 1)
-    assert set(probe.looks) == {"new"}
+        await probe.until(lambda: probe.reconciles["new"] == 1)
+    assert set(probe.reconciles) == {"new"}

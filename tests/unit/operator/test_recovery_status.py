@@ -1,19 +1,23 @@
-"""What a turn's end writes about whether the session still waits for somebody."""
+"""What the end of a turn writes to `status.recovery`."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from managed_session_api.events import RUN_STARTED
 from managed_session_api.times import to_wire
-from managed_session_operator.decisions import has_hint
-from managed_session_operator.steps.worker import _recovery
+from managed_session_operator.domain.decide import has_announced_run
+from managed_session_operator.domain.turn_end import Ending, plan_turn_end
 
 from .examples import NOW, ago, session
 
-CONTEXT: Any = SimpleNamespace(now=lambda: NOW, api_key=SimpleNamespace(possible=True))
+
+def _recovery(status: dict[str, Any]) -> dict[str, Any]:
+    """Return `status.recovery` after the end of a turn."""
+    end = plan_turn_end(session(status), Ending("Idle", over=True), NOW, can_interrupt=True)
+    written: dict[str, Any] = end.fields["recovery"]
+    return written
 
 
 def _status(event_seconds_ago: float) -> dict[str, Any]:
@@ -21,15 +25,15 @@ def _status(event_seconds_ago: float) -> dict[str, Any]:
     return {"lastEvent": event}
 
 
-def test_a_turn_that_ends_as_it_should_writes_nothing_more() -> None:
-    assert _recovery(CONTEXT, session(_status(5)), "Idle", over=True) == {}
+def test_a_turn_that_ends_cleanly_writes_nothing_more() -> None:
+    assert _recovery(_status(5)) == {}
 
 
 @pytest.mark.parametrize("ahead", [1, 300])
-def test_an_event_of_a_clock_before_ours_announces_nothing_once_its_turn_is_over(ahead: float) -> None:
+def test_an_event_from_a_fast_clock_announces_nothing_after_its_turn(ahead: float) -> None:
     status = _status(-ahead)
-    recovery: Any = _recovery(CONTEXT, session(status), "Idle", over=True)
+    recovery = _recovery(status)
     work = {"claim": "c", "finishedAt": to_wire(NOW), "exitReason": "Idle"}
-    assert has_hint(session({**status, "work": work}))
+    assert has_announced_run(session({**status, "work": work}))
     checked = {"checkedAt": to_wire(recovery["checkedAt"]), "attempts": 0}
-    assert not has_hint(session({**status, "work": work, "recovery": checked}))
+    assert not has_announced_run(session({**status, "work": work, "recovery": checked}))

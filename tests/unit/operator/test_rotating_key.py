@@ -1,4 +1,4 @@
-"""A key with several lines, as a cloud sees it that accepts some of them."""
+"""A key with several lines, some of which a cloud accepts."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
-from managed_session_operator.capacity import Capacity
-from managed_session_operator.claim_loop import ClaimLoop
+from managed_session_operator.capacity.slots import Capacity
 from managed_session_operator.clients import rotating_key
-from managed_session_operator.clients.api_key_sessions import ApiKeySessions
+from managed_session_operator.clients.anthropic.work_queue import WorkQueue
+from managed_session_operator.clients.anthropic.workspace_sessions import WorkspaceSessions
 from managed_session_operator.clients.rotating_key import RotatingKey
-from managed_session_operator.clients.work_queue import WorkQueue
-from managed_session_operator.failures import Failure, Kind
+from managed_session_operator.controller.work_poller import WorkPoller
+from managed_session_operator.domain.errors import ErrorKind, OperationError
+from managed_session_operator.domain.offer import OfferInbox
 from managed_session_operator.metrics import Metrics
-from managed_session_operator.offers import OfferInbox
 from managed_session_operator.settings import OperatorSettings
 from pydantic import SecretStr
 
 
 class Cloud:
-    """Answers 200 to the keys that it accepts and 401 to others, and keeps what it was asked with."""
+    """Answers 200 to keys that it accepts and 401 to others. Records the keys."""
 
     def __init__(self) -> None:
         self.accepts: set[str] = set()
@@ -60,12 +60,14 @@ class Cloud:
 
 
 class Rotation:
-    """The lines of a key, and which of them is said to be in use."""
+    """The lines of a key, and the line reported as in use."""
 
     def __init__(self) -> None:
         self.lines = ["new", "old"]
-        self.said: list[int] = []
-        self.key = RotatingKey("a-key", lambda: [SecretStr(line) for line in self.lines], self.said.append)
+        self.reported: list[int] = []
+        self.key = RotatingKey(
+            "a-key", lambda: [SecretStr(line) for line in self.lines], self.reported.append
+        )
 
 
 @pytest.fixture
@@ -88,17 +90,17 @@ def queue(rotation: Rotation) -> WorkQueue:
     return WorkQueue(lambda: "env_1", rotation.key, worker_id="test", fence=lambda: None, timeout=5)
 
 
-async def test_the_first_line_is_used_alone_while_it_is_accepted(
+async def test_only_the_first_line_is_used_while_it_is_accepted(
     cloud: Cloud, rotation: Rotation, queue: WorkQueue
 ) -> None:
     cloud.accepts = {"new", "old"}
     await queue.stop("sesn_01")
     await queue.stop("sesn_01")
     assert cloud.asked_with() == ["new", "new"]
-    assert rotation.said == [1]
+    assert rotation.reported == [1]
 
 
-async def test_a_line_that_is_not_valid_yet_costs_one_refusal_and_the_same_request_goes_on_with_the_next(
+async def test_a_line_that_is_not_valid_yet_is_refused_once_and_the_next_one_is_used(
     cloud: Cloud, rotation: Rotation, queue: WorkQueue
 ) -> None:
     cloud.accepts = {"old"}
@@ -108,7 +110,7 @@ async def test_a_line_that_is_not_valid_yet_costs_one_refusal_and_the_same_reque
     assert cloud.asked_with() == ["new", "old"]
     await queue.stop("sesn_01")
     assert cloud.asked_with() == ["old"]
-    assert rotation.said == [2]
+    assert rotation.reported == [2]
 
 
 async def test_the_key_of_another_environment_is_refused_as_well(cloud: Cloud, queue: WorkQueue) -> None:
@@ -118,14 +120,14 @@ async def test_the_key_of_another_environment_is_refused_as_well(cloud: Cloud, q
     assert cloud.asked_with() == ["new", "old", "old"]
 
 
-async def test_a_session_that_is_forbidden_says_nothing_of_the_key(
+async def test_a_forbidden_session_says_nothing_about_the_key(
     cloud: Cloud, rotation: Rotation, queue: WorkQueue
 ) -> None:
     cloud.refusal = "403 Forbidden"
-    with pytest.raises(Failure):
+    with pytest.raises(OperationError):
         await queue.session("sesn_01")
     assert cloud.asked_with() == ["new"]
-    assert rotation.said == [1]
+    assert rotation.reported == [1]
 
 
 async def test_the_line_in_use_may_be_revoked_at_any_moment(
@@ -136,13 +138,13 @@ async def test_the_line_in_use_may_be_revoked_at_any_moment(
     cloud.accepts = {"new"}
     await queue.stop("sesn_01")
     assert cloud.asked_with() == ["new", "old", "old", "new"]
-    assert rotation.said == [2, 1]
+    assert rotation.reported == [2, 1]
     rotation.lines = ["new"]
     await queue.stop("sesn_01")
     assert cloud.asked_with() == ["new"]
 
 
-async def test_a_refused_first_line_is_tried_again_after_a_while(
+async def test_a_refused_first_line_is_tried_again_later(
     cloud: Cloud, rotation: Rotation, queue: WorkQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloud.accepts = {"old"}
@@ -152,31 +154,31 @@ async def test_a_refused_first_line_is_tried_again_after_a_while(
     monkeypatch.setattr(rotating_key, "AGAIN_SECONDS", 0.0)
     await queue.stop("sesn_01")
     assert cloud.asked_with() == ["new", "old", "old", "new"]
-    assert rotation.said == [2, 1]
+    assert rotation.reported == [2, 1]
 
 
-async def test_all_lines_refused_is_for_a_person_until_one_is_accepted(
+async def test_refusal_of_all_lines_needs_a_person_until_one_is_accepted(
     cloud: Cloud, rotation: Rotation, queue: WorkQueue
 ) -> None:
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(OperationError) as raised:
         await queue.stop("sesn_01")
-    assert raised.value.kind is Kind.PERSON
-    assert rotation.said == [0]
+    assert raised.value.kind is ErrorKind.USER_ACTION
+    assert rotation.reported == [0]
     cloud.accepts = {"new"}
     await queue.stop("sesn_01")
-    assert rotation.said == [0, 1]
+    assert rotation.reported == [0, 1]
     assert cloud.asked_with() == ["new", "old", "new"]
 
 
 async def test_the_api_key_is_rotated_in_the_same_way(cloud: Cloud, rotation: Rotation) -> None:
     cloud.accepts = {"old"}
-    sessions = ApiKeySessions(rotation.key, fence=lambda: None, timeout=5)
+    sessions = WorkspaceSessions(rotation.key, fence=lambda: None, timeout=5)
     await sessions.interrupt("sesn_01")
     await sessions.interrupt("sesn_01")
     assert cloud.asked_with() == ["new", "old", "old"]
 
 
-async def test_a_queue_that_is_left_alone_for_a_refused_key_is_polled_as_soon_as_the_key_changes(
+async def test_a_queue_with_a_refused_key_is_polled_as_soon_as_the_key_changes(
     cloud: Cloud, rotation: Rotation, queue: WorkQueue
 ) -> None:
     failed = asyncio.Event()
@@ -185,14 +187,14 @@ async def test_a_queue_that_is_left_alone_for_a_refused_key_is_polled_as_soon_as
         if sleeps:
             failed.set()
 
-    claims = ClaimLoop(
+    claims = WorkPoller(
         queue,
         OfferInbox(),
         Capacity(5, 80, wake=lambda _: None),
         on_offer=lambda _: None,
-        on_trouble=lambda _: None,
+        on_queue_error=lambda _: None,
         on_turn=turned,
-        # It would be left alone for 100 s.
+        # Otherwise it would not be polled for 100 s.
         settings=OperatorSettings.model_validate({"retry_scale": 10}),
         metrics=Metrics(),
     )
@@ -200,6 +202,6 @@ async def test_a_queue_that_is_left_alone_for_a_refused_key_is_polled_as_soon_as
     await failed.wait()
     assert cloud.asked_with() == ["new", "old"]
     cloud.accepts, rotation.lines = {"newest"}, ["newest"]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await cloud.reached("newest")
     running.cancel()

@@ -1,6 +1,7 @@
 """A world of plain data around one resource: E2B, the queue, the sandbox's supervisor, the API server.
 
-It keeps what the real ones keep, refuses what they refuse, and judges each effect by the promises.
+It keeps what the real ones keep, refuses what they refuse, and judges each effect by the guarantees. The
+operator's real steps reach it through `in_memory_ports.py`.
 """
 
 from __future__ import annotations
@@ -10,122 +11,170 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from managed_session_api import names
+from managed_session_api.conditions import Reason
 from managed_session_api.resource import ManagedSession
 from managed_session_api.times import to_wire
+from managed_session_operator.domain.errors import (
+    ConflictError,
+    ErrorKind,
+    OperationError,
+    ResourceGoneError,
+)
+from managed_session_operator.domain.sandbox import SandboxRequest
 
-from .examples import ENVIRONMENT, NOW, body
+from ...support.merge_patch import merge_patch
+from .examples import NOW, body, class_body
 
 LEASE = timedelta(seconds=300)
+EFFECT = timedelta(milliseconds=10)
+"""Seconds that an effect takes."""
 
 
-class RefusedError(Exception):
-    """The outside did not do it: a conflict, a sandbox that is not there, an older leader."""
-
-
-class NotRunningError(RefusedError):
+class NotRunningError(Exception):
     """The sandbox is paused or gone."""
+
+
+class StaleError(Exception):
+    """The supervisor knows a later leader, or has started a newer claim."""
+
+
+class BusyError(Exception):
+    """A worker that serves late gets time to finish."""
 
 
 @dataclass
 class Sandbox:
-    """One of the resource's sandboxes, with its supervisor's memory."""
+    """One of the resource's sandboxes, with the state of its supervisor."""
 
     name: str
     attempt: int
     listed_from: datetime
+    period_began: datetime
+    paused_at: datetime | None = None
     alive: bool = True
-    running: bool = True
     worker: str | None = None
-    """The claim whose worker lives in it, frozen while the sandbox is paused."""
+    """The claim of the worker in it, which is frozen while the sandbox is paused."""
     heartbeats: set[str] = field(default_factory=set)
+    late: dict[str, datetime] = field(default_factory=dict)
+    """Claims whose worker serves late, and since when."""
     ends: dict[str, str] = field(default_factory=dict)
     """Exit reasons by claim."""
     epoch: int = 0
     newest: str = ""
+    template: str = ""
+    deny: tuple[str, ...] = ()
+    reached_by: set[int] = field(default_factory=set)
+    """The leaders that have created or resumed it, and have not paused it since."""
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs."""
+        return self.alive and self.paused_at is None
 
     def knows(self, claim: str) -> bool:
-        """Whether the supervisor has ever started the claim."""
+        """Return whether the supervisor has ever started the claim."""
         return claim in (self.worker, *self.ends)
 
     def end_worker(self, reason: str) -> None:
-        """The worker is gone and recorded."""
+        """End the worker, and record its exit."""
         if self.worker is not None:
             self.ends[self.worker] = reason
             self.worker = None
 
+    def vanish(self) -> None:
+        """Remove the sandbox with everything in it."""
+        self.alive, self.worker = False, None
+
+
+def _unproven() -> dict[str, Any]:
+    """Return a resource as the webhook creates it."""
+    made = body(finalizers=[])
+    del made["spec"]["environmentID"]
+    return made
+
 
 @dataclass
 class World:
-    """Everything outside the operator's memory."""
+    """Everything outside the operator's process."""
 
     now: datetime = NOW
-    version: int = 1
-    status: dict[str, Any] = field(default_factory=dict)
-    proven: bool = False
-    suspended: bool = False
-    deleted_at: datetime | None = None
+    body: dict[str, Any] = field(default_factory=_unproven)
     released: bool = False
-    ended: bool = False
+    ended: str | None = None
+    """How the session has ended, if it has: terminated or deleted."""
     messages: int = 0
+    """Number of messages that are not served yet."""
+    message_count: int = 0
+    """Number of all messages."""
+    turn_began: datetime = NOW
+    """When the first message came that is not served yet."""
+    classes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    class_version: int = 0
     item: str | None = None
     """queued, starting, active or stopped."""
+    queued_at: datetime = NOW
     offered_at: datetime | None = None
     heartbeat_at: datetime | None = None
     secret: str | None = None
-    """The claim whose token is kept."""
+    """The claim whose token is stored."""
+    secret_version: int = 0
     sandboxes: list[Sandbox] = field(default_factory=list)
     lag: timedelta = timedelta(0)
     late: bool = False
-    """The effect was decided by a leader that has lost its Lease since."""
+    """Whether the current effect comes from a leader that has lost its Lease."""
     epoch: int = 1
+
+    # The API server
 
     @property
     def resource(self) -> ManagedSession:
         """The resource as the API server has it."""
-        return ManagedSession.model_validate(
-            body(
-                version=self.version,
-                status=self.status,
-                spec={
-                    "environmentID": ENVIRONMENT if self.proven else None,
-                    "lifecycle": {"suspend": self.suspended},
-                },
-                finalizers=[names.FINALIZER] if self.proven and not self.released else [],
-                deletionTimestamp=to_wire(self.deleted_at) if self.deleted_at else None,
-            )
-        )
+        return ManagedSession.model_validate(self.body)
 
     def part(self, name: str) -> dict[str, Any]:
         """`status.work` or `status.sandbox`."""
-        found: dict[str, Any] = self.status.get(name, {})
+        found: dict[str, Any] = self.body["status"].get(name, {})
         return found
 
-    # The API server
+    @property
+    def version(self) -> int:
+        """The resource's version."""
+        return int(self.body["metadata"]["resourceVersion"])
 
-    def write(self, version: int, **parts: Any) -> int:
-        """A status write decided on `version`; the new one. None removes a value."""
-        self.check(version)
-        for name, value in parts.items():
-            if isinstance(value, dict):
-                merged = {**self.part(name), **value}
-                self.status[name] = {key: each for key, each in merged.items() if each is not None}
-            else:
-                self.status[name] = value
-        return self.touch()
+    @property
+    def deleted(self) -> bool:
+        """Whether the resource is being deleted."""
+        return "deletionTimestamp" in self.body["metadata"]
 
-    def check(self, version: int) -> None:
-        """Refuse what was decided on another version, or is about nothing any more."""
-        if version != self.version or self.released:
-            raise RefusedError("conflict")
+    @property
+    def suspended(self) -> bool:
+        """Whether the spec suspends the session."""
+        return bool(self.body["spec"].get("lifecycle", {}).get("suspend"))
 
-    def touch(self) -> int:
-        """Something of the resource changed."""
-        self.version += 1
-        return self.version
+    def check(self, resource: ManagedSession) -> None:
+        """Refuse a write that was decided on another version, or whose resource is gone."""
+        if self.released or resource.metadata.uid != self.body["metadata"]["uid"]:
+            raise ResourceGoneError("gone")
+        if int(resource.metadata.resource_version) != self.version:
+            raise ConflictError("conflict")
 
-    def release(self, version: int) -> None:
-        """Remove the finalizer."""
-        self.check(version)
+    def write(self, **parts: Any) -> dict[str, Any]:
+        """Merge into the status."""
+        return self._changed(merge_patch(self.body, {"status": parts}))
+
+    def patch(self, patch: dict[str, Any]) -> dict[str, Any]:
+        """Merge into metadata and spec. A deleted resource is removed with its last finalizer."""
+        before = self.body["metadata"].get("finalizers", [])
+        after = merge_patch(self.body, patch)
+        if patch.get("spec"):
+            generation = after["metadata"]["generation"] + 1
+            after = merge_patch(after, {"metadata": {"generation": generation}})
+        if names.FINALIZER in before and names.FINALIZER not in after["metadata"].get("finalizers", []):
+            self._let_go()
+        return self._changed(after)
+
+    def _let_go(self) -> None:
+        assert self.deleted, "the finalizer of a resource went that nobody deletes"
         recorded = self.part("sandbox").get("id")
         for sandbox in self.sandboxes:
             if sandbox.alive:
@@ -133,70 +182,136 @@ class World:
                 assert sandbox.listed_from > self.now, "the finalizer went with a listed sandbox alive"
         self.released = True
 
-    def put_secret(self, seen: str | None, claim: str) -> None:
-        """Replace the Secret that was `seen`."""
-        if self.secret != seen:
-            raise RefusedError("another Secret")
-        self.secret = claim
+    def delete(self) -> None:
+        """Request the resource's deletion."""
+        if not self.body["metadata"].get("finalizers"):
+            # A resource without a finalizer is removed at once.
+            self.released = True
+        metadata = {"metadata": {"deletionTimestamp": to_wire(self.now)}}
+        self._changed(merge_patch(self.body, metadata))
 
-    def delete_secret(self, claim: str) -> None:
-        """Remove the Secret if it is of this claim."""
-        if self.secret == claim:
-            self.secret = None
+    def _changed(self, changed: dict[str, Any]) -> dict[str, Any]:
+        version = {"metadata": {"resourceVersion": str(self.version + 1)}}
+        self.body = merge_patch(changed, version)
+        ManagedSession.model_validate(self.body)
+        return self.body
+
+    def put_secret(self, claim: str) -> None:
+        """Replace the Secret."""
+        self.secret, self.secret_version = claim, self.secret_version + 1
+
+    def delete_secret(self) -> None:
+        """Remove the Secret."""
+        self.secret, self.secret_version = None, self.secret_version + 1
 
     # E2B
 
     def get(self, name: str | None) -> Sandbox | None:
-        """The sandbox if it is there."""
+        """Return the sandbox, if it exists."""
         return next((each for each in self.sandboxes if each.name == name and each.alive), None)
 
     def listed(self) -> list[Sandbox]:
-        """What a list shows: newest attempt first, running before paused."""
-        shown = [each for each in self.sandboxes if each.alive and each.listed_from <= self.now]
-        return sorted(shown, key=lambda each: (-each.attempt, not each.running))
+        """Return the sandboxes that a list shows."""
+        return [each for each in self.sandboxes if each.alive and each.listed_from <= self.now]
 
-    def create(self, attempt: int) -> Sandbox:
-        """Create with the idempotency key of the attempt."""
+    def create(self, attempt: int, epoch: int, request: SandboxRequest) -> Sandbox:
+        """Create a sandbox with the attempt's idempotency key.
+
+        A key that comes again with another request is refused.
+        """
         if not self.late:
             known = self.part("sandbox")
             assert known.get("id") is None, "a create beside a recorded sandbox"
             assert known.get("state") == "Creating", "a create that was not announced"
             assert known.get("attempt") == attempt, "a create of another attempt than the announced"
-        before = next((each for each in self.sandboxes if each.attempt == attempt), None)
-        if before is not None:
-            return before
-        sandbox = Sandbox(f"i{attempt}", attempt, self.now + self.lag)
-        self.sandboxes.append(sandbox)
+        sandbox = next((each for each in self.sandboxes if each.attempt == attempt), None)
+        if sandbox is None:
+            sandbox = Sandbox(f"i{attempt}", attempt, self.now + self.lag, self.now)
+            sandbox.template, sandbox.deny = request.template, request.deny
+            self.sandboxes.append(sandbox)
+            if not self.late:
+                self._judge_new(sandbox)
+        elif sandbox.template != request.template:
+            raise OperationError(
+                ErrorKind.TRANSIENT, Reason.SANDBOX_CREATE_FAILED, "another request", status=422
+            )
+        sandbox.reached_by.add(epoch)
         return sandbox
 
-    def connect(self, name: str | None) -> Sandbox:
-        """Resume; refused where there is none."""
+    def connect(self, name: str, epoch: int) -> Sandbox:
+        """Resume a sandbox. Raise if there is none."""
         sandbox = self.get(name)
         if sandbox is None:
             raise NotRunningError("gone")
-        sandbox.running = True
+        if sandbox.paused_at is not None:
+            sandbox.paused_at, sandbox.period_began = None, self.now
+        sandbox.reached_by.add(epoch)
         return sandbox
 
-    def pause(self, name: str | None, *, under_worker: bool = False) -> Sandbox | None:
-        """Pause; `under_worker` where that is meant."""
+    def pause(self, name: str, epoch: int, *, under_worker: bool = False) -> Sandbox | None:
+        """Pause a sandbox. `under_worker`: a worker in it may run."""
         sandbox = self.get(name)
         if sandbox is not None:
+            sandbox.reached_by.discard(epoch)
+        if sandbox is not None and sandbox.running:
             if not (under_worker or self.late):
-                assert sandbox.worker is None, "paused under a live worker"
-            sandbox.running = False
+                # A worker that was ended while E2B had it paused ends by itself after the next resume.
+                ended = self.part("work").get("exitReason") in ("Suspended", "TurnTooLong")
+                assert ended or sandbox.worker is None, "paused under a live worker"
+            sandbox.paused_at = self.now
         return sandbox
 
-    def kill(self, sandbox: Sandbox) -> None:
-        """Kill, with all that is in it."""
-        if self.deleted_at is None:
-            assert sandbox.name != self.part("sandbox").get("id"), "killed the sandbox of a live resource"
-        sandbox.alive, sandbox.running, sandbox.worker = False, False, None
+    def kill(self, name: str) -> bool:
+        """Kill a sandbox with everything in it."""
+        sandbox = self.get(name)
+        if sandbox is None:
+            return False
+        if not (self.deleted or self.released):
+            assert name != self.part("sandbox").get("id"), "killed the sandbox of a live resource"
+        sandbox.vanish()
+        return True
+
+    # The classes
+
+    def set_class(self, name: str, spec: dict[str, Any]) -> None:
+        """Make the class, or change it."""
+        self.class_version += 1
+        known = self.classes.get(name)
+        generation = known["metadata"]["generation"] + 1 if known is not None else 1
+        self.classes[name] = class_body(
+            name,
+            uid=known["metadata"]["uid"] if known is not None else f"uid-{self.class_version}",
+            version=self.class_version,
+            generation=generation,
+            spec=spec,
+        )
+
+    def _judge_new(self, sandbox: Sandbox) -> None:
+        """Require that the status says with which values the sandbox is created."""
+        status = self.resource.status
+        if status.session_class is not None and status.effective is not None:
+            assert sandbox.template == status.effective.template, (
+                "created with a template that nobody recorded"
+            )
+            denied = status.effective.network.deny if status.effective.network is not None else []
+            assert sandbox.deny == tuple(denied), "created with rules that nobody recorded"
 
     # The queue
 
-    def acknowledge(self) -> bool:
-        """Whether the item is ours to serve now."""
+    def queue(self) -> None:
+        """Queue the session's work."""
+        if self.item in (None, "stopped"):
+            self.item, self.queued_at, self.offered_at = "queued", self.now, None
+
+    def acknowledge(self, epoch: int, *, to_serve: bool) -> bool:
+        """Acknowledge the item. Return whether that succeeded. `to_serve`: it is not stopped next."""
         if self.item == "queued":
+            if to_serve and not self.late:
+                recorded = next(
+                    (each for each in self.sandboxes if each.name == self.part("sandbox").get("id")), None
+                )
+                assert recorded is not None, "acknowledged before a sandbox was recorded"
+                assert epoch in recorded.reached_by, "acknowledged before its sandbox was ready"
             self.item = "starting"
         return self.item == "starting"
 
@@ -206,75 +321,107 @@ class World:
             self.item = "stopped"
 
     def interrupt(self) -> None:
-        """The stuck turn ends; its message is answered by nobody, and the user was told."""
+        """End the stuck turn. Its message gets no answer, and the user knows."""
         self.messages = 0
 
     # The supervisor
 
-    def start(self, name: str | None, claim: str, epoch: int) -> None:
-        """Start the claim's worker, or find it started."""
-        sandbox = self._reached(name)
+    def start(self, name: str, claim: str, epoch: int) -> None:
+        """Start the claim's worker, unless it was started."""
+        sandbox = self.reached(name)
         if epoch < sandbox.epoch:
-            raise RefusedError("StaleEpoch")
+            raise StaleError("StaleEpoch")
         sandbox.epoch = epoch
         if sandbox.knows(claim):
             return
         if claim < sandbox.newest:
-            raise RefusedError("StaleClaim")
-        heartbeated = self.part("work").get("firstHeartbeatAt") is not None
-        assert self.late or not heartbeated, "a claim that heartbeated was started"
+            raise StaleError("StaleClaim")
+        if sandbox.worker in sandbox.late:
+            raise BusyError
+        had_heartbeat = self.part("work").get("firstHeartbeatAt") is not None
+        assert self.late or not had_heartbeat, "a claim with a heartbeat was started"
+        acknowledged = self.part("work").get("acknowledgedAt") is not None
+        assert self.late or acknowledged, "a worker of a claim that was not acknowledged"
         others = [each for each in self.sandboxes if each.knows(claim)]
         assert not any(each.alive for each in others), "a claim got workers in two sandboxes"
         sandbox.end_worker("Superseded")
         sandbox.worker = sandbox.newest = claim
 
-    def watch(self, name: str | None, claim: str, epoch: int) -> Sandbox | None:
-        """The sandbox whose supervisor knows the claim."""
-        sandbox = self._reached(name)
+    def watch(self, name: str, claim: str, epoch: int) -> Sandbox | None:
+        """Return the sandbox whose supervisor knows the claim."""
+        sandbox = self.reached(name)
         sandbox.epoch = max(sandbox.epoch, epoch)
         return sandbox if sandbox.knows(claim) else None
 
-    def stop_worker(self, name: str | None, claim: str, epoch: int) -> None:
+    def stop_worker(self, name: str, claim: str, epoch: int) -> None:
         """Kill the claim's worker."""
-        sandbox = self._reached(name)
+        sandbox = self.reached(name)
         if epoch < sandbox.epoch:
-            raise RefusedError("StaleEpoch")
+            raise StaleError("StaleEpoch")
         sandbox.epoch = epoch
         if sandbox.worker == claim:
             sandbox.end_worker("Killed")
 
-    def _reached(self, name: str | None) -> Sandbox:
+    def reached(self, name: str) -> Sandbox:
+        """Return the sandbox whose supervisor answers."""
         sandbox = self.get(name)
         if sandbox is None or not sandbox.running:
             raise NotRunningError("not running")
         return sandbox
 
+    # The worker
+
     @property
     def worker(self) -> Sandbox | None:
         """The sandbox in which a worker runs now."""
-        working = [each for each in self.sandboxes if each.alive and each.running and each.worker]
+        working = [each for each in self.sandboxes if each.running and each.worker]
         assert len(working) <= 1, "two workers at one time"
         return working[0] if working else None
 
     def lease_lives(self) -> bool:
-        """Whether a worker holds the item."""
+        """Return whether a worker holds the item."""
         beat = self.heartbeat_at
         return self.item == "active" and beat is not None and self.now < beat + LEASE
 
     def beat(self) -> None:
-        """The worker heartbeats, as it does all the time: at first it takes the lease."""
+        """The worker sends a heartbeat. The first one takes the lease.
+
+        A worker whose item was stopped serves late, until work is queued again.
+        """
         sandbox = self.worker
         if sandbox is None or sandbox.worker is None:
             return
         claim = sandbox.worker
         held = claim in sandbox.heartbeats
-        if (held and self.lease_lives()) or (not held and self.item == "starting"):
+        if claim in sandbox.late:
+            if self.item not in (None, "stopped"):
+                sandbox.end_worker("Idle")
+        elif (held and self.lease_lives()) or (not held and self.item == "starting"):
             sandbox.heartbeats.add(claim)
             self.item, self.heartbeat_at = "active", self.now
+        elif not held and self.item == "stopped" and self.messages:
+            sandbox.heartbeats.add(claim)
+            sandbox.late[claim] = self.now
         else:
             sandbox.end_worker("LeaseLost" if held else "Error")
 
-    def requeue(self) -> None:
-        """A lapsed lease gives the item back."""
+    def worker_ends(self, reason: str) -> None:
+        """End the worker. After a clean end it has served all messages and given its work back."""
+        sandbox = self.worker
+        if sandbox is None or sandbox.worker is None:
+            return
+        if reason in ("Idle", "NoMessage", "Stopped") and sandbox.worker in sandbox.heartbeats:
+            if sandbox.worker not in sandbox.late:
+                self.stop()
+            self.messages = 0
+        sandbox.end_worker(reason)
+
+    def time_passes(self, seconds: float) -> None:
+        """Let time pass. Running workers send heartbeats meanwhile; frozen ones do not."""
+        self.now += timedelta(seconds=seconds)
+        sandbox = self.worker
+        if sandbox is not None and sandbox.worker in sandbox.heartbeats and self.item == "active":
+            self.heartbeat_at = self.now
         if self.item == "active" and not self.lease_lives():
-            self.item, self.offered_at = "queued", None
+            # A lapsed lease gives the item back.
+            self.item, self.queued_at, self.offered_at = "queued", self.now, None

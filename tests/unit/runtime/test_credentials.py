@@ -1,4 +1,4 @@
-"""Credential files and their fallback variables."""
+"""Credential files, and the variables that replace them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from managed_session_local.secret_volume import SecretVolume
+from managed_session_api.credentials import Credential
+from managed_session_devkit.system.secret_volume import SecretVolume
 from managed_session_runtime.credentials import (
-    Credential,
     CredentialDirectory,
     CredentialMissingError,
     CredentialUnreadableError,
@@ -29,17 +29,17 @@ def test_a_file_is_read_without_trailing_white_space(tmp_path: Path) -> None:
     assert value.get_secret_value() == "whsec_abcdefgh"
 
 
-def test_each_line_is_a_value_and_blank_lines_are_none(tmp_path: Path) -> None:
+def test_each_line_is_a_value_except_blank_lines(tmp_path: Path) -> None:
     (tmp_path / KEY).write_text("new-value-1\n\n  old-value-2\r\n")
     assert read(CredentialDirectory(tmp_path, {})) == ["new-value-1", "old-value-2"]
 
 
-def test_the_variable_stands_in_for_an_absent_file(tmp_path: Path) -> None:
+def test_the_variable_replaces_a_missing_file(tmp_path: Path) -> None:
     environ = {"ANTHROPIC_WEBHOOK_SIGNING_KEY": "from-variable"}
     assert read(CredentialDirectory(tmp_path / "absent", environ)) == ["from-variable"]
 
 
-def test_the_file_wins_over_the_variable(tmp_path: Path) -> None:
+def test_the_file_takes_precedence_over_the_variable(tmp_path: Path) -> None:
     (tmp_path / KEY).write_text("from-file")
     assert read(CredentialDirectory(tmp_path, {KEY.variable: "from-variable"})) == ["from-file"]
 
@@ -90,7 +90,7 @@ def test_values_do_not_show_in_representations(tmp_path: Path) -> None:
     assert "not-to-be-seen" not in repr(CredentialDirectory(tmp_path, {}).get_all(KEY))
 
 
-def test_no_read_ever_meets_a_gap_while_the_kubelet_changes_the_secret(tmp_path: Path) -> None:
+def test_every_read_succeeds_while_the_kubelet_changes_the_secret(tmp_path: Path) -> None:
     volume = SecretVolume(tmp_path / "mounted")
     volume.write({KEY: b"value-0\n"})
     stop = threading.Event()

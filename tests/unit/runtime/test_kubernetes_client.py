@@ -1,4 +1,4 @@
-"""The connection to the API server: where it is configured, its time limits and its token."""
+"""The connection to the API server: its configuration, timeouts and token."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def get(client: ApiClient, path: str) -> str:
     return bytes(await response.read()).decode()  # type: ignore[no-untyped-call]
 
 
-async def test_a_kubeconfigs_token_is_sent_and_renewed(kubeconfig: Path) -> None:
+async def test_the_token_of_a_kubeconfig_is_sent_and_renewed(kubeconfig: Path) -> None:
     environ = {"KUBECONFIG": str(kubeconfig)}
     async with await connect(environ=environ, user_agent="tester", token_refresh_seconds=0) as client:
         assert await get(client, "/echo") == "Bearer first-token|tester"
@@ -70,7 +70,7 @@ async def test_the_last_token_is_kept_while_the_kubeconfig_is_broken(kubeconfig:
         assert await get(client, "/echo") == "Bearer first-token|tester"
 
 
-async def test_a_call_without_a_limit_of_its_own_ends_in_time(kubeconfig: Path) -> None:
+async def test_a_call_without_its_own_timeout_ends_in_time(kubeconfig: Path) -> None:
     async with await connect(environ={"KUBECONFIG": str(kubeconfig)}, timeout_seconds=0.1) as client:
         with pytest.raises(TimeoutError):
             await get(client, "/hang")

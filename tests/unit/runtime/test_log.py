@@ -1,4 +1,4 @@
-"""Log lines: their form, and that no secret is in them."""
+"""Log lines: their format, without secrets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from managed_session_runtime.credentials import Credential, CredentialDirectory
+from managed_session_api.credentials import Credential
+from managed_session_runtime.credentials import CredentialDirectory
 from managed_session_runtime.log import LogFormat, LogLevel, configure_logging
 
 
@@ -70,9 +71,7 @@ def test_header_values_are_hidden(stream: io.StringIO, line: str) -> None:
     assert "request had" in stream.getvalue()
 
 
-def test_a_value_read_from_a_credential_is_hidden_whatever_it_looks_like(
-    stream: io.StringIO, tmp_path: Path
-) -> None:
+def test_a_credentials_value_is_hidden_in_any_format(stream: io.StringIO, tmp_path: Path) -> None:
     (tmp_path / Credential.WEBHOOK_ADMIN_TOKEN).write_text('quote"and\\slash-ümlaut')
     CredentialDirectory(tmp_path, {}).get(Credential.WEBHOOK_ADMIN_TOKEN)
     logging.getLogger("test").info(

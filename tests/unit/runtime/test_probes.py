@@ -1,4 +1,4 @@
-"""Probes and the server they run on, over real HTTP."""
+"""Probes and their server, over real HTTP."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 
-async def test_readiness_follows_its_check_and_liveness_stays() -> None:
+async def test_readiness_follows_its_check_and_liveness_does_not() -> None:
     state: dict[str, Any] = {"ok": False}
     app = probe_app(ready=lambda: (state["ok"], {"reason": "starting"}), registry=CollectorRegistry())
     async with serve(app, host="127.0.0.1", port=0) as server, httpx.AsyncClient() as client:
@@ -45,7 +45,7 @@ async def test_signal_handlers_stay_as_they_were() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-async def test_a_request_under_way_is_answered_when_the_block_ends() -> None:
+async def test_a_pending_request_is_answered_when_the_block_ends() -> None:
     entered, leave = asyncio.Event(), asyncio.Event()
 
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:

@@ -20,7 +20,7 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
     assert load_settings(Settings).namespace == "managed-sessions"
 
 
-def test_each_wrong_variable_is_named_with_what_is_allowed_and_its_value_is_not_repeated(
+def test_each_invalid_variable_is_named_with_its_rule_and_without_its_value(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MANAGED_SESSIONS_LOG_FORMAT", "sk-ant-pasted-by-mistake")

@@ -1,26 +1,26 @@
-"""A soak's plan: the same for the same seed, and tasks that can be checked."""
+"""The plan of a soak: the same seed gives the same plan, and its tasks can be checked."""
 
 from __future__ import annotations
 
 from itertools import islice
 
 from ...soak.chaos import FAULTS, WEIGHTS
-from ...soak.plan import Blow, Message, blows, ends_itself, has_api_key, turns
-from ...soak.run import Options, few_left
+from ...soak.plan import Message, PlannedFault, ends_itself, has_api_key, planned_faults, turns
+from ...soak.run import Options, too_few_left
 
 
-def _first(seed: int, hand: int, count: int) -> list[Blow]:
-    return list(islice(blows(seed, hand, WEIGHTS, wait=1, hold=1), count))
+def _first(seed: int, loop: int, count: int) -> list[PlannedFault]:
+    return list(islice(planned_faults(seed, loop, WEIGHTS, wait=1, hold=1), count))
 
 
-def test_same_seed_gives_the_same_sessions_and_another_seed_others() -> None:
+def test_same_seed_gives_the_same_sessions_and_another_seed_gives_others() -> None:
     assert turns(7, 3, 10) == turns(7, 3, 10)
     assert turns(7, 3, 10) != turns(8, 3, 10)
     assert turns(7, 3, 10) != turns(7, 4, 10)
     assert turns(7, 3, 5) == turns(7, 3, 10)[:5]
 
 
-def test_same_seed_gives_the_same_blows_with_the_same_choices() -> None:
+def test_same_seed_gives_the_same_faults_with_the_same_choices() -> None:
     first, second = _first(7, 1, 50), _first(7, 1, 50)
     assert first == second
     assert [each.random.random() for each in first] == [each.random.random() for each in second]
@@ -28,10 +28,10 @@ def test_same_seed_gives_the_same_blows_with_the_same_choices() -> None:
 
 
 def test_every_kind_of_fault_is_drawn() -> None:
-    assert {blow.kind for blow in _first(1, 1, 2000)} == set(FAULTS)
+    assert {planned.kind for planned in _first(1, 1, 2000)} == set(FAULTS)
 
 
-def test_tokens_are_unique_and_a_repeated_task_has_one_of_its_own() -> None:
+def test_tokens_are_unique_even_for_repeated_tasks() -> None:
     tokens = [
         message.token for session in range(20) for turn in turns(1, session, 10) for message in turn.messages
     ]
@@ -41,7 +41,7 @@ def test_tokens_are_unique_and_a_repeated_task_has_one_of_its_own() -> None:
     assert again.again(2).token == "s1t2m1r2"
 
 
-def test_task_leaves_its_file_shows_all_and_ends_with_its_token() -> None:
+def test_task_leaves_a_file_shows_all_files_and_ends_with_its_token() -> None:
     text = Message("s1t2m1", "sleep 1").text
     assert text.startswith("Run: sleep 1;")
     assert "echo kept-s1t2m1 > /mnt/session/kept-s1t2m1" in text
@@ -56,10 +56,10 @@ def test_some_soaks_have_an_api_key_and_some_do_not() -> None:
     assert {has_api_key(seed) for seed in range(20)} == {True, False}
 
 
-def test_chaos_ends_when_less_than_a_quarter_of_the_seats_play_their_last_session() -> None:
-    options = Options(sessions=300, turns=10, at_once=20, hands=3, seed=1, minutes=None)
-    assert few_left(options, begun=300, playing=4)
-    assert not few_left(options, begun=300, playing=5)
-    assert not few_left(options, begun=299, playing=1)
-    small = Options(sessions=2, turns=10, at_once=20, hands=3, seed=1, minutes=None)
-    assert not few_left(small, begun=2, playing=2)
+def test_chaos_ends_when_less_than_a_quarter_of_the_concurrent_sessions_is_left() -> None:
+    options = Options(sessions=300, turns=10, at_once=20, fault_loops=3, seed=1, minutes=None)
+    assert too_few_left(options, begun=300, playing=4)
+    assert not too_few_left(options, begun=300, playing=5)
+    assert not too_few_left(options, begun=299, playing=1)
+    small = Options(sessions=2, turns=10, at_once=20, fault_loops=3, seed=1, minutes=None)
+    assert not too_few_left(small, begun=2, playing=2)

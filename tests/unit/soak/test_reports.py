@@ -1,14 +1,14 @@
-"""What users read: answers, messages broken off, results that came twice, what is said of lost files."""
+"""What users read: answers, interrupted messages, repeated results, and reports of lost files."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from managed_session_local.simulators.anthropic.client import SessionReport, TurnTimes
+from managed_session_devkit.simulators.anthropic.client import SessionReport, TurnTimes
 
-from ...soak.inquiry import repeated_results
+from ...soak.evidence_collection import repeated_results
 from ...soak.plan import Message
-from ...soak.users import answer_to, is_answered, is_closed, loss_untold
+from ...soak.users import answer_to, is_answered, is_closed, unreported_loss
 
 FIRST, SECOND = Message("s1t1m1", "true"), Message("s1t2m1", "true")
 
@@ -17,7 +17,7 @@ def message(event_id: str, sent: Message) -> dict[str, Any]:
     return {"type": "user.message", "id": event_id, "content": [{"type": "text", "text": sent.text}]}
 
 
-def said(text: str) -> dict[str, Any]:
+def agent_message(text: str) -> dict[str, Any]:
     return {"type": "agent.message", "id": "sevt_a", "content": [{"type": "text", "text": text}]}
 
 
@@ -35,30 +35,39 @@ def report(**fields: Any) -> SessionReport:
     return SessionReport.model_validate({**empty, **fields})
 
 
-def test_message_is_closed_by_its_answer_or_by_an_interrupt_and_no_other_ones() -> None:
+def test_message_is_closed_by_its_own_answer_or_an_interrupt() -> None:
     seen = report(
-        events=[message("sevt_1", FIRST), message("sevt_2", SECOND), said("kept-s1t1m1\ndone-s1t1m1")],
+        events=[
+            message("sevt_1", FIRST),
+            message("sevt_2", SECOND),
+            agent_message("kept-s1t1m1\ndone-s1t1m1"),
+        ],
         turns=[turn("sevt_1", answered=2.0), turn("sevt_2")],
     )
     assert is_closed(seen, FIRST)
     assert is_answered(seen, FIRST)
     assert not is_closed(seen, SECOND)
-    broken_off = seen.model_copy(update={"turns": [turn("sevt_2", interrupted=3.0)]})
-    assert is_closed(broken_off, SECOND)
-    assert not is_answered(broken_off, SECOND)
+    interrupted = seen.model_copy(update={"turns": [turn("sevt_2", interrupted=3.0)]})
+    assert is_closed(interrupted, SECOND)
+    assert not is_answered(interrupted, SECOND)
 
 
-def test_answer_of_a_task_is_the_one_that_ends_with_its_token() -> None:
-    seen = report(events=[said("kept-s1t1m1\ndone-s1t1m1"), said("kept-s1t1m1\nkept-s1t2m1\ndone-s1t2m1")])
+def test_answer_to_a_task_ends_with_its_token() -> None:
+    seen = report(
+        events=[
+            agent_message("kept-s1t1m1\ndone-s1t1m1"),
+            agent_message("kept-s1t1m1\nkept-s1t2m1\ndone-s1t2m1"),
+        ]
+    )
     assert answer_to(seen, SECOND) == "kept-s1t1m1\nkept-s1t2m1\ndone-s1t2m1"
     assert answer_to(seen, Message("s1t3m1", "true")) is None
 
 
-def test_result_is_doubled_only_if_its_call_had_one_already() -> None:
+def test_result_is_repeated_only_if_another_worker_had_posted_one() -> None:
     given = {"kind": "results", "tool_use_id": "tool_1"}
     again = {"kind": "results_repeated", "tool_use_id": "tool_1"}
-    of_a_broken_off_call = {"kind": "results_repeated", "tool_use_id": "tool_2"}
-    assert repeated_results(report(timeline=[given, of_a_broken_off_call])) == 0
+    of_an_aborted_call = {"kind": "results_repeated", "tool_use_id": "tool_2"}
+    assert repeated_results(report(timeline=[given, of_an_aborted_call])) == 0
     other_worker = {"kind": "leases"}
     assert repeated_results(report(timeline=[given, again])) == 0, "the same worker lost the answer"
     assert repeated_results(report(timeline=[given, other_worker, again])) == 1
@@ -68,30 +77,32 @@ SILENT: dict[str, Any] = {"status": {"conditions": []}}
 LOST: dict[str, Any] = {"status": {"conditions": [{"type": "WorkspaceLost", "status": "True"}]}}
 
 
-async def untold(*answers: dict[str, Any] | None, said: float = 0.0, patience: float = 60.0) -> str:
-    """What is found in an API server's answers, None where it gives none."""
+async def unreported(
+    *answers: dict[str, Any] | None, report_seconds: float = 0.0, patience: float = 60.0
+) -> str:
+    """Return the finding for these answers of the API server. None stands for a missing answer."""
     left = iter(answers)
 
-    async def look() -> dict[str, Any] | None:
+    async def read() -> dict[str, Any] | None:
         return next(left)
 
-    return await loss_untold(look, said_seconds=said, patience_seconds=patience)
+    return await unreported_loss(read, report_seconds=report_seconds, patience_seconds=patience)
 
 
-async def test_api_server_that_does_not_answer_is_asked_again_whether_files_were_lost() -> None:
-    assert await untold(None, None, LOST) == ""
+async def test_user_asks_again_about_lost_files_if_the_api_server_does_not_answer() -> None:
+    assert await unreported(None, None, LOST) == ""
 
 
-async def test_loss_that_the_api_server_does_not_tell_of_is_found() -> None:
-    assert await untold(SILENT) == "WorkspaceLost is not True"
-    assert await untold({}) == "WorkspaceLost is not True", "there is no such resource"
-    assert await untold(None, SILENT) == "WorkspaceLost is not True"
+async def test_loss_that_the_resource_does_not_report_is_found() -> None:
+    assert await unreported(SILENT) == "WorkspaceLost is not True"
+    assert await unreported({}) == "WorkspaceLost is not True", "there is no such resource"
+    assert await unreported(None, SILENT) == "WorkspaceLost is not True"
 
 
-async def test_loss_may_be_told_of_a_little_later() -> None:
-    assert await untold(SILENT, LOST, said=30.0) == ""
+async def test_loss_may_be_reported_a_little_later() -> None:
+    assert await unreported(SILENT, LOST, report_seconds=30.0) == ""
 
 
-async def test_loss_that_is_never_seen_told_of_is_found_whatever_the_api_server_does() -> None:
-    assert "not seen" in await untold(None, patience=0.0)
-    assert "not seen" in await untold(SILENT, said=30.0, patience=0.0)
+async def test_loss_that_is_not_reported_in_time_is_found_even_if_the_api_server_is_down() -> None:
+    assert "not seen" in await unreported(None, patience=0.0)
+    assert "not seen" in await unreported(SILENT, report_seconds=30.0, patience=0.0)

@@ -1,4 +1,4 @@
-"""The verdict on a soak, for evidence made by hand."""
+"""The verdict on a soak, for hand-made evidence."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def test_nothing_lost_leaked_or_doubled_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "finding"),
     [
         ({"messages": 4}, "Anthropic has 4"),
         ({"messages": 2}, "Anthropic has 2"),
         ({"open": 1}, "1 messages are not answered"),
         ({"overlapping": 1}, "two workers at a time"),
-        ({"repeated": 2}, "2 results were given twice"),
+        ({"repeated": 2}, "2 results were posted twice"),
         ({"complaints": ("files are gone",)}, "files are gone"),
     ],
 )
-def test_session_that_broke_a_promise_is_found(wrong: dict[str, Any], said: str) -> None:
+def test_session_with_a_broken_promise_is_found(wrong: dict[str, Any], finding: str) -> None:
     findings = judge(Evidence(sessions=(SESSION, replace(SESSION, session_id="sesn_2", **wrong))))
     assert [finding.session_id for finding in findings] == ["sesn_2"]
-    assert said in findings[0].text
+    assert finding in findings[0].text
 
 
 def test_second_sandbox_with_a_worker_is_found() -> None:
@@ -47,11 +47,11 @@ def test_second_sandbox_with_a_worker_is_found() -> None:
     assert "sbx1, sbx2" in text
 
 
-def test_second_sandbox_after_chaos_destroyed_the_first_is_not_held_against_it() -> None:
+def test_second_sandbox_is_fine_after_a_fault_destroyed_the_first() -> None:
     assert texts(sandboxes=(replace(SANDBOX, destroyed=True), replace(SANDBOX, sandbox_id="sbx2"))) == []
 
 
-def test_sandboxes_of_two_resources_of_one_session_are_not_held_against_it() -> None:
+def test_sandboxes_of_two_resources_of_one_session_are_fine() -> None:
     other = replace(SANDBOX, sandbox_id="sbx2", resource_uid="uid2")
     assert texts(sandboxes=(SANDBOX, other)) == []
 
@@ -61,7 +61,7 @@ def test_sandbox_that_still_runs_is_found(state: str) -> None:
     assert texts(sandboxes=(replace(SANDBOX, state=state),)) == [f"sandbox sbx1 is {state}"]
 
 
-def test_what_is_stranded_left_or_leaked_is_found() -> None:
+def test_stranded_work_leftovers_and_leaks_are_found() -> None:
     assert texts(
         stranded=("sesn_1",), left=("secret/x-token",), leaks=("the log of webhook: session token",)
     ) == [

@@ -1,4 +1,4 @@
-"""The webhook's app on a real server; its API server is a scripted one that speaks HTTP."""
+"""Fixtures: the webhook's app on a real server, and a scripted API server that speaks HTTP."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import pytest
 from kubernetes.aio.client import Configuration
 from managed_session_runtime.credentials import CredentialDirectory
 from managed_session_runtime.kubernetes_client import TimeoutApiClient
+from managed_session_runtime.managed_session_client import ManagedSessionClient
 from managed_session_runtime.probes import serve
 from managed_session_webhook.app import webhook_app
 from managed_session_webhook.body import BodyReader
 from managed_session_webhook.delivery import DeliveryEndpoint
-from managed_session_webhook.metrics import WebhookMetrics
+from managed_session_webhook.event_store import EventStore
+from managed_session_webhook.metrics import Outcome, WebhookMetrics
 from managed_session_webhook.readiness import KubernetesReadiness
-from managed_session_webhook.recorder import EventRecorder
-from managed_session_webhook.session_api import SessionApi
 from managed_session_webhook.signature import SignatureVerifier
 from prometheus_client import CollectorRegistry
 from starlette.types import Receive, Scope, Send
@@ -31,7 +31,7 @@ Answer = tuple[int, Any]
 
 @dataclass
 class ScriptedApiServer:
-    """Answers each request with what `answer` returns, and remembers it."""
+    """Answers each request with the result of `answer`, and remembers the request."""
 
     answer: Callable[[str, str], Awaitable[Answer]]
     requests: list[tuple[str, str]] = field(default_factory=list)
@@ -62,6 +62,12 @@ class Harness:
     client: httpx.AsyncClient
     api_server: ScriptedApiServer
     credentials: Path
+    registry: CollectorRegistry
+
+    def counted(self, outcome: Outcome) -> float:
+        """Return how many requests to /webhook had this outcome."""
+        labels = {"outcome": outcome.value}
+        return self.registry.get_sample_value("managed_sessions_webhook_requests_total", labels) or 0.0
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +80,14 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Harn
         async with TimeoutApiClient(configuration, timeout_seconds=1.0) as client:
             credentials = CredentialDirectory(folder, {})
             verifier = SignatureVerifier(credentials)
-            api = SessionApi(client, "managed-sessions")
+            registry = CollectorRegistry()
+            api = ManagedSessionClient(client, "managed-sessions", component="managed-session-webhook")
             app = webhook_app(
                 delivery=DeliveryEndpoint(
                     verifier=verifier,
-                    recorder=EventRecorder(api, concurrency=4, deadline_seconds=3.0),
-                    metrics=WebhookMetrics(CollectorRegistry()),
-                    bodies=BodyReader(timeout_seconds=3.0, large_bodies=2),
+                    store=EventStore(api, concurrency=4, deadline_seconds=3.0),
+                    metrics=WebhookMetrics(registry),
+                    bodies=BodyReader(timeout_seconds=6.0, large_bodies=2),
                     retry_after_seconds=7,
                 ),
                 verifier=verifier,
@@ -92,12 +99,12 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Harn
                 serve(app, host="127.0.0.1", port=0, drain_seconds=1) as server,
                 httpx.AsyncClient(base_url=server.url, trust_env=False) as sender,
             ):
-                yield Harness(server.url, server.port, sender, api_server, folder)
+                yield Harness(server.url, server.port, sender, api_server, folder, registry)
 
 
 @pytest.fixture
 def webhook(served: Harness) -> Harness:
-    """The served webhook without credentials, its API server hanging."""
+    """The served webhook, without credentials, and with a hanging API server."""
     for file in served.credentials.iterdir():
         file.unlink()
     served.api_server.answer = never

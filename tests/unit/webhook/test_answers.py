@@ -1,4 +1,4 @@
-"""Answers of the webhook's interface, with the API server's faults on the wire."""
+"""The webhook's answers, also when the API server fails."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import httpx
 import pytest
 from managed_session_api import names
 from managed_session_webhook.metrics import Outcome
-from managed_session_webhook.refusals import RefusalLog
+from managed_session_webhook.rejections import RejectionLog
 from standardwebhooks import Webhook
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def signing_key(webhook: Harness) -> None:
     (webhook.credentials / "anthropic-webhook-signing-key").write_text(KEY)
 
 
-async def send(webhook: Harness, body: object) -> httpx.Response:
+async def send(webhook: Harness, body: object, path: str = "/webhook") -> httpx.Response:
     content = body if isinstance(body, str) else json.dumps(body)
     now = datetime.now(tz=UTC)
     headers = {
@@ -41,7 +41,7 @@ async def send(webhook: Harness, body: object) -> httpx.Response:
         "webhook-timestamp": str(int(now.timestamp())),
         "webhook-signature": Webhook(KEY).sign("whe_1", now, content),
     }
-    return await webhook.client.post("/webhook", content=content, headers=headers)
+    return await webhook.client.post(path, content=content, headers=headers)
 
 
 def status_of(code: int, message: str = "", **details: str) -> Answer:
@@ -49,7 +49,7 @@ def status_of(code: int, message: str = "", **details: str) -> Answer:
 
 
 @pytest.mark.parametrize("code", [429, 500, 502, 503, 504])
-async def test_an_api_server_that_cannot_now_puts_the_delivery_off(webhook: Harness, code: int) -> None:
+async def test_an_unavailable_api_server_delays_the_delivery(webhook: Harness, code: int) -> None:
     async def refuse(_: str, __: str) -> Answer:
         return code, b"<html>not JSON</html>"
 
@@ -58,13 +58,13 @@ async def test_an_api_server_that_cannot_now_puts_the_delivery_off(webhook: Harn
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "7")
 
 
-async def test_an_api_server_that_hangs_puts_the_delivery_off(webhook: Harness) -> None:
+async def test_a_hanging_api_server_delays_the_delivery(webhook: Harness) -> None:
     answer = await send(webhook, run_event())
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "7")
 
 
 @pytest.mark.parametrize(
-    ("refusal", "hint"),
+    ("refusal", "advice"),
     [
         (status_of(401, "Unauthorized"), "token is not valid"),
         (status_of(403, "forbidden"), "Role and RoleBinding of managed-session-webhook"),
@@ -76,8 +76,8 @@ async def test_an_api_server_that_hangs_puts_the_delivery_off(webhook: Harness) 
         (status_of(422, "spec.sessionID: Invalid"), "does not fit"),
     ],
 )
-async def test_what_a_person_has_to_fix_is_put_off_and_named_in_the_log_alone(
-    webhook: Harness, caplog: pytest.LogCaptureFixture, refusal: Answer, hint: str
+async def test_a_misconfiguration_delays_the_delivery_and_is_named_only_in_the_log(
+    webhook: Harness, caplog: pytest.LogCaptureFixture, refusal: Answer, advice: str
 ) -> None:
     async def refuse(_: str, __: str) -> Answer:
         return refusal
@@ -85,11 +85,11 @@ async def test_what_a_person_has_to_fix_is_put_off_and_named_in_the_log_alone(
     webhook.api_server.answer = refuse
     answer = await send(webhook, run_event())
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "7")
-    assert hint in caplog.text
-    assert hint not in answer.text
+    assert advice in caplog.text
+    assert advice not in answer.text
 
 
-async def test_a_resource_changed_by_others_all_the_time_is_given_up_after_a_few_writes(
+async def test_a_constantly_changing_resource_is_given_up_after_a_few_writes(
     webhook: Harness,
 ) -> None:
     resource = {"metadata": {"name": NAME, "resourceVersion": "1"}, "spec": {"sessionID": SESSION}}
@@ -105,36 +105,79 @@ async def test_a_resource_changed_by_others_all_the_time_is_given_up_after_a_few
 @pytest.mark.parametrize(
     "type_", ["session.updated", "session.status_idled", "agent.created", "never.seen.before"]
 )
-async def test_other_types_are_accepted_without_a_call(webhook: Harness, type_: str) -> None:
+async def test_other_event_types_are_accepted_without_a_call(webhook: Harness, type_: str) -> None:
     answer = await send(webhook, run_event(type=type_))
     assert (answer.status_code, answer.content) == (204, b"")
     assert webhook.api_server.requests == []
 
 
-@pytest.mark.parametrize("body", ["", "[]", "{}", "text", json.dumps(run_event(id="not/an/id"))])
-async def test_a_signed_body_that_is_no_event_is_explained(webhook: Harness, body: str) -> None:
+@pytest.mark.parametrize("body", ["", "text", '{"type": "event"'])
+async def test_a_signed_body_that_is_not_json_is_explained(webhook: Harness, body: str) -> None:
     answer = await send(webhook, body)
     assert answer.status_code == 400
     assert answer.json()["error"].startswith("not an event: ")
 
 
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ([], "body"),
+        ({}, "type"),
+        ({"type": "webhook.test", "id": "whe_1"}, "type"),
+        (run_event(id="not/an/id"), "data.id"),
+        (run_event() | {"created_at": "0001-01-01T00:00:00+23:00"}, "created_at"),
+    ],
+)
+async def test_a_signed_delivery_of_unknown_shape_is_accepted_counted_and_logged(
+    webhook: Harness, caplog: pytest.LogCaptureFixture, body: object, problem: str
+) -> None:
+    before = webhook.counted(Outcome.UNRECOGNIZED)
+    answer = await send(webhook, body)
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert webhook.counted(Outcome.UNRECOGNIZED) == before + 1
+    assert webhook.api_server.requests == []
+    [line] = [each for each in caplog.records if "unrecognized" in each.message]
+    assert (line.levelname, problem in line.message) == ("WARNING", True)
+
+
 async def test_an_unsigned_request_learns_nothing(webhook: Harness) -> None:
     answer = await webhook.client.post("/webhook", json=run_event())
-    assert (answer.status_code, answer.json()) == (401, {"error": "the signature is missing or not valid"})
+    assert (answer.status_code, answer.json()) == (401, {"error": "the signature is missing or invalid"})
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"])
-async def test_other_methods_are_told_the_right_one(webhook: Harness, method: str) -> None:
+async def test_other_methods_are_answered_with_the_allowed_one(webhook: Harness, method: str) -> None:
     answer = await webhook.client.request(method, "/webhook")
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
-@pytest.mark.parametrize("path", ["/", "/webhook/", "/webhook/x", "/health/", "/metrics", "/docs"])
+@pytest.mark.parametrize("path", ["/", "/health"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_the_health_checks_of_load_balancers_get_200_without_a_call(
+    webhook: Harness, method: str, path: str
+) -> None:
+    answer = await webhook.client.request(method, path)
+    assert answer.status_code == 200
+    assert webhook.api_server.requests == []
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+async def test_the_root_is_only_for_health_checks(webhook: Harness, method: str) -> None:
+    assert (await webhook.client.request(method, "/")).status_code == 405
+
+
+async def test_a_trailing_slash_is_accepted(webhook: Harness) -> None:
+    answer = await send(webhook, run_event(type="session.updated"), path="/webhook/")
+    assert answer.status_code == 204
+    assert (await webhook.client.post("/webhook/", json=run_event())).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/webhook//", "/webhook/x", "/health/", "/metrics", "/docs"])
 async def test_other_paths_are_not_found_and_never_redirected(webhook: Harness, path: str) -> None:
     assert (await webhook.client.post(path, content="{}")).status_code == 404
 
 
-async def test_a_signing_key_is_awaited_and_health_says_so(webhook: Harness) -> None:
+async def test_without_a_signing_key_deliveries_wait_and_health_says_so(webhook: Harness) -> None:
     (webhook.credentials / "anthropic-webhook-signing-key").unlink()
     answer = await send(webhook, run_event())
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "7")
@@ -142,7 +185,7 @@ async def test_a_signing_key_is_awaited_and_health_says_so(webhook: Harness) -> 
     assert (health.status_code, health.json()["ok"], health.json()["signingKey"]) == (200, True, False)
 
 
-async def test_an_unreadable_signing_key_names_the_file_in_the_log_alone(
+async def test_an_unreadable_signing_key_is_named_only_in_the_log(
     webhook: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     (webhook.credentials / "anthropic-webhook-signing-key").write_bytes(b"\xff\xfe")
@@ -152,9 +195,9 @@ async def test_an_unreadable_signing_key_names_the_file_in_the_log_alone(
     assert str(webhook.credentials) not in answer.text
 
 
-def test_refusals_beyond_a_few_are_counted_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_many_refusals_are_counted_instead_of_logged(caplog: pytest.LogCaptureFixture) -> None:
     now = [0.0]
-    log = RefusalLog(lines=3, period_seconds=10, clock=lambda: now[0])
+    log = RejectionLog(lines=3, period_seconds=10, clock=lambda: now[0])
     with caplog.at_level(logging.WARNING):
         for _ in range(50):
             log.log(Outcome.BAD_SIGNATURE, "missing header", {})

@@ -1,4 +1,4 @@
-"""The limit of a body's size, on the wire."""
+"""The limit on a body's size, over real HTTP."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def chunks(body: bytes, size: int = 65_536) -> Iterator[bytes]:
 
 
 class Connection:
-    """One request written by hand."""
+    """A hand-written request."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -83,7 +83,7 @@ async def test_one_mebibyte_is_accepted_and_one_byte_more_is_not(
     connection.writer.close()
 
 
-async def test_too_large_a_declared_body_is_refused_before_it_is_sent(webhook: Harness) -> None:
+async def test_a_body_declared_too_large_is_refused_before_it_is_sent(webhook: Harness) -> None:
     connection = await begin(webhook.port, f"Content-Length: {MAX_BODY_BYTES + 1}\r\n")
     assert await connection.status() == 413
     connection.writer.close()
@@ -107,14 +107,14 @@ async def test_an_endless_chunked_body_is_refused_while_it_is_being_sent(
     connection.writer.close()
 
 
-async def test_a_body_that_does_not_come_is_given_up(webhook: Harness) -> None:
+async def test_a_body_that_never_arrives_is_given_up(webhook: Harness) -> None:
     connection = await begin(webhook.port, "Content-Length: 10\r\n")
     connection.writer.write(b"12345")
     assert await connection.status() == 408
     connection.writer.close()
 
 
-async def test_large_bodies_that_never_end_do_not_hold_up_an_ordinary_event(webhook: Harness) -> None:
+async def test_endless_large_bodies_do_not_delay_an_ordinary_event(webhook: Harness) -> None:
     large, small = event_of(MAX_BODY_BYTES), event_of(500)
     started = [
         await begin(webhook.port, headers_for(large) + f"Content-Length: {len(large)}\r\n") for _ in range(20)

@@ -1,4 +1,4 @@
-"""Signatures made with the Standard Webhooks library, as Anthropic's are."""
+"""Signatures of the Standard Webhooks library, which Anthropic uses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from managed_session_webhook.signature import BadSignatureError, NoSigningKeyErr
 from standardwebhooks import Webhook
 
 BODY = b'{"type": "event", "text": "\xc3\xbc"}'
-RAW_KEY = bytes(range(0xE0, 0x100))  # its base64 has characters of both alphabets
+RAW_KEY = bytes(range(0xE0, 0x100))  # its base64 uses both alphabets
 KEY = "whsec_" + base64.b64encode(RAW_KEY).decode()
 URL_SAFE_KEY = "whsec_" + base64.urlsafe_b64encode(RAW_KEY).decode()
 OTHER_KEY = "whsec_" + base64.b64encode(b"another-signing-key-of-32-bytes!").decode()
@@ -33,18 +33,18 @@ def signed(body: bytes = BODY, key: str = KEY, at: datetime | None = None) -> di
     }
 
 
-def test_the_keys_differ_in_spelling_only() -> None:
+def test_the_keys_differ_only_in_spelling() -> None:
     assert URL_SAFE_KEY != KEY
 
 
 @pytest.mark.parametrize("key", [KEY, URL_SAFE_KEY, KEY.removeprefix("whsec_"), URL_SAFE_KEY.rstrip("=")])
-def test_a_key_is_taken_in_either_alphabet_with_or_without_prefix_and_padding(
+def test_a_key_is_accepted_in_either_alphabet_with_or_without_prefix_and_padding(
     tmp_path: Path, key: str
 ) -> None:
     verifier(tmp_path, key).verify(BODY, signed())
 
 
-def test_what_the_vendors_sdk_accepts_is_accepted(tmp_path: Path) -> None:
+def test_a_signature_that_the_vendors_sdk_accepts_is_accepted(tmp_path: Path) -> None:
     headers = signed()
     Anthropic(api_key="unused").beta.webhooks.unwrap(BODY.decode(), headers=headers, key=KEY)
     verifier(tmp_path, KEY).verify(BODY, headers)
@@ -56,7 +56,7 @@ def test_each_of_several_keys_is_tried(tmp_path: Path) -> None:
     both.verify(BODY, signed(key=OTHER_KEY))
 
 
-def test_one_of_several_signatures_is_enough(tmp_path: Path) -> None:
+def test_one_valid_signature_of_several_is_enough(tmp_path: Path) -> None:
     headers = signed()
     headers["webhook-signature"] = f"v1,{base64.b64encode(bytes(32)).decode()} {headers['webhook-signature']}"
     verifier(tmp_path, KEY).verify(BODY, headers)
@@ -101,7 +101,7 @@ def test_a_malformed_timestamp_is_refused(tmp_path: Path, timestamp: str) -> Non
         verifier(tmp_path, KEY).verify(BODY, signed() | {"webhook-timestamp": timestamp})
 
 
-def test_no_key_is_told_apart_from_a_bad_signature(tmp_path: Path) -> None:
+def test_a_missing_key_differs_from_a_bad_signature(tmp_path: Path) -> None:
     with pytest.raises(NoSigningKeyError):
         SignatureVerifier(CredentialDirectory(tmp_path, {})).verify(BODY, signed())
 

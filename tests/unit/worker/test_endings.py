@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from .worker_sandbox import FIRST, SECOND, Sandbox, alive, eventually
+from ...support.waiting import wait_until
+from .worker_sandbox import FIRST, SECOND, Sandbox, alive
 from .worker_wire import Wire
 
 
@@ -18,12 +19,12 @@ def test_a_session_without_a_message_is_stopped_after_the_attach_timeout(
 
 def test_a_session_with_a_message_outlives_the_attach_timeout(sandbox: Sandbox, wire: Wire) -> None:
     wire.say()
-    attach = sandbox.start(attachTimeoutSeconds=0.2)
-    attach.event("heartbeat")
+    client = sandbox.start(attachTimeoutSeconds=0.2)
+    client.event("heartbeat")
     wire.wait_for(lambda: wire.count("GET", "/events") >= 2)
     assert wire.run("echo still here") == ("still here", False)
     wire.end_turn()
-    assert attach.record()["reason"] == "Idle"
+    assert client.record()["reason"] == "Idle"
 
 
 def test_a_lease_held_by_another_worker_is_lost(sandbox: Sandbox, wire: Wire) -> None:
@@ -36,26 +37,26 @@ def test_a_lease_held_by_another_worker_is_lost(sandbox: Sandbox, wire: Wire) ->
 def test_a_lease_lost_in_the_middle_of_a_tool_call_ends_the_tool_and_posts_nothing(
     sandbox: Sandbox, wire: Wire
 ) -> None:
-    wire.lease_seconds = 4
-    attach = sandbox.start()
-    attach.event("heartbeat")
+    wire.lease_seconds = 6
+    client = sandbox.start()
+    client.event("heartbeat")
     wire.say()
     call = wire.call("echo $$ > shell.pid; sleep 1000")
     pid_file = Path(sandbox.paths.workdir, "shell.pid")
-    eventually(lambda: pid_file.exists() and pid_file.read_text().strip())
+    wait_until(lambda: pid_file.exists() and pid_file.read_text().strip())
     wire.heartbeat_status = 412
-    assert attach.record()["reason"] == "LeaseLost"
+    assert client.record()["reason"] == "LeaseLost"
     assert not alive(int(pid_file.read_text()))
     assert wire.result(call) is None
     assert wire.count("POST", "/stop") == 0
 
 
-def test_a_refused_credential_is_named_as_such(sandbox: Sandbox, wire: Wire) -> None:
+def test_a_refused_credential_is_the_exit_reason(sandbox: Sandbox, wire: Wire) -> None:
     wire.unauthorized = True
     assert sandbox.start().record()["reason"] == "CredentialRejected"
 
 
-def test_a_refused_heartbeat_credential_is_named_as_such(sandbox: Sandbox, wire: Wire) -> None:
+def test_a_refused_heartbeat_credential_is_the_exit_reason(sandbox: Sandbox, wire: Wire) -> None:
     wire.heartbeat_status = 401
     assert sandbox.start().record()["reason"] == "CredentialRejected"
     assert wire.count("POST", "/stop") == 0, "another worker can be started for the item"
@@ -64,14 +65,14 @@ def test_a_refused_heartbeat_credential_is_named_as_such(sandbox: Sandbox, wire:
 def test_a_credential_refused_in_the_middle_of_a_tool_call_leaves_the_work_to_the_next_worker(
     sandbox: Sandbox, wire: Wire
 ) -> None:
-    wire.lease_seconds = 4
-    attach = sandbox.start()
-    attach.event("heartbeat")
+    wire.lease_seconds = 6
+    client = sandbox.start()
+    client.event("heartbeat")
     wire.say()
     call = wire.call("touch running; sleep 1000")
-    eventually(Path(sandbox.paths.workdir, "running").exists)
+    wait_until(Path(sandbox.paths.workdir, "running").exists)
     wire.heartbeat_status = 401
-    assert attach.record()["reason"] == "CredentialRejected"
+    assert client.record()["reason"] == "CredentialRejected"
     assert wire.result(call) is None
     assert wire.count("POST", "/stop") == 0
 
@@ -87,35 +88,35 @@ def test_a_terminated_session_ends_the_worker(sandbox: Sandbox, wire: Wire) -> N
 
 
 def test_a_session_terminated_while_it_is_served_ends_the_worker(sandbox: Sandbox, wire: Wire) -> None:
-    attach = sandbox.start()
+    client = sandbox.start()
     wire.say()
     wire.run("true")
     wire.emit("session.status_terminated")
-    assert attach.record()["reason"] == "SessionEnded"
+    assert client.record()["reason"] == "SessionEnded"
 
 
 def test_a_refused_result_that_the_session_waits_for_ends_the_worker_without_a_stop(
     sandbox: Sandbox, wire: Wire
 ) -> None:
     wire.refuse_results_with = 413
-    attach = sandbox.start()
+    client = sandbox.start()
     wire.say()
     wire.call("echo too much")
-    record = attach.record()
+    record = client.record()
     assert (record["reason"], record["resultsRefused"], record["resultsPosted"]) == ("ResultRefused", 1, 0)
     assert "413" in record["message"]
     assert wire.count("POST", "/stop") == 0
 
 
-def test_a_refused_result_that_nobody_waits_for_is_no_reason_to_leave(sandbox: Sandbox, wire: Wire) -> None:
+def test_a_refused_result_that_nobody_waits_for_does_not_end_the_worker(sandbox: Sandbox, wire: Wire) -> None:
     wire.refuse_results_with = 400
-    attach = sandbox.start()
+    client = sandbox.start()
     wire.say()
     call = wire.call("echo late")
     wire.wait_for(lambda: wire.count("POST", "/events") >= 1)
     wire.emit("user.interrupt")
     wire.end_turn()
-    record = attach.record()
+    record = client.record()
     assert (record["reason"], record["resultsRefused"]) == ("Idle", 1)
     assert wire.result(call) is None
     assert wire.count("POST", "/stop") == 1
@@ -123,54 +124,54 @@ def test_a_refused_result_that_nobody_waits_for_is_no_reason_to_leave(sandbox: S
 
 def test_a_worker_frozen_past_its_lease_does_nothing_when_it_thaws(sandbox: Sandbox, wire: Wire) -> None:
     wire.lease_seconds = 3
-    attach = sandbox.start()
-    attach.event("heartbeat")
-    worker = attach.event("accepted")["pid"]
+    client = sandbox.start()
+    client.event("heartbeat")
+    worker = client.event("accepted")["pid"]
     os.kill(worker, signal.SIGSTOP)
     frozen_until = os.times().elapsed + wire.lease_seconds + 1
     wire.say()
     call = wire.call("echo from the past > thawed")
-    eventually(lambda: os.times().elapsed > frozen_until)
+    wait_until(lambda: os.times().elapsed > frozen_until)
     # What it had sent before it was frozen has arrived by now.
     before = len(wire.calls)
     os.kill(worker, signal.SIGCONT)
-    assert attach.record()["reason"] == "Thawed"
+    assert client.record()["reason"] == "Thawed"
     assert len(wire.calls) == before
     assert wire.result(call) is None
     assert not Path(sandbox.paths.workdir, "thawed").exists()
 
 
-def test_a_worker_frozen_for_less_than_its_lease_goes_on(sandbox: Sandbox, wire: Wire) -> None:
-    attach = sandbox.start()
-    attach.event("heartbeat")
-    worker = attach.event("accepted")["pid"]
+def test_a_worker_frozen_for_less_than_its_lease_continues(sandbox: Sandbox, wire: Wire) -> None:
+    client = sandbox.start()
+    client.event("heartbeat")
+    worker = client.event("accepted")["pid"]
     os.kill(worker, signal.SIGSTOP)
     frozen_until = os.times().elapsed + 3
-    eventually(lambda: os.times().elapsed > frozen_until)
+    wait_until(lambda: os.times().elapsed > frozen_until)
     os.kill(worker, signal.SIGCONT)
     wire.say()
     assert wire.run("echo awake") == ("awake", False)
     wire.end_turn()
-    assert attach.record()["reason"] == "Idle"
+    assert client.record()["reason"] == "Idle"
 
 
 def test_a_worker_killed_from_outside_leaves_a_record(sandbox: Sandbox, wire: Wire) -> None:
-    attach = sandbox.start()
-    attach.event("heartbeat")
+    client = sandbox.start()
+    client.event("heartbeat")
     wire.say()
     wire.run("sleep 1000 >/dev/null 2>&1 & echo $! > left.pid")
-    os.kill(attach.event("accepted")["pid"], signal.SIGKILL)
-    record = attach.record()
+    os.kill(client.event("accepted")["pid"], signal.SIGKILL)
+    record = client.record()
     assert (record["reason"], record["signal"], record["toolCalls"]) == ("Killed", signal.SIGKILL, 1)
     assert not alive(int(Path(sandbox.paths.workdir, "left.pid").read_text()))
 
 
 def test_sigterm_to_the_supervisor_kills_the_worker_hard(sandbox: Sandbox, wire: Wire) -> None:
-    attach = sandbox.start()
-    attach.event("heartbeat")
+    client = sandbox.start()
+    client.event("heartbeat")
     assert sandbox.supervisor is not None
     sandbox.supervisor.send(signal.SIGTERM)
-    assert attach.record()["reason"] == "Killed"
+    assert client.record()["reason"] == "Killed"
     sandbox.supervisor.wait()
     assert wire.count("POST", "/stop") == 0
 
@@ -182,11 +183,11 @@ def test_memory_stores_of_a_killed_worker_are_moved_aside_and_reported(sandbox: 
     wire.run(
         f"mkdir -p {store}/deep; echo x > {store}/.anthropic-memory-store; echo y > {store}/deep/note.md"
     )
-    attach = sandbox.start(SECOND)
-    attach.event("heartbeat")
+    client = sandbox.start(SECOND)
+    client.event("heartbeat")
     assert not store.exists()
     wire.end_turn()
-    [file] = attach.record()["unsynchronised"]
+    [file] = client.record()["unsynchronised"]
     assert file.endswith("/notes/deep/note.md")
     assert Path(file).read_text() == "y\n"
 

@@ -18,8 +18,8 @@ def readable_text(path: Path) -> str:
 
 
 def test_the_secret_is_in_no_argument_environment_or_file(sandbox: Sandbox, wire: Wire) -> None:
-    attach = sandbox.start(logLevel="DEBUG")
-    attach.event("heartbeat")
+    client = sandbox.start(logLevel="DEBUG")
+    client.event("heartbeat")
     wire.say()
     wire.run("env > environment.txt")
     own = os.getpid()
@@ -41,8 +41,8 @@ def test_the_agents_shell_cannot_read_the_worker_or_the_supervisor(
 ) -> None:
     sandbox = stopped_sandbox
     sandbox.start_supervisor(account)
-    attach = sandbox.start()
-    worker = attach.event("accepted")["pid"]
+    client = sandbox.start()
+    worker = client.event("accepted")["pid"]
     assert sandbox.supervisor is not None
     wire.say()
     for pid in (worker, sandbox.supervisor.pid):
@@ -54,7 +54,9 @@ def test_the_agents_shell_cannot_read_the_worker_or_the_supervisor(
     assert output.startswith(str(worker))
     assert re.search(r"CapEff:\s0+$", output, re.MULTILINE)
     assert re.search(r"NoNewPrivs:\s1$", output, re.MULTILINE)
-    assert wire.run(f"setsid python3 -IS {sandbox.library}/attach.py status")[1], "the agent may not command"
+    assert wire.run(f"setsid python3 -IS {sandbox.library}/supervisorctl.py status")[1], (
+        "the agent may not command"
+    )
 
 
 def test_the_agents_shell_is_an_unprivileged_user_without_access_to_the_supervisor(
@@ -77,7 +79,7 @@ def test_the_agents_shell_is_an_unprivileged_user_without_access_to_the_supervis
     assert wire.run("touch outputs/a skills/b c && echo fine") == ("fine", False)
 
 
-def test_requests_that_nobody_came_for_do_not_stay_in_the_inbox(sandbox: Sandbox) -> None:
+def test_unclaimed_requests_do_not_stay_in_the_inbox(sandbox: Sandbox) -> None:
     Path(sandbox.paths.inbox, f"{FIRST}.json").write_text("{}")
     sandbox.start(SECOND).event("heartbeat")
     assert not list(Path(sandbox.paths.inbox).iterdir())
@@ -92,15 +94,15 @@ def test_variables_of_the_sdk_do_not_reach_the_agent(sandbox: Sandbox, wire: Wir
     assert f"PWD={sandbox.paths.workdir}" in output
 
 
-def test_skills_are_not_downloaded_and_the_operators_stay(sandbox: Sandbox, wire: Wire) -> None:
+def test_the_worker_downloads_no_skills_and_keeps_the_operators(sandbox: Sandbox, wire: Wire) -> None:
     skill = Path(sandbox.paths.workdir, "skills", "pdf", "SKILL.md")
     skill.parent.mkdir(parents=True)
     skill.write_text("how to")
     wire.skills = [{"type": "anthropic", "skill_id": "pdf", "version": "latest"}]
-    attach = sandbox.start()
+    client = sandbox.start()
     wire.say()
     assert wire.run("cat skills/pdf/SKILL.md") == ("how to", False)
     wire.end_turn()
-    assert attach.record()["reason"] == "Idle"
+    assert client.record()["reason"] == "Idle"
     assert skill.read_text() == "how to"
     assert wire.count("GET", "latest") == 0

@@ -9,16 +9,16 @@ from .worker_wire import Wire
 
 
 def test_the_exit_record_is_complete_when_little_is_logged(sandbox: Sandbox, wire: Wire) -> None:
-    attach = sandbox.start(logLevel="ERROR")
+    client = sandbox.start(logLevel="ERROR")
     wire.say()
     wire.run("true")
     wire.end_turn()
-    record = attach.record()
+    record = client.record()
     assert (record["reason"], record["message"], record["toolCalls"]) == ("Idle", "the session was idle", 1)
     assert "executing tool" not in sandbox.log()
 
 
-def test_a_full_log_is_put_aside_when_a_claim_starts(sandbox: Sandbox) -> None:
+def test_a_full_log_is_rotated_when_a_claim_starts(sandbox: Sandbox) -> None:
     log = Path(sandbox.paths.worker_log)
     with log.open("w") as file:
         file.truncate(MAX_BYTES + 1)
@@ -27,14 +27,12 @@ def test_a_full_log_is_put_aside_when_a_claim_starts(sandbox: Sandbox) -> None:
     assert log.with_name("worker.log.1").stat().st_size > MAX_BYTES
 
 
-def test_what_the_agent_puts_in_the_place_of_a_directory_does_not_end_its_session(
-    sandbox: Sandbox, wire: Wire
-) -> None:
-    attach = sandbox.start(FIRST)
+def test_files_in_place_of_directories_do_not_end_a_session(sandbox: Sandbox, wire: Wire) -> None:
+    client = sandbox.start(FIRST)
     wire.say()
     wire.run("rm -rf outputs skills; touch outputs; ln -s /nowhere skills")
     wire.end_turn()
-    assert attach.record()["reason"] == "Idle"
+    assert client.record()["reason"] == "Idle"
     sandbox.start(SECOND).event("heartbeat")
 
 
@@ -56,17 +54,17 @@ def test_the_supervisor_has_one_thread_and_no_listening_network_socket(sandbox: 
 
 def test_a_turn_runs_from_the_first_heartbeat_to_an_idle_exit_record(sandbox: Sandbox, wire: Wire) -> None:
     started = time.monotonic()
-    attach = sandbox.start()
-    assert attach.event("accepted")["claim"] == FIRST
+    client = sandbox.start()
+    assert client.event("accepted")["claim"] == FIRST
     accepted = time.monotonic()
-    attach.event("heartbeat")
-    print(f"attach to accepted {accepted - started:.3f} s, to heartbeat {time.monotonic() - started:.3f} s")
+    client.event("heartbeat")
+    print(f"start to accepted {accepted - started:.3f} s, to heartbeat {time.monotonic() - started:.3f} s")
     wire.say()
     output, is_error = wire.run("echo $((6*7)); pwd; echo $FROM_THE_SANDBOX")
     assert (output, is_error) == (f"42\n{sandbox.paths.workdir}\nyes", False)
     assert wire.run("false")[1]
     wire.end_turn()
-    record = attach.record()
+    record = client.record()
     assert record["reason"] == "Idle"
     assert (record["exitCode"], record["signal"]) == (0, None)
     assert (record["toolCalls"], record["toolErrors"], record["resultsPosted"]) == (2, 1, 2)
@@ -78,14 +76,14 @@ def test_a_turn_runs_from_the_first_heartbeat_to_an_idle_exit_record(sandbox: Sa
     assert "posted result tool_use_id=" in sandbox.log()
 
 
-def test_a_call_from_before_the_worker_is_run_however_often_the_history_cannot_be_read(
+def test_a_call_older_than_the_worker_runs_even_if_reading_the_history_fails_often(
     sandbox: Sandbox, wire: Wire
 ) -> None:
     wire.say()
     call = wire.call("echo served")
     wire.unreadable_histories = 4
-    attach = sandbox.start()
+    client = sandbox.start()
     wire.wait_for(lambda: wire.result(call) is not None)
     assert wire.count("GET", "/events/stream") == 1
     wire.end_turn()
-    assert attach.record()["reason"] == "Idle"
+    assert client.record()["reason"] == "Idle"

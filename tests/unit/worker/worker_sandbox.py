@@ -1,4 +1,4 @@
-"""A sandbox for tests: a directory, a real supervisor process, and real `attach` processes."""
+"""A sandbox for tests: a directory, a real supervisor process, and real `supervisorctl` processes."""
 
 import base64
 import contextlib
@@ -10,36 +10,27 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import managed_session_worker
 from managed_session_worker.paths import ROOT_VARIABLE, Paths
 from managed_session_worker.template import RUNTIME_FILES
 
+from ...support.waiting import wait_until
+
 PACKAGE = Path(managed_session_worker.__file__).parent
-TIMEOUT_SECONDS = 30.0
+TIMEOUT_SECONDS = 60.0
 TOKEN = "sessions-token-never-to-be-seen"
 SECRET = base64.urlsafe_b64encode(json.dumps({"sessions_token": TOKEN}).encode()).decode().rstrip("=")
 AGENT_UID = 64217
 FIRST, SECOND, THIRD = (f"20261123T16540{n}.000001Z" for n in (1, 2, 3))
 Event = dict[str, Any]
-T = TypeVar("T")
 
 
-def eventually(what: Callable[[], T], message: str = "") -> T:
-    """Wait until `what` gives something true, and return it."""
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not (value := what()):
-        assert time.monotonic() < deadline, message or "never became true"
-        threading.Event().wait(0.01)
-    return value
-
-
-class Attach:
-    """One attach process, its events collected as they come."""
+class Supervisorctl:
+    """One `supervisorctl` process, which collects its events."""
 
     def __init__(self, root: Path, program: Path, *arguments: str, **variables: str) -> None:
         self.events: list[Event] = []
@@ -82,7 +73,7 @@ class Attach:
 
 
 class Process:
-    """A process that is not this one's child."""
+    """A process that is not a child of this one."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -92,15 +83,15 @@ class Process:
             os.kill(self.pid, number)
 
     def wait(self) -> None:
-        eventually(lambda: not alive(self.pid), f"process {self.pid} did not end")
+        wait_until(lambda: not alive(self.pid), f"process {self.pid} did not end")
 
 
-class Nursery:
-    """Starts supervisors that need not import everything again."""
+class SupervisorForker:
+    """Starts supervisors that have their imports already."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("supervisor_nursery.py"))],
+            [sys.executable, str(Path(__file__).with_name("supervisor_forker.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -120,30 +111,39 @@ class Nursery:
 
 
 class Sandbox:
-    """A root directory with a supervisor in it."""
+    """A root directory with a supervisor."""
 
-    def __init__(self, url: str, nursery: Nursery) -> None:
-        self._nursery = nursery
+    def __init__(self, url: str, forker: SupervisorForker) -> None:
+        self._forker = forker
         self.root = Path(tempfile.mkdtemp(prefix="sandbox-", dir="/tmp"))
         self.root.chmod(0o755)
         self.paths = Paths(str(self.root))
-        # The very files that the template copies, and nothing else.
+        # Exactly the files that the template copies.
         self.library = Path(self.paths.home, "lib", PACKAGE.name)
         self.library.mkdir(parents=True)
         for file in (PACKAGE / name for name in RUNTIME_FILES):
             shutil.copy(file, self.library)
         self.url = url
         self.supervisor: Process | None = None
-        self._attached: list[Attach] = []
+        self._clients: list[Supervisorctl] = []
 
     def start_supervisor(self, account: str = str(AGENT_UID)) -> Process:
-        """Start a supervisor and wait until it listens."""
-        self.supervisor = self._nursery.start(self.library / "supervisor.py", self.root, account)
-        eventually(lambda: Path(self.paths.socket).exists(), "no supervisor")
+        """Start a supervisor, and wait until it listens."""
+        self.supervisor = self._forker.start(self.library / "supervisor.py", self.root, account)
+        wait_until(lambda: Path(self.paths.socket).exists(), "no supervisor")
         return self.supervisor
 
+    def begin_supervisor(self, **variables: str) -> "subprocess.Popen[bytes]":
+        """Start a supervisor by its path, with a template's variables, and wait until it listens."""
+        supervisor = subprocess.Popen(
+            [sys.executable, str(self.library / "supervisor.py"), "--account", str(AGENT_UID)],
+            env={**os.environ, ROOT_VARIABLE: str(self.root), **variables},
+        )
+        wait_until(lambda: Path(self.paths.socket).exists(), "no supervisor")
+        return supervisor
+
     def run_supervisor(self) -> int:
-        """Run one more supervisor by its path to its end, and return the exit status."""
+        """Run another supervisor by its path until it ends, and return its exit status."""
         return subprocess.run(
             [sys.executable, str(self.library / "supervisor.py")],
             env={**os.environ, ROOT_VARIABLE: str(self.root)},
@@ -167,16 +167,18 @@ class Sandbox:
             **changes,
         }
 
-    def start(self, claim: str = FIRST, **changes: Any) -> Attach:
+    def start(
+        self, claim: str = FIRST, variables: dict[str, str] | None = None, **changes: Any
+    ) -> Supervisorctl:
         path = Path(self.paths.inbox, f"{claim}.json")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self.request(claim, **changes)))
-        return self.attach("start", claim)
+        return self.supervisorctl("start", claim, **variables or {})
 
-    def attach(self, *arguments: str, **variables: str) -> Attach:
-        attach = Attach(self.root, self.library / "attach.py", *arguments, **variables)
-        self._attached.append(attach)
-        return attach
+    def supervisorctl(self, *arguments: str, **variables: str) -> Supervisorctl:
+        client = Supervisorctl(self.root, self.library / "supervisorctl.py", *arguments, **variables)
+        self._clients.append(client)
+        return client
 
     def log(self) -> str:
         return Path(self.paths.worker_log).read_text()
@@ -184,28 +186,28 @@ class Sandbox:
     def close(self) -> None:
         """End every process of the sandbox, and remove it.
 
-        A killed attach may leave a supervisor that has no lock yet, so all are looked for by their root.
+        A killed `supervisorctl` may leave a supervisor without a lock, so all are found by their root.
         """
-        self._end_attaches()
-        status = self.attach("status").event("status") if Path(self.paths.lock).exists() else {}
+        self._end_clients()
+        status = self.supervisorctl("status").event("status") if Path(self.paths.lock).exists() else {}
         if status:
             supervisor = Process(status["pid"])
             supervisor.send(signal.SIGTERM)
             supervisor.wait()
-        self._end_attaches()
-        eventually(self._end_processes, f"processes of {self.root} are left")
+        self._end_clients()
+        wait_until(self._end_processes, f"processes of {self.root} are left")
         shutil.rmtree(self.root)
 
-    def _end_attaches(self) -> None:
-        for attach in self._attached:
-            attach.process.kill()
-            attach.process.wait()
-            if attach.process.stdout:
-                attach.process.stdout.close()
-        self._attached.clear()
+    def _end_clients(self) -> None:
+        for client in self._clients:
+            client.process.kill()
+            client.process.wait()
+            if client.process.stdout:
+                client.process.stdout.close()
+        self._clients.clear()
 
     def _end_processes(self) -> bool:
-        """Ask what was started with this root to end; whether nothing of it was alive."""
+        """Stop the processes with this root. Return whether none was alive."""
         found = list(started_with(f"{ROOT_VARIABLE}={self.root}"))
         for process in found:
             process.send(signal.SIGTERM)
@@ -213,7 +215,7 @@ class Sandbox:
 
 
 def started_with(variable: str) -> Iterator[Process]:
-    """All live processes that were started with this variable (NAME=value)."""
+    """Return all live processes that were started with this variable (NAME=value)."""
     for directory in Path("/proc").glob("[0-9]*"):
         try:
             variables = (directory / "environ").read_bytes().split(b"\0")
@@ -224,7 +226,7 @@ def started_with(variable: str) -> Iterator[Process]:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
+    """Return whether a process exists and is not a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""The command line: `build` builds, `exists` answers by exit status, `name` prints the template's name."""
+"""The command line: `build` builds it, `exists` answers by exit status, `name` prints the template's name."""
 
 import argparse
 import asyncio
@@ -18,8 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.command == "exists":
         return 0 if asyncio.run(template_exists(options.name)) else 1
-    built = asyncio.run(build_template(name=options.name, on_log=lambda line: print(line, flush=True)))
-    sys.stdout.write(f"{options.name} is template {built.template_id}, build {built.build_id}\n")
+    build = asyncio.run(build_template(name=options.name, on_log=lambda line: print(line, flush=True)))
+    sys.stdout.write(f"{options.name} is build {build}\n")
     return 0
 
 

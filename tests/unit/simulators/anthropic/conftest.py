@@ -1,9 +1,7 @@
-"""A real simulator process, real SDK clients, and conditions to wait for."""
+"""Fixtures: a real simulator process and real SDK clients."""
 
-import asyncio
 import base64
 import json
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,32 +11,30 @@ from anthropic import AsyncAnthropic
 from anthropic.lib.environments import EnvironmentWorker
 from anthropic.types.beta import BetaManagedAgentsSession
 from anthropic.types.beta.environments import BetaSelfHostedWork
-from managed_session_local.simulators.anthropic.client import AnthropicSimulator
-from managed_session_local.simulators.anthropic.process import Running, running_simulator
-from managed_session_local.simulators.anthropic.settings import Settings
+from managed_session_devkit.simulators.anthropic.client import AnthropicSimulator
+from managed_session_devkit.simulators.anthropic.settings import Settings
+
+from ....support.simulator_process import RunningSimulator, simulator_process
+from ....support.waiting import eventually
 
 DEFAULTS = Settings()
 T = TypeVar("T")
 
 
-async def until(probe: Callable[[], Awaitable[T]], within: float = 20) -> T:
-    """Wait until the probe returns something true, and return that."""
-    deadline = time.monotonic() + within
-    while not (value := await probe()):
-        assert time.monotonic() < deadline, "the awaited condition did not come true"
-        await asyncio.sleep(0.02)
-    return value
+async def until(probe: Callable[[], Awaitable[T | None]], within: float = 60) -> T:
+    """Wait until the probe returns a true value, and return it."""
+    return await eventually("the condition", probe, seconds=within)
 
 
 def token_of(work: BetaSelfHostedWork) -> str:
-    """Return the sessions token inside a work item's secret, as the SDK's worker takes it out."""
+    """Return the session token in a work item's secret, as the SDK's worker reads it."""
     assert work.secret is not None
     padded = work.secret + "=" * (-len(work.secret) % 4)
     return str(json.loads(base64.urlsafe_b64decode(padded))["sessions_token"])
 
 
 class Api:
-    """The SDK against one simulator, with each kind of credential."""
+    """The SDK's clients of one simulator, one for each kind of credential."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -49,7 +45,7 @@ class Api:
         self.worker = self.client(DEFAULTS.environment_key)
 
     def client(self, token: str | None) -> AsyncAnthropic:
-        """Return a client with this bearer token, or with no credential; all share their connections."""
+        """Return a client with this bearer token, or without a credential. All share their connections."""
         return self._base if token is None else self._base.copy(auth_token=token)
 
     async def close(self) -> None:
@@ -86,7 +82,7 @@ class Api:
         return work
 
     async def claim(self) -> BetaSelfHostedWork:
-        """Poll one item and acknowledge it; return it as polled, with its secret."""
+        """Poll an item, acknowledge it, and return it as polled, with its secret."""
         work = await self.poll(block_ms=999)
         assert work is not None
         await self.worker.beta.environments.work.ack(work.id, environment_id=self.environment_id)
@@ -111,20 +107,20 @@ class Api:
     async def events(self, session_id: str, **options: Any) -> list[Any]:
         return [event async for event in self.admin.beta.sessions.events.list(session_id, **options)]
 
-    async def answer(self, session_id: str, within: float = 20) -> str:
-        """Wait for the end of the newest turn and return what the agent said last."""
+    async def answer(self, session_id: str, within: float = 60) -> str:
+        """Wait for the end of the newest turn, and return the agent's last message."""
 
         async def ended() -> str:
             events = await self.events(session_id)
             ends = [e for e in events if e.type == "session.status_idle" and e.stop_reason.type == "end_turn"]
             messages = [e for e in events if e.type == "user.message"]
-            said = [e for e in events if e.type == "agent.message"]
-            return str(said[-1].content[0].text) if said and len(ends) >= len(messages) else ""
+            answers = [e for e in events if e.type == "agent.message"]
+            return str(answers[-1].content[0].text) if answers and len(ends) >= len(messages) else ""
 
         return await until(ended, within)
 
     async def tool_use(self, session_id: str) -> str:
-        """Wait for the newest unanswered tool call and return its ID."""
+        """Wait for the newest unanswered tool call, and return its ID."""
 
         async def open_call() -> str:
             events = await self.events(session_id)
@@ -136,7 +132,7 @@ class Api:
 
 
 async def serve(api: Api, work: Any, workdir: Path, max_idle: float = 0.1) -> None:
-    """Serve a claimed item with Anthropic's own worker, on the work secret alone."""
+    """Serve a claimed item with Anthropic's own worker and only the work secret."""
     worker = EnvironmentWorker(api.client(None), workdir=workdir, max_idle=max_idle)
     await worker.handle_item(
         work_id=work.id,
@@ -147,13 +143,13 @@ async def serve(api: Api, work: Any, workdir: Path, max_idle: float = 0.1) -> No
 
 
 @pytest.fixture(scope="session")
-async def process() -> AsyncIterator[Running]:
-    async with running_simulator() as running:
+async def process(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningSimulator]:
+    with simulator_process("anthropic", tmp_path_factory.mktemp("simulator")) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-async def control(process: Running) -> AsyncIterator[AnthropicSimulator]:
+async def control(process: RunningSimulator) -> AsyncIterator[AnthropicSimulator]:
     async with AnthropicSimulator(process.url) as control:
         yield control
 

@@ -1,4 +1,4 @@
-"""Which operation takes which credential."""
+"""Which operation accepts which credential."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -7,7 +7,7 @@ import anthropic
 import httpx
 import pytest
 from anthropic import AsyncAnthropic
-from managed_session_local.simulators.anthropic.client import AnthropicSimulator
+from managed_session_devkit.simulators.anthropic.client import AnthropicSimulator
 
 from .conftest import DEFAULTS, Api, token_of
 
@@ -68,7 +68,7 @@ TABLE: list[tuple[str, Operation, set[str]]] = [
 
 @pytest.mark.parametrize(("operation", "accepts"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
 @pytest.mark.parametrize("kind", [ENVIRONMENT, TOKEN, API_KEY])
-async def test_operation_takes_only_its_credentials(
+async def test_operation_accepts_only_its_credentials(
     api: Api, operation: Operation, accepts: set[str], kind: str
 ) -> None:
     resource: Any = {"type": "memory_store", "memory_store_id": "memstore_1"}
@@ -91,7 +91,7 @@ async def test_unknown_credential_is_401(api: Api) -> None:
         await api.client("sk-ant-oat01-wrong").beta.environments.work.poll(api.environment_id)
 
 
-async def test_api_key_is_taken_as_header_and_as_bearer_token(api: Api) -> None:
+async def test_api_key_is_accepted_as_header_and_as_bearer_token(api: Api) -> None:
     url = f"{api.url}/v1/sessions"
     async with httpx.AsyncClient(trust_env=False) as http:
         for headers in ({"x-api-key": DEFAULTS.api_key}, {"authorization": f"Bearer {DEFAULTS.api_key}"}):
@@ -107,7 +107,7 @@ async def test_api_key_is_taken_as_header_and_as_bearer_token(api: Api) -> None:
     }
 
 
-async def test_sessions_token_serves_only_its_own_session(api: Api) -> None:
+async def test_session_token_serves_only_its_own_session(api: Api) -> None:
     mine, other = await api.create(), await api.create()
     work = await api.claim()
     assert work.id == mine.id
@@ -133,7 +133,7 @@ async def test_environment_key_sees_only_its_own_environment(api: Api, simulator
         await foreign.beta.sessions.retrieve(session.id)
 
 
-async def test_sessions_token_expires_when_it_has_a_lifetime(api: Api, simulator: AnthropicSimulator) -> None:
+async def test_session_token_expires_after_its_lifetime(api: Api, simulator: AnthropicSimulator) -> None:
     await simulator.change_settings(work={"sessions_token_seconds": 0})
     session = await api.create()
     client = api.client(token_of(await api.claim()))
@@ -141,7 +141,7 @@ async def test_sessions_token_expires_when_it_has_a_lifetime(api: Api, simulator
         await client.beta.sessions.retrieve(session.id)
 
 
-async def test_revoked_environment_key_is_refused_and_a_new_one_taken(
+async def test_revoked_environment_key_is_refused_and_a_new_one_accepted(
     api: Api, simulator: AnthropicSimulator
 ) -> None:
     await simulator.revoke(DEFAULTS.environment_key)
@@ -151,7 +151,7 @@ async def test_revoked_environment_key_is_refused_and_a_new_one_taken(
     assert await api.client(key).beta.environments.work.poll(api.environment_id) is None
 
 
-async def test_ack_by_sessions_token_is_a_setting(api: Api, simulator: AnthropicSimulator) -> None:
+async def test_setting_allows_a_session_token_to_acknowledge(api: Api, simulator: AnthropicSimulator) -> None:
     await simulator.change_settings(work={"sessions_token_may_ack": True})
     await api.create()
     offered = await api.poll()

@@ -1,4 +1,4 @@
-"""Faults, latencies, settings, ledger, and the process itself."""
+"""Faults, latencies, settings, the ledger, and the process itself."""
 
 import asyncio
 import json
@@ -11,12 +11,12 @@ from pathlib import Path
 import anthropic
 import httpx
 import pytest
-from managed_session_local.simulators.anthropic.client import AnthropicSimulator, ControlError
+from managed_session_devkit.simulators.anthropic.client import AnthropicSimulator, ControlError
 
 from .conftest import Api, until
 
 
-async def test_status_fault_answers_without_effect_as_often_as_wanted(
+async def test_status_fault_answers_without_effect_the_given_number_of_times(
     api: Api, simulator: AnthropicSimulator
 ) -> None:
     await api.create()
@@ -54,7 +54,7 @@ async def test_dropped_connection_before_or_after_the_effect(
     assert (await simulator.ledger()).operations["work.ack"] == {"dropped": 1}
 
 
-async def test_hang_outlasts_the_clients_patience(api: Api, simulator: AnthropicSimulator) -> None:
+async def test_hang_lasts_longer_than_the_clients_timeout(api: Api, simulator: AnthropicSimulator) -> None:
     session = await api.create()
     await simulator.add_fault("sessions.get", {"action": "hang", "seconds": 2})
     with pytest.raises(anthropic.APITimeoutError):
@@ -91,7 +91,7 @@ async def test_latency_of_an_unknown_operation_is_refused(simulator: AnthropicSi
         await simulator.change_settings(latencies={"session.get": {"mean_ms": 1}})
 
 
-async def test_wrong_setting_is_refused_by_name(simulator: AnthropicSimulator) -> None:
+async def test_invalid_setting_is_refused_by_name(simulator: AnthropicSimulator) -> None:
     with pytest.raises(ControlError, match="lease_seconds"):
         await simulator.change_settings(work={"lease_seconds": 3})
     assert (await simulator.settings())["work"]["lease_ttl_seconds"] == 300
@@ -125,7 +125,13 @@ async def test_process_writes_its_ready_file_and_ends_on_sigterm_with_polls_and_
     tmp_path: Path,
 ) -> None:
     ready = tmp_path / "ready.json"
-    command = [sys.executable, "-m", "managed_session_local.simulators.anthropic", "--ready-file", str(ready)]
+    command = [
+        sys.executable,
+        "-m",
+        "managed_session_devkit.simulators.anthropic",
+        "--ready-file",
+        str(ready),
+    ]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
 
     async def is_ready() -> bool:
@@ -140,19 +146,19 @@ async def test_process_writes_its_ready_file_and_ends_on_sigterm_with_polls_and_
     async with await api.admin.beta.sessions.events.stream(session.id):
         polling = asyncio.create_task(api.poll(block_ms=999))
         os.kill(process.pid, signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 5) == 0
+        assert await asyncio.wait_for(process.wait(), 30) == 0
         await asyncio.gather(polling, return_exceptions=True)
     await api.close()
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_settings_file_with_a_mistake_is_refused_by_name(tmp_path: Path) -> None:
+async def test_invalid_setting_in_a_file_is_refused_by_name(tmp_path: Path) -> None:
     settings = tmp_path / "settings.json"
     settings.write_text('{"enviroment_id": "env_1"}')
     command = [
         sys.executable,
         "-m",
-        "managed_session_local.simulators.anthropic",
+        "managed_session_devkit.simulators.anthropic",
         "--settings",
         str(settings),
     ]

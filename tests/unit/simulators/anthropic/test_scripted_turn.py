@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from anthropic.lib.environments import EnvironmentWorker
-from managed_session_local.simulators.anthropic.client import AnthropicSimulator
+from managed_session_devkit.simulators.anthropic.client import AnthropicSimulator
 
 from .conftest import Api, serve, until
 
 
-async def test_sdk_worker_answers_a_bash_turn_on_the_work_secret_alone(
+async def test_sdk_worker_answers_a_bash_turn_with_only_the_work_secret(
     api: Api, simulator: AnthropicSimulator, tmp_path: Path
 ) -> None:
     session = await api.create("Use bash to echo hello. Answer only with that text.")
@@ -133,11 +133,11 @@ async def test_worker_leaves_when_its_session_is_archived(api: Api, tmp_path: Pa
 
     await until(attached)
     await api.admin.beta.sessions.archive(session.id)
-    await asyncio.wait_for(worker, 10)
+    await asyncio.wait_for(worker, 30)
     assert await api.state(session.id) == "stopped"
 
 
-async def test_worker_downloads_skills_with_the_environment_key_and_goes_without_on_its_token(
+async def test_worker_downloads_skills_with_the_environment_key_but_not_with_its_token(
     api: Api, simulator: AnthropicSimulator, tmp_path: Path
 ) -> None:
     version = await simulator.add_skill(

@@ -1,11 +1,11 @@
-"""Delivery of webhooks to a real receiver; signatures are checked by the SDK itself."""
+"""Delivery of webhooks to a real receiver. The SDK itself checks the signatures."""
 
 import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from managed_session_local.simulators.anthropic.client import AnthropicSimulator
+from managed_session_devkit.simulators.anthropic.client import AnthropicSimulator
 from standardwebhooks import WebhookVerificationError
 
 from .conftest import Api, until
@@ -38,7 +38,7 @@ async def deliveries(simulator: AnthropicSimulator, count: int) -> list[dict[str
     return await until(recorded)
 
 
-async def test_turn_is_told_by_signed_thin_events(
+async def test_turn_is_reported_by_signed_thin_events(
     api: Api, simulator: AnthropicSimulator, receiver: Receiver
 ) -> None:
     endpoint = await simulator.add_webhook(receiver.url)
@@ -116,7 +116,7 @@ async def test_delivery_ends_with_the_first_success(
     assert [row["status"] for row in rows] == [503, 204]
 
 
-async def test_slow_receiver_runs_into_the_response_timeout(
+async def test_slow_receiver_exceeds_the_response_timeout(
     simulator: AnthropicSimulator, receiver: Receiver
 ) -> None:
     await simulator.change_settings(
@@ -128,7 +128,7 @@ async def test_slow_receiver_runs_into_the_response_timeout(
     assert all(row["outcome"].endswith("Timeout") for row in await deliveries(simulator, 2))
 
 
-async def test_redirect_disables_the_endpoint_until_it_is_enabled_by_hand(
+async def test_redirect_disables_the_endpoint_until_someone_enables_it(
     simulator: AnthropicSimulator, receiver: Receiver
 ) -> None:
     receiver.statuses = [302]
@@ -155,7 +155,7 @@ async def test_endpoint_gets_only_the_types_it_has_subscribed_to(
     assert sorted(types(await received(receiver, 2))) == ["session.deleted", "session.status_terminated"]
 
 
-async def test_undocumented_types_are_a_setting(
+async def test_setting_sends_undocumented_types(
     api: Api, simulator: AnthropicSimulator, receiver: Receiver
 ) -> None:
     await simulator.change_settings(webhooks={"undocumented_events": True})
@@ -182,7 +182,7 @@ async def test_held_deliveries_are_released_in_reverse_order(
     assert [row["object_id"] for row in rows] == ["sesn_2", "sesn_1", "sesn_0"]
 
 
-async def test_arbitrary_event_is_posted_in_as_many_copies_as_wanted(
+async def test_any_event_can_be_delivered_in_several_copies(
     simulator: AnthropicSimulator, receiver: Receiver
 ) -> None:
     await simulator.add_webhook(receiver.url, events=[])

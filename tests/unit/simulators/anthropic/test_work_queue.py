@@ -6,7 +6,7 @@ from typing import Any
 import anthropic
 import pytest
 from anthropic.types.beta.environments import BetaHeartbeatPreconditionFailedError
-from managed_session_local.simulators.anthropic.client import AnthropicSimulator
+from managed_session_devkit.simulators.anthropic.client import AnthropicSimulator
 
 from .conftest import Api
 
@@ -19,7 +19,7 @@ async def test_session_is_queued_at_its_creation_under_its_own_id(api: Api) -> N
     assert work.secret is not None
 
 
-async def test_work_ids_of_their_own_are_a_setting(api: Api, simulator: AnthropicSimulator) -> None:
+async def test_setting_gives_work_items_their_own_ids(api: Api, simulator: AnthropicSimulator) -> None:
     await simulator.change_settings(work={"item_ids": "work"})
     session = await api.create("hello")
     work = await api.claim()
@@ -31,7 +31,9 @@ async def test_work_ids_of_their_own_are_a_setting(api: Api, simulator: Anthropi
 
 
 @pytest.mark.parametrize("shape", ["null", "no_content"])
-async def test_empty_poll_has_either_shape(api: Api, simulator: AnthropicSimulator, shape: str) -> None:
+async def test_empty_poll_is_answered_as_the_setting_says(
+    api: Api, simulator: AnthropicSimulator, shape: str
+) -> None:
     await simulator.change_settings(work={"empty_poll": shape})
     answer: Any = await api.worker.beta.environments.work.poll(api.environment_id)
     assert answer == ("" if shape == "no_content" else None)
@@ -49,7 +51,7 @@ async def test_blocked_poll_returns_as_soon_as_work_arrives(api: Api) -> None:
     assert (await polling).id == session.id
 
 
-async def test_side_by_side_polls_take_every_item_once(api: Api) -> None:
+async def test_concurrent_polls_return_every_item_once(api: Api) -> None:
     created = {(await api.create()).id for _ in range(40)}
     polled = await asyncio.gather(*(api.poll(block_ms=500) for _ in range(48)))
     taken = [work.id for work in polled if work is not None]
@@ -130,7 +132,7 @@ async def test_first_heartbeat_makes_the_item_active_and_later_ones_must_echo(ap
     assert item.latest_heartbeat_at == second.last_heartbeat
 
 
-async def test_wished_ttl_is_honoured_up_to_the_maximum(api: Api, simulator: AnthropicSimulator) -> None:
+async def test_requested_ttl_is_granted_up_to_the_maximum(api: Api, simulator: AnthropicSimulator) -> None:
     await simulator.change_settings(work={"max_lease_ttl_seconds": 400})
     await api.create()
     work = await api.claim()
@@ -139,7 +141,7 @@ async def test_wished_ttl_is_honoured_up_to_the_maximum(api: Api, simulator: Ant
     assert (await api.beat(work, first.last_heartbeat, desired_ttl_seconds=4000)).ttl_seconds == 400
 
 
-async def test_lease_lapses_after_its_ttl_and_the_item_can_be_claimed_anew(
+async def test_lease_lapses_after_its_ttl_and_the_item_can_be_claimed_again(
     api: Api, simulator: AnthropicSimulator
 ) -> None:
     await simulator.change_settings(work={"lease_ttl_seconds": 1})
@@ -166,7 +168,7 @@ async def test_heartbeat_on_an_unacknowledged_item_is_refused(api: Api) -> None:
         await api.beat(work)
 
 
-async def test_graceful_stop_waits_for_the_worker_and_heartbeats_tell_it(api: Api) -> None:
+async def test_graceful_stop_waits_for_the_worker_and_heartbeats_report_it(api: Api) -> None:
     await api.create()
     work = await api.claim()
     await api.beat(work)
@@ -244,7 +246,7 @@ async def test_healthcheck_is_offered_without_session_and_ends_by_ack_and_force_
     assert (await simulator.ledger()).healthchecks == {"enqueued": 1, "offered": 1, "acked": 1, "stopped": 1}
 
 
-async def test_environment_that_issues_no_secret(api: Api, simulator: AnthropicSimulator) -> None:
+async def test_setting_offers_work_without_a_secret(api: Api, simulator: AnthropicSimulator) -> None:
     await simulator.change_settings(work={"issue_secrets": False})
     await api.create()
     work = await api.poll()

@@ -1,4 +1,4 @@
-"""A real HTTP server that receives webhooks and answers as a test wants."""
+"""A real HTTP server that receives webhooks and answers as a test says."""
 
 import asyncio
 import contextlib

@@ -1,64 +1,35 @@
-"""A real simulator process, the real SDK bound to it, and a client of its control surface."""
+"""Fixtures: a real simulator process, the real SDK, and a client of the control surface."""
 
-import asyncio
-import json
 import os
-import subprocess
-import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from e2b import E2B, AsyncTemplate, wait_for_file
-from managed_session_local.simulators.e2b.client import E2BSimulatorClient
+from managed_session_devkit.simulators.e2b.client import E2BSimulatorClient
 
-START_SECONDS = 30
-
-
-@dataclass
-class RunningSimulator:
-    url: str
-    process: subprocess.Popen[bytes]
+from ....support.simulator_process import RunningSimulator, simulator_process
+from ....support.waiting import eventually
 
 
 @contextmanager
-def simulator_process(
+def e2b_simulator(
     directory: Path, settings: dict[str, Any] | None = None, prefix: list[str] | None = None
 ) -> Iterator[RunningSimulator]:
-    ready = directory / "ready.json"
-    ready.unlink(missing_ok=True)
-    settings_file = directory / "settings.json"
-    settings_file.write_text(json.dumps(settings or {}))
-    command = [sys.executable, "-m", "managed_session_local.simulators.e2b", "--port", "0"]
-    command += [
-        "--ready-file",
-        str(ready),
-        "--settings",
-        str(settings_file),
-        "--state-dir",
-        str(directory / "state"),
-    ]
     environment = {**os.environ, "E2B_API_KEY": "host-secret-key"}
-    process = subprocess.Popen([*(prefix or []), *command], env=environment)
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while not ready.exists():
-            assert process.poll() is None, "the simulator ended at its start"
-            assert time.monotonic() < deadline, "the simulator did not start"
-            time.sleep(0.01)
-        yield RunningSimulator(json.loads(ready.read_text())["url"], process)
-    finally:
-        process.terminate()
-        process.wait(30)
+    state = f"--state-dir={directory / 'state'}"
+    with simulator_process(
+        "e2b", directory, state, settings=settings, prefix=prefix, environment=environment
+    ) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
 def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSimulator]:
-    with simulator_process(tmp_path_factory.mktemp("simulator")) as running:
+    with e2b_simulator(tmp_path_factory.mktemp("simulator")) as running:
         yield running
 
 
@@ -69,14 +40,14 @@ def start_simulator(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., A
         prefix: list[str] | None = None,
         directory: Path | None = None,
     ) -> Any:
-        return simulator_process(directory or tmp_path_factory.mktemp("own-simulator"), settings, prefix)
+        return e2b_simulator(directory or tmp_path_factory.mktemp("own-simulator"), settings, prefix)
 
     return start
 
 
 @pytest.fixture
 async def control(simulator: RunningSimulator) -> AsyncIterator[E2BSimulatorClient]:
-    """The control surface; afterwards no fault, no changed setting and no sandbox is left."""
+    """The control surface. Afterwards faults, changed settings and sandboxes are removed."""
     async with E2BSimulatorClient(simulator.url) as client:
         before = await client.settings()
         await client.clear_ledger()
@@ -132,19 +103,13 @@ def worker_template(directory: Path) -> Any:
 
 @pytest.fixture(scope="session")
 async def worker_name(simulator: RunningSimulator, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A built template whose start command imports anthropic and counts."""
+    """The name of a built template, whose start command imports anthropic and counts."""
     directory = tmp_path_factory.mktemp("template")
     await sdk(simulator.url).AsyncTemplate.build(worker_template(directory), "worker:v1", tags=["stable"])
     return "worker:v1"
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
-    async with asyncio.timeout(seconds):
-        while not await condition():  # noqa: ASYNC110 - the outside world sets no event
-            await asyncio.sleep(0.02)
-
-
 @pytest.fixture
 def until() -> Callable[..., Awaitable[None]]:
     """Wait until a condition (an async callable) is true."""
-    return eventually
+    return partial(eventually, "the condition")

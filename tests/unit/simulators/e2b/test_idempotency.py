@@ -5,7 +5,7 @@ import httpx
 import pytest
 from e2b import E2B, SandboxQuery
 from e2b.exceptions import SandboxException, SandboxNotFoundException, ServiceBusyException
-from managed_session_local.simulators.e2b.client import E2BSimulatorClient
+from managed_session_devkit.simulators.e2b.client import E2BSimulatorClient
 
 
 def new_key() -> str:
@@ -71,7 +71,7 @@ async def test_repetition_while_in_flight_is_refused(control: E2BSimulatorClient
     assert await created(control) == 1
 
 
-async def test_unknown_outcome_is_told(e2b: E2B, control: E2BSimulatorClient) -> None:
+async def test_unknown_outcome_is_reported(e2b: E2B, control: E2BSimulatorClient) -> None:
     key = new_key()
     await control.add_fault("create", "idempotency_outcome_unknown", match={"idempotencyKey": key})
     statuses = []
@@ -90,7 +90,7 @@ async def test_keys_with_other_characters_are_refused(e2b: E2B) -> None:
     assert caught.value.status_code == 400
 
 
-async def test_header_is_ignored_where_the_feature_is_off(e2b: E2B, control: E2BSimulatorClient) -> None:
+async def test_header_is_ignored_if_the_feature_is_off(e2b: E2B, control: E2BSimulatorClient) -> None:
     await control.change_settings(idempotency_enabled=False)
     key = new_key()
     sandboxes = [await e2b.AsyncSandbox.create("base", idempotency_key=key) for _ in range(2)]
@@ -119,7 +119,7 @@ async def test_create_that_lost_its_client_is_in_progress_and_then_replayed(
         await e2b.AsyncSandbox.create("base", idempotency_key=key, retries=0)
     assert caught.value.status_code == 409
     assert "in progress" in str(caught.value)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 sandbox = await e2b.AsyncSandbox.create("base", idempotency_key=key, retries=0)
@@ -130,7 +130,7 @@ async def test_create_that_lost_its_client_is_in_progress_and_then_replayed(
     assert await created(control) == 1
 
 
-async def test_injected_error_can_be_recorded_under_its_key(e2b: E2B, control: E2BSimulatorClient) -> None:
+async def test_injected_error_can_be_recorded_for_its_key(e2b: E2B, control: E2BSimulatorClient) -> None:
     key = new_key()
     await control.add_fault("create", {"status": 503, "recorded": True, "headers": {"Retry-After": "1"}})
     for _ in range(2):

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from e2b import E2B
-from managed_session_local.simulators.e2b.client import E2BSimulatorClient
+from managed_session_devkit.simulators.e2b.client import E2BSimulatorClient
 
 
 async def test_two_sandboxes_have_their_own_files_and_processes_at_the_same_paths(e2b: E2B) -> None:
@@ -22,7 +22,7 @@ async def test_two_sandboxes_have_their_own_files_and_processes_at_the_same_path
         assert f"sleep 100{1 - number}" not in shown.stdout
 
 
-async def test_host_is_hidden(e2b: E2B, control: E2BSimulatorClient, tmp_path: Path) -> None:
+async def test_sandbox_does_not_see_the_host(e2b: E2B, control: E2BSimulatorClient, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("secret")
     sandbox = await e2b.AsyncSandbox.create("base")
@@ -33,24 +33,25 @@ async def test_host_is_hidden(e2b: E2B, control: E2BSimulatorClient, tmp_path: P
         str(root),
         str(Path(__file__)),
         str(Path.home() / ".ssh"),
-        "/etc/shadow",
         "/sys/kernel",
     ]
     for path in paths:
         assert not await sandbox.files.exists(path), path
+    assert await sandbox.files.read("/etc/shadow", user="root") != Path("/etc/shadow").read_text()
     written = await sandbox.commands.run("touch /usr/x 2>&1 || echo refused", user="root")
     assert "refused" in written.stdout
     mounts = (await sandbox.commands.run("mount -t tmpfs none /mnt 2>&1 || echo refused", user="root")).stdout
     assert "refused" in mounts or os.geteuid() != 0
 
 
-async def test_python3_is_the_interpreter_of_the_simulator_and_the_environment_is_clean(
+async def test_python3_is_in_usr_local_with_the_simulators_libraries_and_the_environment_is_clean(
     e2b: E2B, control: E2BSimulatorClient
 ) -> None:
     sandbox = await e2b.AsyncSandbox.create("base")
     program = "import sys, anthropic; print(sys.prefix, anthropic.__file__)"
     shown = await sandbox.commands.run(f"python3 -c '{program}'")
-    assert shown.stdout.split()[0] == sys.prefix
+    library = f"/usr/local/lib/python3.{sys.version_info.minor}/site-packages"
+    assert shown.stdout.split() == ["/usr/local", f"{library}/anthropic/__init__.py"]
     await sandbox.commands.run("exec sleep 1000", background=True, timeout=0)
     process = (await control.sandbox(sandbox.sandbox_id)).processes[0]
     environment = process.environment()

@@ -13,7 +13,7 @@ from e2b import (
     SandboxNetworkOpts,
 )
 from e2b.exceptions import SandboxNotFoundException, SandboxNotRunningException
-from managed_session_local.simulators.e2b.client import E2BSimulatorClient, process_exists
+from managed_session_devkit.simulators.e2b.client import E2BSimulatorClient, process_exists
 
 Until = Callable[..., Awaitable[None]]
 
@@ -42,7 +42,8 @@ async def test_memory_and_files_survive_a_full_pause_and_nothing_runs_meanwhile(
     assert [process.host_pid for process in (await control.sandbox(sandbox.sandbox_id)).processes] == same
 
 
-async def test_tcp_connections_are_dead_after_a_pause(e2b: E2B) -> None:
+async def test_tcp_connections_are_dead_after_a_pause(e2b: E2B, control: E2BSimulatorClient) -> None:
+    await control.change_settings(cut_silently=False)
     accepted: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
     server = await asyncio.start_server(lambda *streams: accepted.put_nowait(streams), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -168,7 +169,7 @@ async def test_lifetime_is_capped(e2b: E2B, control: E2BSimulatorClient) -> None
         await e2b.AsyncSandbox.create("base", timeout=100_000)
 
 
-async def test_traffic_resumes_only_where_the_policy_says_so(e2b: E2B, control: E2BSimulatorClient) -> None:
+async def test_traffic_resumes_only_if_the_policy_says_so(e2b: E2B, control: E2BSimulatorClient) -> None:
     plain = await e2b.AsyncSandbox.create("base", lifecycle={"on_timeout": "pause"})
     woken = await e2b.AsyncSandbox.create("base", lifecycle={"on_timeout": "pause", "auto_resume": True})
     for sandbox in (plain, woken):
@@ -240,14 +241,16 @@ async def test_pause_kills_a_sandbox_whose_template_was_deleted(
     info = await e2b.AsyncTemplate.build(AsyncTemplate().from_base_image(), "short-lived")
     sandbox = await e2b.AsyncSandbox.create("short-lived")
     async with httpx.AsyncClient(base_url=control.url, headers={"X-API-Key": "k"}) as client:
-        assert (await client.delete(f"/templates/{info.template_id}")).status_code == 204
+        refused = await client.delete(f"/templates/{info.template_id}")
+    assert refused.status_code == 400, "it has running or paused sandboxes"
+    await control.delete_template(info.template_id)
     with pytest.raises(SandboxException):
         await sandbox.pause()
     with pytest.raises(SandboxNotFoundException):
         await sandbox.get_info()
 
 
-async def test_history_tells_what_happened_when(e2b: E2B, control: E2BSimulatorClient) -> None:
+async def test_history_has_events_with_times(e2b: E2B, control: E2BSimulatorClient) -> None:
     sandbox = await e2b.AsyncSandbox.create("base")
     await sandbox.pause()
     await e2b.AsyncSandbox.connect(sandbox.sandbox_id, timeout=60)
@@ -257,7 +260,7 @@ async def test_history_tells_what_happened_when(e2b: E2B, control: E2BSimulatorC
     assert sorted(history, key=lambda entry: entry["at"]) == history
 
 
-async def test_what_is_not_simulated_is_told(control: E2BSimulatorClient) -> None:
+async def test_calls_that_are_not_simulated_are_reported(control: E2BSimulatorClient) -> None:
     async with httpx.AsyncClient(base_url=control.url, headers={"X-API-Key": "k"}) as client:
         answer = await client.post("/sandboxes/iabc/fork", json={})
     assert answer.status_code == 404

@@ -1,6 +1,6 @@
 import pytest
 from e2b import E2B, SandboxQuery, SandboxState
-from managed_session_local.simulators.e2b.client import E2BSimulatorClient
+from managed_session_devkit.simulators.e2b.client import E2BSimulatorClient
 
 ODD = {"managedagents.dev/uid": "a b=c&d/ü+%25", "plus+key": "x%20y", "empty": ""}
 
@@ -20,7 +20,7 @@ async def test_metadata_filter_is_exact_with_odd_characters(e2b: E2B, wanted: di
     assert await listed(e2b, SandboxQuery(metadata=wanted)) == [one.sandbox_id]
 
 
-async def test_paused_ones_are_listed_by_default_and_states_can_be_chosen(e2b: E2B) -> None:
+async def test_paused_sandboxes_are_listed_by_default_and_states_can_be_chosen(e2b: E2B) -> None:
     paused = await e2b.AsyncSandbox.create("base")
     await paused.pause()
     running = await e2b.AsyncSandbox.create("base")
@@ -36,7 +36,7 @@ async def test_pages_cover_everything_once_newest_first(e2b: E2B) -> None:
     assert [entry.sandbox_id for entry in first] == made[:3:-1]
 
 
-async def test_listing_can_lag_hide_and_duplicate(e2b: E2B, control: E2BSimulatorClient) -> None:
+async def test_list_can_lag_hide_and_duplicate_sandboxes(e2b: E2B, control: E2BSimulatorClient) -> None:
     await control.change_settings(list_lag_seconds=3600)
     sandbox = await e2b.AsyncSandbox.create("base")
     assert await listed(e2b) == []
@@ -49,7 +49,7 @@ async def test_listing_can_lag_hide_and_duplicate(e2b: E2B, control: E2BSimulato
     assert await listed(e2b) == []
 
 
-async def test_listing_can_lack_a_page_or_end_early(e2b: E2B, control: E2BSimulatorClient) -> None:
+async def test_list_can_lack_a_page_or_end_early(e2b: E2B, control: E2BSimulatorClient) -> None:
     made = [(await e2b.AsyncSandbox.create("base")).sandbox_id for _ in range(5)][::-1]
     await control.change_settings(list_page_size=2)
     assert await listed(e2b) == made

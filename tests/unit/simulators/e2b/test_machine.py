@@ -1,4 +1,4 @@
-"""What a sandbox's machine can suffer: a full disk, a wrong clock, stopped processes, a deleted template."""
+"""Faults of a sandbox's machine: a full disk, a wrong clock, stopped processes, a deleted template."""
 
 import signal
 import time
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from e2b import E2B, AsyncTemplate, CommandExitException, wait_for_file
 from e2b.exceptions import NotEnoughSpaceException, SandboxException, SandboxNotFoundException
-from managed_session_local.simulators.e2b.client import E2BSimulatorClient
+from managed_session_devkit.simulators.e2b.client import E2BSimulatorClient
 
 Until = Callable[..., Awaitable[None]]
 
@@ -27,7 +27,7 @@ time.sleep(1000)
 
 @pytest.fixture
 async def clock_template(e2b: E2B, tmp_path: Path) -> str:
-    """A template whose start command's child writes its clocks to /tmp/clocks."""
+    """A template whose start command has a child that writes its clocks to /tmp/clocks."""
     (tmp_path / "clocks.py").write_text(CLOCKS)
     template = (
         AsyncTemplate(file_context_path=str(tmp_path))
@@ -41,7 +41,7 @@ async def clock_template(e2b: E2B, tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("offset", [86_400, -86_400])
-async def test_wall_clock_of_a_sandbox_can_be_wrong_and_no_other_clock_is(
+async def test_only_the_wall_clock_of_a_sandbox_can_be_wrong(
     e2b: E2B, control: E2BSimulatorClient, clock_template: str, offset: int
 ) -> None:
     await control.change_settings(clock_offset_seconds=offset)
@@ -76,7 +76,7 @@ async def test_stopped_process_stays_stopped_until_it_is_continued(
 
     async def states() -> set[str]:
         processes = (await control.sandbox(sandbox.sandbox_id)).processes
-        return {process.state for process in processes if "sleep 1234" in process.command}
+        return {process.state for process in processes if process.command == "sleep 1234"}
 
     async def stopped() -> bool:
         return await states() == {"T"}
@@ -84,6 +84,8 @@ async def test_stopped_process_stays_stopped_until_it_is_continued(
     async def sleeping() -> bool:
         return await states() == {"S"}
 
+    # Not the login shell, which reads its profile before.
+    await until(sleeping)
     assert len(await control.signal_processes(sandbox.sandbox_id, signal.SIGSTOP, "sleep 1234")) == 1
     await until(stopped)
     await sandbox.pause()

@@ -1,4 +1,4 @@
-"""The simulator without any privilege: sandboxes live in a user namespace."""
+"""The simulator without privileges: sandboxes run in a user namespace."""
 
 import asyncio
 import contextlib
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from e2b import E2B, AsyncTemplate, wait_for_file
-from managed_session_local.simulators.e2b.client import E2BSimulatorClient
+from managed_session_devkit.simulators.e2b.client import E2BSimulatorClient
 
-# The interpreter may lie where only root may look, so the test keeps the user and drops all that root may do:
+# Only root may be able to read the interpreter, so the test keeps the user and drops root's capabilities:
 # the kernel then refuses namespaces just as to any user. (CAP_SETFCAP only allows to map root's own number.)
 WITHOUT_PRIVILEGES = ["setpriv", "--bounding-set=-all,+setfcap", "--inh-caps=-all", "--no-new-privs"]
 
@@ -36,7 +36,7 @@ async def test_whole_life_of_a_sandbox_as_an_ordinary_user(
     accepted: asyncio.Queue[asyncio.StreamReader] = asyncio.Queue()
     server = await asyncio.start_server(lambda reader, _: accepted.put_nowait(reader), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    with start_simulator(prefix=prefix) as simulator:
+    with start_simulator({"cut_silently": False}, prefix=prefix) as simulator:
         client = sdk_for(simulator.url)
         template = (
             AsyncTemplate(file_context_path=str(tmp_path))

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from e2b import E2B, CommandExitException
 from e2b.exceptions import AuthenticationException, NotFoundException, SandboxException, TimeoutException
-from managed_session_local.simulators.e2b.client import E2BSimulatorClient
+from managed_session_devkit.simulators.e2b.client import E2BSimulatorClient
 
 Until = Callable[..., Awaitable[None]]
 
@@ -22,7 +22,7 @@ async def test_background_command_streams_while_it_runs(e2b: E2B) -> None:
         on_stdout=seen.put_nowait,
     )
     for number in (1, 2, 3):
-        assert await asyncio.wait_for(seen.get(), 10) == f"line {number}\n"
+        assert await asyncio.wait_for(seen.get(), 30) == f"line {number}\n"
         await sandbox.files.write(f"/tmp/go{number}", "")
     with pytest.raises(CommandExitException) as caught:
         await command.wait()
@@ -97,7 +97,7 @@ async def test_kill_standard_input_and_list(e2b: E2B) -> None:
 async def test_users_homes_and_directories(e2b: E2B) -> None:
     sandbox = await e2b.AsyncSandbox.create("base")
     assert (await sandbox.commands.run("pwd; echo $HOME $USER")).stdout == "/home/user\n/home/user user\n"
-    assert (await sandbox.commands.run("pwd; id -u", user="root")).stdout == "/root\n0\n"
+    assert (await sandbox.commands.run("pwd; id -u", user="root")).stdout == "/home/user\n0\n"
     assert (await sandbox.commands.run("pwd", cwd="/tmp")).stdout == "/tmp\n"
     with pytest.raises(SandboxException, match="does not exist"):
         await sandbox.commands.run("pwd", cwd="/nowhere")

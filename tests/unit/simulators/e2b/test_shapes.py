@@ -1,4 +1,4 @@
-"""Raw answers of the control plane against the models that the SDK's authors generate from E2B's OpenAPI."""
+"""Raw answers of the control plane fit the models that the SDK generates from E2B's OpenAPI."""
 
 import typing
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ from e2b.api.client.models import (
     TemplateRequestResponseV3,
     TemplateTag,
 )
-from managed_session_local.simulators.e2b.client import E2BSimulatorClient
+from managed_session_devkit.simulators.e2b.client import E2BSimulatorClient
 from pydantic import ConfigDict, TypeAdapter
 
 ANY_TYPE = ConfigDict(arbitrary_types_allowed=True)
@@ -38,11 +38,11 @@ async def api(control: E2BSimulatorClient) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def check(model: Any, answer: Any) -> None:
-    """The answer has the model's required keys, no keys beside it, and values of its types."""
+    """Assert that the answer has the model's required keys, no others, and values of its types."""
     parsed = model.from_dict(answer)
     again = parsed.to_dict()
     assert answer.keys() <= again.keys()
-    # The models make an empty list of a list that was left out.
+    # The models read a missing list as an empty one.
     assert all(again[name] == [] for name in again.keys() - answer.keys())
     check_values(parsed)
 
@@ -52,7 +52,7 @@ def check_values(parsed: Any) -> None:
     for field in attrs.fields(type(parsed)):
         value = getattr(parsed, field.name)
         if field.name == "additional_properties":
-            # What is open by definition (metadata, headers) has no other field.
+            # Open objects (metadata, headers) have no other field.
             assert not value or len(attrs.fields(type(parsed))) == 1, value
             continue
         TypeAdapter(hints[field.name], config=ANY_TYPE).validate_python(value, strict=True)
@@ -139,7 +139,7 @@ async def test_logs(api: httpx.AsyncClient) -> None:
         ("", "DELETE", None),
     ],
 )
-async def test_changes_answer_nothing(
+async def test_changes_have_empty_answers(
     api: httpx.AsyncClient, action: str, method: str, body: dict[str, Any] | None
 ) -> None:
     made = await create(api)
@@ -205,7 +205,9 @@ async def test_template_alias_and_tags(api: httpx.AsyncClient) -> None:
         ("GET", "/templates/aliases/nobody-built-this", 404),
     ],
 )
-async def test_refusals(api: httpx.AsyncClient, method: str, path: str, status: int) -> None:
+async def test_refusals_have_the_documented_status(
+    api: httpx.AsyncClient, method: str, path: str, status: int
+) -> None:
     answer = await api.request(method, path, json={} if method == "POST" else None)
     assert answer.status_code == status
     check(Error, answer.json())

@@ -1,10 +1,15 @@
+import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import httpx
 import pytest
 from e2b import E2B, AsyncTemplate, NotFoundException
 from e2b.exceptions import BuildException, SandboxException
-from managed_session_local.simulators.e2b.client import E2BSimulatorClient
+from managed_session_devkit.simulators.e2b.client import E2BSimulatorClient
+
+from ....support.simulator_process import RunningSimulator
 
 
 async def test_build_records_steps_and_materialises_copied_files(
@@ -19,7 +24,7 @@ async def test_build_records_steps_and_materialises_copied_files(
     assert "import anthropic" in await sandbox.files.read("/opt/anthropic-managed-agents/lib/worker.py")
 
 
-async def test_start_command_is_already_running_in_a_new_sandbox(
+async def test_start_command_already_runs_in_a_new_sandbox(
     e2b: E2B, control: E2BSimulatorClient, worker_name: str
 ) -> None:
     sandbox = await e2b.AsyncSandbox.create(worker_name, envs={"CREATED": "1"}, metadata={"a": "b"})
@@ -78,7 +83,30 @@ async def test_failing_start_command_fails_the_build(e2b: E2B) -> None:
     assert not await e2b.AsyncTemplate.exists("broken")
 
 
-async def test_copy_follows_the_vendors_rules_for_files_and_directories(e2b: E2B, tmp_path: Path) -> None:
+async def test_build_on_an_unknown_template_fails(e2b: E2B) -> None:
+    template = AsyncTemplate().from_template("nobody-built-this").set_workdir("/srv")
+    async with asyncio.timeout(60):
+        with pytest.raises(BuildException, match="template 'nobody-built-this' not found"):
+            await e2b.AsyncTemplate.build(template, "orphan")
+
+
+async def test_unknown_step_fails_the_build(
+    simulator: RunningSimulator, until: Callable[..., Awaitable[None]]
+) -> None:
+    headers = {"X-API-Key": "e2b_0123456789"}
+    async with httpx.AsyncClient(base_url=simulator.url, headers=headers, trust_env=False) as client:
+        asked = (await client.post("/v3/templates", json={"name": "odd"})).json()
+        build = f"/templates/{asked['templateID']}/builds/{asked['buildID']}"
+        await client.post(f"/v2{build}", json={"steps": [{"type": "RUN", "args": []}]})
+
+        async def ended() -> bool:
+            return str((await client.get(f"{build}/status")).json()["status"]) == "error"
+
+        await until(ended)
+        assert (await client.get(f"{build}/status")).json()["reason"]["step"] == "1"
+
+
+async def test_copy_follows_e2bs_rules_for_files_and_directories(e2b: E2B, tmp_path: Path) -> None:
     (tmp_path / "tree" / "deep").mkdir(parents=True)
     (tmp_path / "tree" / "deep" / "leaf.txt").write_text("leaf")
     (tmp_path / "single.txt").write_text("single")
@@ -99,14 +127,14 @@ async def test_copy_follows_the_vendors_rules_for_files_and_directories(e2b: E2B
 @pytest.mark.parametrize(
     "name", ["Bad Name!:x:y", "a b", "a.b", "a/b/c", "/a", "worker:", "worker:a b", "näme"]
 )
-async def test_impossible_template_name_is_refused(e2b: E2B, name: str) -> None:
+async def test_invalid_template_name_is_refused(e2b: E2B, name: str) -> None:
     with pytest.raises(SandboxException, match="400: Invalid name"):
         await e2b.AsyncSandbox.create(name)
     with pytest.raises(BuildException, match="400: Invalid name"):
         await e2b.AsyncTemplate.build(AsyncTemplate().from_base_image(), name)
 
 
-async def test_impossible_tag_is_refused(e2b: E2B) -> None:
+async def test_invalid_tag_is_refused(e2b: E2B) -> None:
     with pytest.raises(BuildException, match="'no tag' may hold only"):
         await e2b.AsyncTemplate.build(AsyncTemplate().from_base_image(), "fine", tags=["no tag"])
 

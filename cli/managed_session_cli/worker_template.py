@@ -1,0 +1,59 @@
+"""Builds the worker template in E2B, with errors that say what to do."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+from e2b import BuildException, SandboxException
+from e2b.exceptions import AuthenticationException, ServiceBusyException
+from managed_session_worker.template import build_template, template_exists, template_name
+
+from managed_session_cli.errors import TemplateError
+
+
+async def ensure_template(name: str | None, **options: Any) -> bool:
+    """Build the worker template unless it exists, and return whether it was built.
+
+    Args:
+        name: `NAME:TAG`; by default this version's.
+        options: E2B's API parameters.
+
+    Raises:
+        TemplateError: E2B rejected a call or did not answer, or the build failed.
+    """
+    name = name or template_name()
+    with _explained(name):
+        if await template_exists(name, **options):
+            return False
+        await build_template(name=name, **options)
+    return True
+
+
+async def build_with_log(name: str | None, on_log: Callable[[str], None]) -> str:
+    """Build the worker template with E2B's own environment variables, and return what was built, in words.
+
+    Raises:
+        TemplateError: as `ensure_template`.
+    """
+    name = name or template_name()
+    with _explained(name):
+        build = await build_template(name=name, on_log=on_log)
+    return f"{name} is build {build}"
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    try:
+        yield
+    except AuthenticationException as error:
+        raise TemplateError(
+            f"E2B rejected E2B_API_KEY: {error}. Check the key and its permissions."
+        ) from error
+    except (SandboxException, BuildException, ServiceBusyException) as error:
+        raise TemplateError(f"E2B did not build the worker template {name}: {error}") from error
+    except httpx.HTTPError as error:
+        raise TemplateError(
+            f"E2B cannot be reached for the worker template {name}: {type(error).__name__} {error}. "
+            "Check the network, and E2B_API_URL or E2B_DOMAIN if you set them."
+        ) from error

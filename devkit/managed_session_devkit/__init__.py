@@ -1,0 +1,1 @@
+"""Development tools of managed-sessions: control plane, cloud simulators, local system, demo."""

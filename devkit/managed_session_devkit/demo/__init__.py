@@ -1,0 +1,1 @@
+"""The command `managed-sessions demo`: plays the smoke test on a local system and reports it live."""

@@ -1,0 +1,1 @@
+"""Code that both simulators share: faults, settings, call log, server process and control client."""

@@ -1,0 +1,392 @@
+"""Builds the operator's parts and runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import uuid
+from functools import partial
+from typing import Any
+
+from kubernetes.aio import client
+from managed_session_api import names
+from managed_session_api.conditions import Reason
+from managed_session_api.credentials import Credential
+from managed_session_api.names import resource_name
+from managed_session_runtime.credentials import CredentialDirectory, CredentialError
+from managed_session_runtime.kubernetes_client import open_session
+
+from managed_session_operator.capacity.class_shares import class_name_of
+from managed_session_operator.capacity.creation_rate import CreationRate
+from managed_session_operator.capacity.slots import Capacity
+from managed_session_operator.clients.anthropic.work_queue import WorkQueue
+from managed_session_operator.clients.anthropic.workspace_sessions import WorkspaceSessions
+from managed_session_operator.clients.clock import SystemClock
+from managed_session_operator.clients.e2b.open_calls import OPEN_SECONDS
+from managed_session_operator.clients.e2b.sandbox_skills import SandboxSkills
+from managed_session_operator.clients.e2b.sandboxes import Sandboxes
+from managed_session_operator.clients.e2b.worker_streams import WorkerStreams
+from managed_session_operator.clients.kubernetes.calls import kubernetes_call
+from managed_session_operator.clients.kubernetes.classes import Classes
+from managed_session_operator.clients.kubernetes.events import EventRecorder
+from managed_session_operator.clients.kubernetes.leadership import Leadership
+from managed_session_operator.clients.kubernetes.resources import Resources
+from managed_session_operator.clients.kubernetes.session_tokens import SessionTokens
+from managed_session_operator.clients.kubernetes.watch import Watch
+from managed_session_operator.clients.rotating_key import RotatingKey
+from managed_session_operator.controller.class_changes import ClassChanges
+from managed_session_operator.controller.class_feed import ClassFeed
+from managed_session_operator.controller.class_reports import ClassReports
+from managed_session_operator.controller.liveness import Liveness, WatchProgress
+from managed_session_operator.controller.reconcile_queue import ReconcileQueue
+from managed_session_operator.controller.reconciler import Reconciler
+from managed_session_operator.controller.tasks import run_until_first_exit
+from managed_session_operator.controller.work_poller import WorkPoller
+from managed_session_operator.domain import user_wait
+from managed_session_operator.domain.errors import ConflictError, OperationError, ResourceGoneError
+from managed_session_operator.domain.offer import OfferInbox
+from managed_session_operator.domain.resource_cache import ResourceCache, version_of
+from managed_session_operator.domain.shared_environment import SharedEnvironmentDetector
+from managed_session_operator.metrics import Metrics
+from managed_session_operator.resync.loop import Resync
+from managed_session_operator.resync.session_end_checks import SessionEndChecks
+from managed_session_operator.settings import OperatorSettings
+from managed_session_operator.steps.context import Context
+from managed_session_operator.steps.session_records import SessionRecords
+from managed_session_operator.steps.skill_delivery import SkillDelivery
+
+logger = logging.getLogger(__name__)
+
+LEASE_NAME = "managed-session-operator"
+
+_NEEDED = (
+    Credential.ANTHROPIC_ENVIRONMENT_ID,
+    Credential.ANTHROPIC_ENVIRONMENT_KEY,
+    Credential.E2B_API_KEY,
+)
+
+_LOOP_SECONDS = 60.0
+_CLAIMS_SECONDS = 300.0
+_RECONCILE_SECONDS = 900.0
+_RESYNC_SECONDS = 1800.0
+"""How long a loop may be silent, or a reconciliation may take, before /livez fails. Every call within them
+has a timeout of 90 s at most, so only a fault of this process can take that long."""
+
+
+class OperatorApp:
+    """One operator process. It always watches, and acts while it leads.
+
+    Args:
+        settings: the installation's settings.
+        api_client: connection to the API server.
+        lease_client: a separate connection for the Lease.
+        installation_id: marks this installation's sandboxes.
+    """
+
+    def __init__(
+        self,
+        settings: OperatorSettings,
+        api_client: client.ApiClient,
+        lease_client: client.ApiClient,
+        installation_id: str,
+    ) -> None:
+        self._settings = settings
+        self._credentials = CredentialDirectory(settings.credentials_dir)
+        self.liveness = Liveness()
+        self._progress = WatchProgress()
+        self.leadership = self._new_leadership(lease_client)
+        self._queue = ReconcileQueue(concurrency=settings.reconcile_concurrency)
+        self.metrics = Metrics()
+        self._sandboxes = Sandboxes(
+            self._key(Credential.E2B_API_KEY),
+            fence=self.leadership.fence,
+            request_timeout=settings.request_timeout_seconds,
+            create_timeout=settings.create_timeout_seconds,
+        )
+        timeout = settings.kubernetes_timeout_seconds
+        self._own_events = EventRecorder(api_client, settings.system_namespace, timeout=timeout)
+        self._events = EventRecorder(api_client, settings.namespace, timeout=timeout)
+        self._cache = ResourceCache()
+        self._shared_environment = SharedEnvironmentDetector(
+            self.metrics.environment_shared.set,
+            lambda message: self._own_events.warn_about_lease(LEASE_NAME, Reason.ENVIRONMENT_SHARED, message),
+        )
+        self._context = self._new_context(api_client, installation_id)
+        self._class_changes = ClassChanges(self._cache.all, self._enqueue)
+        self._classes = Classes(api_client, settings.namespace, fence=self.leadership.fence, timeout=timeout)
+        self._class_feed = ClassFeed(
+            self._context.classes.cache, self._classes, self._class_changed, settings.retry_scale
+        )
+        self._watching = False
+        self.liveness.measure("watch", self._progress.behind_seconds, settings.watch_deadline_seconds)
+        self.liveness.measure("reconcile", self._queue.longest, _RECONCILE_SECONDS)
+
+    def _new_leadership(self, lease_client: client.ApiClient) -> Leadership:
+        return Leadership(
+            lease_client,
+            self._settings.system_namespace,
+            LEASE_NAME,
+            identity=f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
+            duration=self._settings.lease_duration_seconds,
+            renew_every=self._settings.lease_renew_seconds,
+            on_turn=lambda: self.liveness.beat("lease"),
+        )
+
+    def _new_work_queue(self, installation_id: str) -> WorkQueue:
+        return WorkQueue(
+            lambda: self._credentials.require(Credential.ANTHROPIC_ENVIRONMENT_ID).get_secret_value(),
+            self._key(Credential.ANTHROPIC_ENVIRONMENT_KEY),
+            worker_id=f"managed-sessions-{installation_id}",
+            fence=self.leadership.fence,
+            timeout=self._settings.request_timeout_seconds,
+            skill_downloads=self._settings.skill_downloads,
+        )
+
+    def _new_context(self, api_client: client.ApiClient, installation_id: str) -> Context:
+        settings, fence, clock = self._settings, self.leadership.fence, SystemClock()
+        timeout = settings.kubernetes_timeout_seconds
+        work_queue, sandboxes = self._new_work_queue(installation_id), self._sandboxes
+        capacity = Capacity(
+            settings.max_active_sandboxes,
+            settings.prewarm_capacity_percent,
+            offers_ahead=settings.offers_ahead,
+            wake=self._queue.add,
+            scale=settings.retry_scale,
+        )
+        return Context(
+            settings=settings,
+            installation_id=installation_id,
+            clock=clock,
+            queue=work_queue,
+            sessions=work_queue,
+            api_key=WorkspaceSessions(
+                self._key(Credential.ANTHROPIC_API_KEY, required=False),
+                fence=fence,
+                timeout=settings.request_timeout_seconds,
+            ),
+            sandboxes=sandboxes,
+            runs=WorkerStreams(
+                sandboxes,
+                on_change=self._queue.add,
+                accept_timeout=settings.worker_start_timeout_seconds,
+            ),
+            skills=SkillDelivery(
+                work_queue.skills,
+                lambda sandbox: SandboxSkills(sandboxes, sandbox),
+                settings,
+                self.metrics,
+            ),
+            records=SessionRecords(
+                Resources(api_client, settings.namespace, fence=fence, timeout=timeout),
+                self._cache,
+                self._events,
+                clock,
+                self.metrics.status_writes.inc,
+            ),
+            tokens=SessionTokens(api_client, settings.namespace, fence=fence, timeout=timeout),
+            events=self._events,
+            inbox=OfferInbox(),
+            capacity=capacity,
+            creation=CreationRate(
+                settings.sandbox_creation_rate,
+                settings.sandbox_creation_burst,
+                self._wants_sandbox,
+                capacity.standing,
+            ),
+            metrics=self.metrics,
+            epoch=lambda: self.leadership.epoch,
+        )
+
+    def _key(self, credential: Credential, *, required: bool = True) -> RotatingKey:
+        read = self._credentials.require_all if required else self._credentials.get_all
+        line = self.metrics.credential_line
+        return RotatingKey(
+            credential.value,
+            lambda: read(credential),
+            lambda number: line.labels(credential.value).set(number),
+        )
+
+    def _wants_sandbox(self, name: str) -> bool:
+        """Return whether the resource has a slot, but no running sandbox yet."""
+        cache = self._context.caches.get(name)
+        return self._context.capacity.holds(name) and (cache is None or cache.sandbox is None)
+
+    def ready(self) -> tuple[bool, dict[str, Any]]:
+        """Return the probe's answer. A process is ready, also as a standby, once the watch runs.
+
+        It is not ready while a credential is missing.
+        """
+        missing = self._missing_credential()
+        detail: dict[str, Any] = {"leading": self.leadership.leading, "watching": self._watching}
+        return self._watching and missing is None, detail | ({"credentials": missing} if missing else {})
+
+    def _missing_credential(self) -> str | None:
+        """Return which required credential is missing or unreadable; None if none is."""
+        try:
+            for credential in _NEEDED:
+                self._credentials.require(credential)
+        except CredentialError as error:
+            return str(error)
+        return None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop` is set or an essential part fails. Release the Lease before returning."""
+        watch = Watch(
+            self._settings.namespace,
+            {names.PLURAL: self._observe, names.CLASS_PLURAL: self._class_feed.observe},
+            partial(open_session, proxy_url=self._settings.kubernetes_proxy_url),
+            lambda: self.liveness.beat("watch thread"),
+        )
+        self.liveness.expect("lease", _LOOP_SECONDS + 4 * self._settings.lease_duration_seconds)
+        tasks = {
+            asyncio.create_task(self._watch(watch), name="watch"),
+            asyncio.create_task(self.leadership.run(self._lead), name="leadership"),
+            asyncio.create_task(self._events.run(), name="events"),
+            asyncio.create_task(self._own_events.run(), name="own-events"),
+            asyncio.create_task(stop.wait(), name="stop"),
+        }
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._sandboxes.calls_answered(OPEN_SECONDS)
+
+    async def _watch(self, watch: Watch) -> None:
+        # An empty namespace causes no events, so the list shows that the API server answers.
+        await self._list_all()
+        self.liveness.expect("watch thread", _LOOP_SECONDS)
+        await watch.run()
+
+    def _observe(self, kind: str | None, body: dict[str, Any]) -> None:
+        name = body["metadata"]["name"]
+        self._watching = True
+        self._progress.watched(version_of(body))
+        if kind == "DELETED":
+            self._cache.remove(name, body["metadata"].get("uid"))
+            self._enqueue(name)
+            # If there is a duplicate, it serves the session from now on.
+            sibling = self._cache.serving_name((body.get("spec") or {}).get("sessionID", ""))
+            if sibling is not None:
+                self._enqueue(sibling)
+        elif self._cache.observe(body):
+            self._enqueue(name)
+
+    def _class_changed(self, name: str) -> None:
+        self._context.share_slots()
+        if self.leadership.leading:
+            self._class_changes.changed(name)
+
+    def _enqueue(self, name: str) -> None:
+        if self.leadership.leading:
+            self._queue.add(name)
+
+    def _offered(self, session_id: str) -> None:
+        self._queue.add(self._cache.serving_name(session_id) or resource_name(session_id))
+
+    def _set_queue_error(self, cause: str | None) -> None:
+        """Note the error with which the queue rejects all polls. Sessions that wait for work report it."""
+        context = self._context
+        context.listings.queue_error = cause
+        self.metrics.queue_unavailable.set(0 if cause is None else 1)
+        if cause is not None:
+            self._own_events.warn_about_lease(LEASE_NAME, Reason.ENVIRONMENT_UNAVAILABLE, cause)
+        for name in self._cache.names():
+            self._enqueue(name)
+
+    async def _lead(self) -> None:
+        """Do the leader's work until cancelled."""
+        context, queue = self._context, self._queue
+        live = self.liveness
+        live.expect("claims", _CLAIMS_SECONDS)
+        live.expect("resync", _RESYNC_SECONDS + self._settings.resync_interval_seconds)
+        resync = Resync(context, self._shared_environment, queue.add, lambda: live.beat("resync"))
+        checks = SessionEndChecks(context, self._shared_environment, queue.add)
+        claims = WorkPoller(
+            context.queue,
+            context.inbox,
+            context.capacity,
+            self._offered,
+            self._set_queue_error,
+            lambda sleeps: live.beat("claims", sleeps),
+            self._settings,
+            self.metrics,
+        )
+        self.metrics.leading.set(1)
+        self.metrics.slots.set(context.capacity.limit)
+        reports = ClassReports(context, self._classes, self._class_changed)
+        try:
+            await self._class_feed.list()
+            await self._list_all()
+            for resource in self._cache.all():
+                if resource.status.sandbox.state in ("Running", "Creating"):
+                    context.capacity.hold(resource.metadata.name, class_name_of(resource))
+                queue.add(resource.metadata.name)
+            await run_until_first_exit(
+                reconcile=queue.run(Reconciler(context).reconcile),
+                claims=claims.run(),
+                resync=resync.run(),
+                end_checks=checks.run(),
+                report=self._report(),
+                class_changes=self._class_changes.run(),
+                class_reports=reports.run(),
+                class_lists=self._class_feed.run(),
+            )
+        finally:
+            live.forget("claims")
+            live.forget("resync")
+            self.metrics.leading.set(0)
+            self.metrics.queue_unavailable.set(0)
+            queue.clear()
+            self._class_changes.clear()
+            with contextlib.suppress(Exception):
+                await context.runs.close()
+            context.forget_all()
+            self._shared_environment.clear()
+
+    async def _list_all(self) -> None:
+        """Read all resources, and keep trying until the API server answers."""
+        while True:
+            try:
+                await self._context.records.list_all()
+            except (OperationError, ResourceGoneError, ConflictError) as error:
+                logger.warning("resources not listed", extra={"cause": str(error)})
+                await asyncio.sleep(self._settings.retry_scale)
+            else:
+                self._watching = True
+                return
+
+    async def _report(self) -> None:
+        """Update the gauges that no other part sets."""
+        while True:
+            self._report_waiting()
+            self._progress.known(self._cache.newest_version())
+            self.metrics.offers_waiting.set(len(self._context.inbox))
+            await asyncio.sleep(1)
+
+    def _report_waiting(self) -> None:
+        context, capacity, metrics = self._context, self._context.capacity, self.metrics
+        since = capacity.oldest_wait_since
+        metrics.slots_used.set(capacity.used)
+        metrics.slots_allowed.set(capacity.allowed)
+        metrics.waiting.set(capacity.waiting)
+        metrics.set_classes(capacity.class_names, capacity.used_by_class, capacity.waiting_by_class)
+        metrics.oldest_wait.set((context.now() - since).total_seconds() if since is not None else 0)
+        metrics.queue_depth.set(len(context.positions()))
+        waits = user_wait.begun(self._cache.all())
+        context.listings.user_waits = len(waits)
+        metrics.awaiting_user.set(len(waits))
+        metrics.oldest_user_wait.set((context.now() - min(waits)).total_seconds() if waits else 0)
+
+
+async def default_installation_id(api_client: client.ApiClient, system_namespace: str, timeout: float) -> str:
+    """Return the UID of the system namespace."""
+    async with kubernetes_call("namespace", timeout=timeout, fence=None):
+        namespace: Any = await client.CoreV1Api(api_client).read_namespace(system_namespace)
+        return str(namespace.metadata.uid)

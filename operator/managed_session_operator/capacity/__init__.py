@@ -1,0 +1,1 @@
+"""Decides which sandboxes may run: slots, the wait queue, and the creation rate."""

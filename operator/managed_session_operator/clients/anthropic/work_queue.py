@@ -1,0 +1,341 @@
+"""Client of the environment's work queue and sessions, with the environment key."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from anthropic import AsyncAnthropic
+from anthropic.types.beta.sessions import BetaManagedAgentsSessionEventType
+from managed_session_api.names import is_session_id
+from managed_session_api.times import as_utc
+from pydantic import SecretStr
+
+from managed_session_operator.clients.anthropic.skill_archives import SkillArchives
+from managed_session_operator.clients.anthropic.wire import anthropic_error, fenced_http_client
+from managed_session_operator.clients.rotating_key import PLACEHOLDER, RotatingKey
+from managed_session_operator.domain.errors import ErrorKind, NotLeadingError, OperationError
+from managed_session_operator.domain.offer import Offer, rewrap_session_token
+from managed_session_operator.domain.session import SessionView, SkillReference
+from managed_session_operator.domain.turn import NEWEST_EVENTS, Turn, TurnReader, is_oldest_first, read_turn
+from managed_session_operator.domain.turn_limit import TurnStart
+from managed_session_operator.domain.work_item import HealthCheck, WorkItem, WorkList
+
+logger = logging.getLogger(__name__)
+
+_READ_SECONDS = 60.0
+"""Timeout for all pages of a list. Reads may outlast a Lease, because they change nothing."""
+
+_USER_EVENTS: list[BetaManagedAgentsSessionEventType] = [
+    "user.message",
+    "user.interrupt",
+    "user.tool_confirmation",
+    "user.tool_result",
+    "user.custom_tool_result",
+    "user.define_outcome",
+]
+"""Types of events by which a user gives the session work."""
+
+_PAGE = 100
+"""Items per page of a list."""
+
+_NEWEST_PAGE = 20
+"""Events per page when reading the newest: the first page contains the end of nearly every turn."""
+
+
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _time(text: str | None) -> datetime | None:
+    """Parse a time; None if that fails, so that one odd item does not hide the rest of a list."""
+    try:
+        return as_utc(datetime.fromisoformat(text.upper())) if text else None
+    except (ValueError, AttributeError, OverflowError):
+        return None
+
+
+def _work_item(item: Any) -> WorkItem:
+    """Convert an item. Missing fields count as not yet happened."""
+    data = getattr(item, "data", None)
+    session_id = getattr(data, "id", None) if getattr(data, "type", None) == "session" else None
+    return WorkItem(
+        work_id=str(getattr(item, "id", "")),
+        session_id=session_id if isinstance(session_id, str) else None,
+        state=str(getattr(item, "state", "")),
+        created_at=_time(getattr(item, "created_at", None)) or _LONG_AGO,
+        acknowledged_at=_time(getattr(item, "acknowledged_at", None)),
+        latest_heartbeat_at=_time(getattr(item, "latest_heartbeat_at", None)),
+    )
+
+
+def _metadata(session: Any) -> dict[str, str]:
+    """Return the session's metadata, without what is not text."""
+    given = getattr(session, "metadata", None)
+    pairs = given.items() if isinstance(given, dict) else ()
+    return {name: value for name, value in pairs if isinstance(value, str)}
+
+
+class WorkQueue:
+    """The environment's work queue and sessions.
+
+    Args:
+        environment_id: reads the environment's ID.
+        key: the environment key.
+        worker_id: name of this installation in the queue's statistics.
+        fence: raises NotLeadingError if effects must not be sent.
+        timeout: timeout of one call in seconds.
+        skill_downloads: maximum number of concurrent skill downloads.
+    """
+
+    def __init__(
+        self,
+        environment_id: Callable[[], str],
+        key: RotatingKey,
+        *,
+        worker_id: str,
+        fence: Callable[[], None],
+        timeout: float,
+        skill_downloads: int = 4,
+    ) -> None:
+        self.skills = SkillArchives(self._call, downloads=skill_downloads)
+        self._environment_id = environment_id
+        self._key = key
+        self._worker_id = worker_id
+        self._fence = fence
+        self._timeout = timeout
+        self._client: AsyncAnthropic | None = None
+
+    def _connected(self) -> tuple[AsyncAnthropic, str]:
+        # Checked here, because the SDK would report a missing key as a broken connection.
+        self._key.candidates()
+        if self._client is None:
+            self._client = AsyncAnthropic(
+                auth_token=PLACEHOLDER,
+                timeout=self._timeout,
+                max_retries=0,
+                http_client=fenced_http_client(self._fence, self._key),
+            )
+        return self._client, self._environment_id()
+
+    @property
+    def environment_id(self) -> str:
+        """ID of the environment that this installation serves (raises CredentialError without ID or key)."""
+        self._key.candidates()
+        return self._environment_id()
+
+    def key_lines(self) -> tuple[SecretStr, ...]:
+        """Return the lines of the environment key, to detect changes."""
+        return self._key.lines()
+
+    @property
+    def environment_key(self) -> SecretStr:
+        """The environment key, for sandboxes without a session token if the settings allow that."""
+        return self._key.current()
+
+    @property
+    def base_url(self) -> str:
+        """Anthropic's URL for workers: that of the SDK, including `ANTHROPIC_BASE_URL`."""
+        return str(self._connected()[0].base_url).rstrip("/")
+
+    @asynccontextmanager
+    async def _call(
+        self, operation: str, timeout: float | None = None
+    ) -> AsyncIterator[tuple[AsyncAnthropic, str]]:
+        self._fence()
+        client, environment_id = self._connected()
+        try:
+            async with asyncio.timeout(timeout or self._timeout):
+                yield client, environment_id
+        except (OperationError, NotLeadingError):
+            raise
+        except Exception as error:  # noqa: BLE001 - an odd response must not end the operator
+            raise anthropic_error(operation, error) from None
+
+    async def poll(self, *, block_ms: int, reclaim_ms: int) -> Offer | HealthCheck | None:
+        """Poll for one item; None if the queue is empty.
+
+        For an entry whose session is gone, the queue answers 404 and drops the entry. The caller then polls
+        again at once (`OperationError` of kind NOT_FOUND).
+        """
+        # Time of the request, so that a response that an acknowledgement overtakes looks older than that.
+        asked_at = datetime.now(UTC)
+        async with self._call("poll") as (client, environment_id):
+            item: Any = await client.beta.environments.work.poll(
+                environment_id,
+                block_ms=block_ms,
+                reclaim_older_than_ms=reclaim_ms,
+                anthropic_worker_id=self._worker_id,
+            )
+            if not item:
+                return None
+            data, work_id = getattr(item, "data", None), getattr(item, "id", None)
+            kind, session_id = getattr(data, "type", None), getattr(data, "id", None)
+            if kind == "healthcheck" and isinstance(work_id, str):
+                return HealthCheck(work_id)
+            if kind != "session" or not is_session_id(session_id) or not isinstance(work_id, str):
+                # Not acknowledged: whoever knows what it is may still do it.
+                logger.warning("ignoring work of an unknown kind", extra={"kind": str(kind)[:40]})
+                return None
+            return Offer(
+                work_id=work_id,
+                session_id=str(session_id),
+                environment_id=environment_id,
+                offered_at=asked_at,
+                secret=rewrap_session_token(getattr(item, "secret", None)),
+            )
+
+    async def acknowledge(self, work_id: str) -> bool:
+        """Take the item off the queue.
+
+        Returns:
+            Whether the item is ours to serve. It is not if it was stopped or another worker serves it. After
+            a response 404 or 409, the item's state in the work list decides: it is `starting` if the response
+            to our own earlier acknowledgement was lost.
+        """
+        try:
+            async with self._call("ack") as (client, environment_id):
+                await client.beta.environments.work.ack(work_id, environment_id=environment_id)
+        except OperationError as error:
+            if error.status not in (404, 409):
+                raise
+            return await self.state(work_id) == "starting"
+        return True
+
+    async def items(self) -> WorkList:
+        """Return the environment's whole work list."""
+        asked_at = datetime.now(UTC)
+        async with self._call("work list", _READ_SECONDS) as (client, environment_id):
+            listed = client.beta.environments.work.list(environment_id, limit=_PAGE)
+            return WorkList([_work_item(item) async for item in listed], asked_at)
+
+    async def item(self, work_id: str) -> WorkItem | None:
+        """Return the item from the environment's work list, or None."""
+        async with self._call("work list", _READ_SECONDS) as (client, environment_id):
+            async for item in client.beta.environments.work.list(environment_id, limit=_PAGE):
+                if getattr(item, "id", None) == work_id:
+                    return _work_item(item)
+        return None
+
+    async def workers_polling(self) -> int | None:
+        """Return how many workers polled in the last 30 s, including this one; None if not reported."""
+        async with self._call("work stats") as (client, environment_id):
+            stats = await client.beta.environments.work.stats(environment_id)
+            return stats.workers_polling
+
+    async def state(self, work_id: str) -> str | None:
+        """Return the item's state in the environment's work list, or None."""
+        item = await self.item(work_id)
+        return item.state if item is not None else None
+
+    async def stop(self, work_id: str) -> None:
+        """Force-stop the item. It may already be stopped or gone."""
+        try:
+            async with self._call("stop") as (client, environment_id):
+                await client.beta.environments.work.stop(work_id, environment_id=environment_id, force=True)
+        except OperationError as error:
+            if error.status not in (404, 409):
+                raise
+
+    async def stop_held(self, work_id: str) -> None:
+        """Force-stop the item of an acknowledged claim, unless it has already ended.
+
+        All items of a session have the same ID. An item that is queued belongs to the next message and stays.
+        """
+        if await self.state(work_id) not in ("queued", "stopped", None):
+            await self.stop(work_id)
+
+    async def session(self, session_id: str) -> SessionView | None:
+        """Return the session; None if it does not exist (any more)."""
+        try:
+            async with self._call("session") as (client, _):
+                session = await client.beta.sessions.retrieve(session_id)
+                return SessionView(
+                    session_id=session.id,
+                    environment_id=session.environment_id,
+                    agent_id=getattr(session.agent, "id", None),
+                    status=str(session.status),
+                    archived=getattr(session, "archived_at", None) is not None,
+                    skills=tuple(
+                        SkillReference(str(skill.skill_id), str(skill.version))
+                        for skill in getattr(session.agent, "skills", None) or ()
+                        if getattr(skill, "skill_id", None) and getattr(skill, "version", None)
+                    ),
+                    agent_name=str(getattr(session.agent, "name", None) or ""),
+                    metadata=_metadata(session),
+                )
+        except OperationError as error:
+            if error.kind is not ErrorKind.NOT_FOUND:
+                raise
+            return None
+
+    async def has_message(self, session_id: str) -> bool | None:
+        """Return whether the session has received a message; True if that cannot be determined.
+
+        None if the session does not exist (any more).
+
+        Raises:
+            OperationError: Anthropic's rate limit is reached, so that no sandbox is started because of it.
+        """
+        try:
+            async with self._call("events") as (client, _):
+                page = await client.beta.sessions.events.list(session_id, types=_USER_EVENTS, limit=100)
+                # The types are checked again: a wrong "no message" would stop a message's work.
+                received = any(str(getattr(event, "type", "")).startswith("user.") for event in page.data)
+                return received or page.has_next_page()
+        except OperationError as error:
+            if error.kind is ErrorKind.RATE_LIMITED:
+                raise
+            gone = error.kind is ErrorKind.NOT_FOUND and await self._is_gone(session_id)
+            return None if gone else True
+
+    async def _is_gone(self, session_id: str) -> bool:
+        try:
+            return await self.session(session_id) is None
+        except OperationError:
+            return False
+
+    async def turn(self, session_id: str) -> Turn | None:
+        """Return the state of the session's newest turn, from its newest events; None without a session."""
+        try:
+            async with self._call("events") as (client, _):
+                page = await client.beta.sessions.events.list(session_id, order="desc", limit=_NEWEST_PAGE)
+                if is_oldest_first(page.data):
+                    # The order was ignored. Old events, taken for the newest, would make the session look
+                    # stuck.
+                    return read_turn(reversed([event async for event in page]))
+                reader, seen = TurnReader(), 0
+                async for event in page:
+                    seen += 1
+                    if (turn := reader.read(event)) is not None or seen >= NEWEST_EVENTS:
+                        return turn or reader.end()
+                return reader.end()
+        except OperationError as error:
+            if error.kind is not ErrorKind.NOT_FOUND:
+                raise
+            return None
+
+    async def turn_began(self, session_id: str, *, before: datetime) -> datetime | None:
+        """Return when the session's open turn began, or some time of it from before `before`.
+
+        None if no turn is open, or the session does not exist (any more).
+        """
+        start = TurnStart(before)
+        try:
+            async with self._call("events", _READ_SECONDS) as (client, _):
+                page = await client.beta.sessions.events.list(session_id, order="desc", limit=_PAGE)
+                if is_oldest_first(page.data):
+                    newest_first = reversed([event async for event in page])
+                    any(start.read(event) for event in newest_first)
+                    return start.began
+                async for event in page:
+                    if start.read(event):
+                        break
+        except OperationError as error:
+            if error.kind is not ErrorKind.NOT_FOUND:
+                raise
+            return None
+        return start.began

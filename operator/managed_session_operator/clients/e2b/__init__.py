@@ -1,0 +1,1 @@
+"""Clients of E2B: sandboxes, and the workers and skills in them."""

@@ -1,0 +1,1 @@
+"""Periodically compares the resources with E2B's and Anthropic's lists, to make up for missed events."""

@@ -1,0 +1,151 @@
+"""Bundles what the steps work with: ports to the outside, settings, and this process's caches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from managed_session_api.conditions import Reason
+from managed_session_api.names import resource_name
+from managed_session_api.resource import EffectiveStatus, ManagedSession
+from managed_session_api.session_class import ManagedSessionClass
+
+from managed_session_operator.capacity.class_shares import NO_CLASS, class_name_of, shares_of
+from managed_session_operator.capacity.creation_rate import CreationRate
+from managed_session_operator.capacity.slots import Capacity
+from managed_session_operator.domain.class_board import ClassBoard
+from managed_session_operator.domain.class_choice import Choice, session_facts
+from managed_session_operator.domain.decide import claim_active
+from managed_session_operator.domain.listings import Listings
+from managed_session_operator.domain.offer import OfferInbox
+from managed_session_operator.domain.policy import policy_of
+from managed_session_operator.domain.policy_layers import Policy
+from managed_session_operator.domain.ports import (
+    Clock,
+    EventSink,
+    Sandboxes,
+    Sessions,
+    TokenStore,
+    WorkerStreams,
+    WorkQueue,
+    WorkspaceSessions,
+)
+from managed_session_operator.domain.session_cache import SessionCache
+from managed_session_operator.domain.write_pace import WritePace
+from managed_session_operator.metrics import Metrics
+from managed_session_operator.settings import OperatorSettings
+from managed_session_operator.steps.session_records import SessionRecords
+from managed_session_operator.steps.skill_delivery import SkillDelivery
+
+
+@dataclass
+class Context:
+    """Everything that a step may use."""
+
+    settings: OperatorSettings
+    installation_id: str
+    clock: Clock
+    queue: WorkQueue
+    sessions: Sessions
+    api_key: WorkspaceSessions
+    sandboxes: Sandboxes
+    runs: WorkerStreams
+    skills: SkillDelivery
+    records: SessionRecords
+    tokens: TokenStore
+    events: EventSink
+    inbox: OfferInbox
+    capacity: Capacity
+    creation: CreationRate
+    metrics: Metrics
+    epoch: Callable[[], int]
+    listings: Listings = field(default_factory=Listings)
+    classes: ClassBoard = field(default_factory=ClassBoard)
+    policy_pace: WritePace = field(default_factory=WritePace)
+    caches: dict[str, SessionCache] = field(default_factory=dict)
+
+    def now(self) -> datetime:
+        """Return the time."""
+        return self.clock.now()
+
+    def cache(self, name: str) -> SessionCache:
+        """Return this process's cache for the resource called `name`."""
+        return self.caches.setdefault(name, SessionCache())
+
+    def policy(self, resource: ManagedSession) -> EffectiveStatus:
+        """Return the values of the policy in force for the resource."""
+        return self.full_policy(resource).values
+
+    def full_policy(self, resource: ManagedSession) -> Policy:
+        """Return the policy in force for the resource, with the origin of each value."""
+        return policy_of(resource, self.settings, self.serving(resource))
+
+    def serving(self, resource: ManagedSession) -> ManagedSessionClass | None:
+        """Return the class that the resource records; None if there is none (any more)."""
+        return self.classes.cache.serving(resource)
+
+    def choice(self, resource: ManagedSession) -> Choice:
+        """Return which class would serve the session's next claim."""
+        cache = self.caches.get(resource.metadata.name)
+        facts = session_facts(resource, cache.session if cache is not None else None)
+        return self.classes.cache.choose(resource, facts)
+
+    def class_name(self, resource: ManagedSession) -> str:
+        """Return the class with which the session asks for a slot, "" for none.
+
+        It is the recorded one while a claim is served, else the one that would serve the next claim.
+        """
+        choice = self.choice(resource)
+        if claim_active(resource) or choice.tied or choice.undecided:
+            return class_name_of(resource)
+        return choice.chosen.metadata.name if choice.chosen is not None else NO_CLASS
+
+    def share_slots(self) -> None:
+        """Share the slots between the classes as they are now."""
+        self.capacity.share_slots(shares_of(self.classes.cache.all()))
+
+    def budget_spent(self, each: ManagedSessionClass | None) -> bool:
+        """Return whether the class has used up its budget of today."""
+        if each is None or each.spec.limits.max_active_seconds_per_day is None:
+            return False
+        if not self.classes.is_counted(self.clock.monotonic()):
+            self.count_classes()
+        return self.classes.is_spent(each)
+
+    def count_classes(self) -> None:
+        """Count what the sessions of each class use."""
+        self.classes.count(self.records.cache.all(), self.capacity.waits, self.now(), self.clock.monotonic())
+
+    def positions(self) -> dict[str, int]:
+        """Return the sessions' positions in their classes' queues, as of the newest work list."""
+        return self.listings.positions(self._has_slot, self._class_of)
+
+    def _class_of(self, session_id: str) -> str:
+        cache = self.records.cache
+        resource = cache.get(cache.serving_name(session_id) or resource_name(session_id))
+        return self.class_name(resource) if resource is not None else NO_CLASS
+
+    def _has_slot(self, session_id: str) -> bool:
+        return self.capacity.holds(self.records.cache.serving_name(session_id) or resource_name(session_id))
+
+    async def forget(self, name: str) -> None:
+        """Drop everything that this process holds for a resource that no longer exists."""
+        await self.runs.forget(name)
+        self.capacity.release(name)
+        self.creation.leave(name)
+        self.inbox.forget(name)
+        self.caches.pop(name, None)
+
+    def forget_all(self) -> None:
+        """Drop everything, because this process no longer leads."""
+        self.caches.clear()
+        self.capacity.clear()
+        self.creation.clear()
+        self.inbox.clear()
+        self.listings.clear()
+        self.classes.clear()
+
+    def event(self, resource: ManagedSession, reason: Reason, message: str, *, warning: bool = False) -> None:
+        """Post an Event about the resource."""
+        self.events.record(resource, reason, message, warning=warning)

@@ -1,0 +1,138 @@
+"""Reads and writes resources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from managed_session_api.conditions import Phase
+from managed_session_api.resource import ManagedSession
+
+from managed_session_operator.domain.conditions import ConditionUpdate
+from managed_session_operator.domain.errors import ConflictError, ResourceGoneError
+from managed_session_operator.domain.ports import Body, Clock, EventSink, SessionStore
+from managed_session_operator.domain.resource_cache import ResourceCache
+from managed_session_operator.domain.status_patch import status_patch
+
+_MOST_WRITES = 5
+"""How often a write is sent again because the resource changed in fields that do not affect the decision."""
+
+
+class SessionRecords:
+    """Reads and writes resources, and keeps the newest version of each.
+
+    Args:
+        store: the API server.
+        cache: the newest version of each resource.
+        events: receives the Events of conditions that are announced.
+        clock: the time.
+        on_status_write: called after each write to a status.
+    """
+
+    def __init__(
+        self,
+        store: SessionStore,
+        cache: ResourceCache,
+        events: EventSink,
+        clock: Clock,
+        on_status_write: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.cache = cache
+        self._store = store
+        self._events = events
+        self._clock = clock
+        self._on_status_write = on_status_write
+
+    async def write_status(
+        self,
+        resource: ManagedSession,
+        *,
+        phase: Phase | None = None,
+        conditions: list[ConditionUpdate] | None = None,
+        **fields: Any,
+    ) -> ManagedSession:
+        """Write what has changed of the status, in at most one call, and return the newest resource.
+
+        If the resource has changed meanwhile, but not in fields on which the operator decides, the write is
+        sent again. Events of announced conditions are posted after the write.
+
+        Raises:
+            ConflictError: someone else wrote the operator's part of the status, or the UID changed.
+            ResourceGoneError: the resource no longer exists.
+        """
+        for _ in range(_MOST_WRITES):
+            patch = status_patch(resource, self._clock.now(), phase=phase, conditions=conditions, **fields)
+            if not patch:
+                return resource
+            try:
+                body = await self._store.patch_status(resource, patch)
+            except ConflictError:
+                newest = await self.refresh(resource)
+                if not _same_basis(resource, newest):
+                    raise
+                resource = newest
+                continue
+            self._on_status_write()
+            written = self.note(body)
+            for each in conditions or ():
+                if each.announced:
+                    self._events.record(written, each.reason, each.message, warning=True)
+            return written
+        raise ConflictError("status")
+
+    async def patch(self, resource: ManagedSession, body: Body) -> ManagedSession:
+        """Change metadata or spec (raises as `SessionStore.patch`)."""
+        return self.note(await self._store.patch(resource, body))
+
+    async def create(self, session_id: str, environment_id: str) -> ManagedSession:
+        """Create the resource of a session whose work was offered (raises ConflictError if it exists)."""
+        return self.note(await self._store.create(session_id, environment_id))
+
+    async def delete(self, resource: ManagedSession) -> None:
+        """Request the resource's deletion (raises ConflictError if it has changed since it was read)."""
+        body = await self._store.delete(resource)
+        if body is None:
+            self.cache.remove(resource.metadata.name, resource.metadata.uid)
+        else:
+            self.note(body)
+
+    async def refresh(self, resource: ManagedSession) -> ManagedSession:
+        """Read the resource from the API server.
+
+        Raises:
+            ResourceGoneError: it is gone, or another one has its name.
+        """
+        body = await self._store.get(resource.metadata.name)
+        if body is None or body["metadata"]["uid"] != resource.metadata.uid:
+            self.cache.remove(resource.metadata.name, resource.metadata.uid)
+            raise ResourceGoneError(resource.metadata.name)
+        return self.note(body)
+
+    async def find(self, name: str) -> None:
+        """Read whatever resource has that name now into the cache."""
+        body = await self._store.get(name)
+        if body is not None:
+            self.cache.observe(body)
+
+    async def list_all(self) -> set[str]:
+        """Read all resources into the cache. Return the names of those that no longer exist."""
+        known = set(self.cache.names())
+        return self.cache.replace_all(await self._store.list(), known)
+
+    def note(self, body: Body) -> ManagedSession:
+        """Keep a resource that the API server sent, unless a newer version is known. Return the newest."""
+        self.cache.observe(body)
+        newest = self.cache.get(body["metadata"]["name"])
+        return newest if newest is not None else ManagedSession.model_validate(body)
+
+
+def _same_basis(before: ManagedSession, after: ManagedSession) -> bool:
+    """Return whether nothing has changed on which a decision rests.
+
+    Changes by the webhook (the last event) and by users (spec, labels) lead to a new decision anyway.
+    """
+    irrelevant = {"last_event", "observed_generation"}
+    return (
+        before.status.model_dump(exclude=irrelevant) == after.status.model_dump(exclude=irrelevant)
+        and before.metadata.uid == after.metadata.uid
+    )

@@ -1,0 +1,113 @@
+"""Ends a session, and deletes its resource."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+from managed_session_api import names
+from managed_session_api.conditions import Reason
+from managed_session_api.resource import ManagedSession
+from managed_session_runtime.credentials import CredentialError
+
+from managed_session_operator.domain.decide import claim_active, unchecked_end_event
+from managed_session_operator.domain.errors import ErrorKind, OperationError
+from managed_session_operator.domain.policy import idempotency_key, sandbox_metadata
+from managed_session_operator.steps.context import Context
+
+logger = logging.getLogger(__name__)
+
+_RECHECK_SECONDS = 300.0
+_STOP_PATIENCE = timedelta(seconds=60)
+"""How long a deletion waits until its work item is stopped. After that, the lease is left to lapse."""
+
+
+async def confirm_end(context: Context, resource: ManagedSession) -> float | None:
+    """Ask Anthropic whether the session has ended, because of an event or for the session end check."""
+    cache, event = context.cache(resource.metadata.name), unchecked_end_event(resource)
+    end_reported = event is not None
+    try:
+        session = await context.sessions.session(resource.spec.session_id)
+    except OperationError as error:
+        if end_reported or error.kind is ErrorKind.USER_ACTION:
+            raise
+        # The session end check can wait. It must not delay the session's next message.
+        cache.end_check_due = False
+        logger.info("end not checked", extra={"resource": resource.metadata.name, "cause": str(error)})
+        return None
+    if session is None and not end_reported and context.listings.queue_error is not None:
+        # The whole environment is unavailable, as with the key of another workspace. So the answer says
+        # nothing about this session.
+        cache.end_check_due = False
+        return None
+    ended = session is None or session.ended
+    await record_end(context, resource, ended=ended, deleted=session is None)
+    if event is not None and not ended:
+        await context.records.write_status(resource, recovery={"checkedEndEvent": event.id})
+    cache.end_check_due, cache.end_asked_at = False, context.now()
+    return None
+
+
+async def record_end(context: Context, resource: ManagedSession, *, ended: bool, deleted: bool) -> None:
+    """Record that the session has ended. If it was deleted, delete its resource at once."""
+    if not ended:
+        return
+    if deleted:
+        await context.records.delete(resource)
+    else:
+        await context.records.write_status(resource, endedAt=context.now())
+    how = "deleted" if deleted else "terminated or archived"
+    context.event(resource, Reason.SESSION_ENDED, f"The session was {how}.")
+
+
+async def delete(context: Context, resource: ManagedSession) -> float | None:
+    """Delete the resource, because its time to live has passed."""
+    await context.records.delete(resource)
+    return _RECHECK_SECONDS
+
+
+async def _stop_work(context: Context, resource: ManagedSession, work_id: str) -> None:
+    """Stop the item of a dead worker. Errors are retried for a while, but do not block the deletion."""
+    deleted = resource.metadata.deletion_timestamp or context.now()
+    try:
+        await context.queue.stop_held(work_id)
+    except CredentialError as error:
+        logger.warning("work not stopped", extra={"work": work_id, "cause": str(error)})
+    except OperationError as error:
+        passing = error.kind in (ErrorKind.TRANSIENT, ErrorKind.RATE_LIMITED)
+        if passing and context.now() < deleted + _STOP_PATIENCE * context.settings.retry_scale:
+            raise
+        logger.warning("work not stopped", extra={"work": work_id, "cause": str(error)})
+
+
+def _may_have_others(context: Context, resource: ManagedSession) -> bool:
+    """Return whether E2B may have sandboxes of the resource that the status does not record."""
+    if not resource.may_be_restored:
+        return resource.status.sandbox.attempt > 0
+    # A copy of another resource has the same identity. Its deletion must not kill the other's sandbox.
+    return context.records.cache.serving_name(resource.spec.session_id) in (None, resource.metadata.name)
+
+
+async def finalize(context: Context, resource: ManagedSession) -> float | None:
+    """Kill all sandboxes of the resource, stop its work, delete its token and remove the finalizer."""
+    status, name = resource.status, resource.metadata.name
+    await context.runs.forget(name)
+    await context.sandboxes.give_up_create(idempotency_key(resource.metadata.uid, status.sandbox.attempt))
+    if status.sandbox.id is not None:
+        await context.sandboxes.kill(status.sandbox.id)
+    if _may_have_others(context, resource):
+        others = await context.sandboxes.list(sandbox_metadata(resource, context.installation_id))
+        for sandbox in others:
+            await context.sandboxes.kill(sandbox.sandbox_id)
+        context.event(resource, Reason.SANDBOX_KILLED, "Killed the session's sandbox.")
+    served = claim_active(resource) and status.work.acknowledged_at is not None
+    if status.work.id is not None and served:
+        await _stop_work(context, resource, status.work.id)
+    await context.tokens.delete(resource)
+    remaining = [each for each in resource.metadata.finalizers if each != names.FINALIZER]
+    await context.records.patch(resource, {"metadata": {"finalizers": remaining}})
+    if not remaining:
+        context.records.cache.remove(name, resource.metadata.uid)
+    logger.info("resource released", extra={"resource": name, "session": resource.spec.session_id})
+    await context.forget(name)
+    return None

@@ -1,0 +1,32 @@
+"""`managed-sessions demo`, as somebody runs it who tries the project."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+
+from managed_session_devkit.control_plane import ControlPlane
+
+DEMO_SECONDS = 300.0
+COMMAND = (sys.executable, "-m", "managed_session_cli.main", "demo")
+
+
+async def test_demo_passes_its_own_checks_and_shows_a_class(control_plane: ControlPlane) -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MANAGED_SESSIONS_")}
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        env=clean | {"KUBEBUILDER_ASSETS": str(control_plane.binaries.folder)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), DEMO_SECONDS)
+    shown = output.decode()
+    assert process.returncode == 0, shown
+    assert re.search(r"All \d+ checks passed", shown)
+    before, after = shown.split("$ kubectl apply --filename=gold.yaml")
+    assert "CLASS" not in before
+    _, *sessions = after.split("--output=wide\n")[1].split("\n  $ ")[0].splitlines()
+    assert ["gold" in row.split() for row in sessions].count(True) == 1, "of two sessions, one has the class"
+    assert len(sessions) == 2
+    assert '"network":"class/gold@1"' in after

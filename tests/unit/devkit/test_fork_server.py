@@ -1,0 +1,92 @@
+"""Processes that a fork server starts are like those that are executed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+from managed_session_devkit.system.child_process import ChildProcess
+from managed_session_devkit.system.environment import base_environment
+from managed_session_devkit.system.fork_server import ForkServer
+
+from ...support.waiting import eventually
+
+SIMULATOR = [sys.executable, "-m", "managed_session_devkit.simulators.anthropic", "--port=0"]
+
+
+@pytest.fixture
+async def fork_server() -> AsyncIterator[ForkServer]:
+    server = ForkServer()
+    yield server
+    await server.close()
+
+
+def _process(command: list[str], folder: Path, server: ForkServer) -> ChildProcess:
+    return ChildProcess("process", command, folder, base_environment(os.environ), server)
+
+
+async def _simulator(folder: Path, server: ForkServer) -> ChildProcess:
+    settings, ready = folder / "settings.json", folder / "ready.json"
+    settings.write_text("{}")
+    process = _process(
+        [*SIMULATOR, f"--ready-file={ready.name}", f"--settings={settings.name}"], folder, server
+    )
+    await process.start()
+
+    async def listens() -> bool:
+        return ready.exists()
+
+    await eventually("it listens, in its own folder", listens)
+    return process
+
+
+async def test_a_forked_process_leads_its_own_group_and_ends_when_told(
+    fork_server: ForkServer, tmp_path: Path
+) -> None:
+    process = await _simulator(tmp_path, fork_server)
+    pid = process.pid
+    assert pid is not None
+    assert os.getpgid(pid) == os.getsid(pid) == pid
+    assert "forked_program" in " ".join(psutil.Process(pid).parent().cmdline())  # type: ignore[union-attr]
+    await process.stop()
+    assert process.pid is None
+    assert not psutil.pid_exists(pid)
+
+
+async def test_its_exit_code_and_its_output_are_reported(fork_server: ForkServer, tmp_path: Path) -> None:
+    process = _process([*SIMULATOR, "--settings=missing.json"], tmp_path, fork_server)
+    await process.start()
+    error = await process.wait()
+    assert "exited with code 1" in str(error)
+    assert "cannot use missing.json" in str(error)
+
+
+async def test_a_killed_process_is_reported_and_can_start_again(
+    fork_server: ForkServer, tmp_path: Path
+) -> None:
+    process = await _simulator(tmp_path, fork_server)
+    process.kill()
+    assert "was ended by signal 9" in str(await process.wait())
+    await process.stop(kill=True)
+    await process.start()
+    assert process.pid is not None
+    await process.stop(kill=True)
+
+
+async def test_forked_processes_end_with_their_server(tmp_path: Path) -> None:
+    server = ForkServer()
+    process = await _simulator(tmp_path, server)
+    await server.close()
+    assert "was ended by signal 9" in str(await process.wait())
+
+
+async def test_a_program_that_it_does_not_know_is_executed(fork_server: ForkServer, tmp_path: Path) -> None:
+    process = _process(["/bin/sh", "-c", "echo executed; exit 3"], tmp_path, fork_server)
+    await process.start()
+    error = await process.wait()
+    assert "exited with code 3" in str(error)
+    assert "executed" in str(error)

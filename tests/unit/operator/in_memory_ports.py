@@ -1,0 +1,175 @@
+"""The ports of one operator process, in memory. Its calls reach a `World` through a gate before each effect.
+
+A process that no longer leads is fenced, as the real clients are. An effect that has passed the gate still
+arrives, but late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeVar
+
+from managed_session_api.conditions import Reason
+from managed_session_api.resource import ManagedSession
+from managed_session_operator.domain.errors import ErrorKind, NotLeadingError, OperationError
+from pydantic import SecretStr
+
+from .examples import SESSION
+from .gate import Gate, Passage
+from .world import EFFECT, World
+
+T = TypeVar("T")
+
+
+@dataclass
+class Link:
+    """Connects one process to the world.
+
+    Attributes:
+        world: the world that it acts on.
+        epoch: its epoch as the leader.
+        gate: gate before each of its effects.
+        leading: whether it holds the Lease.
+        step: name of the step that it is taking.
+    """
+
+    world: World
+    epoch: int
+    gate: Gate = field(default_factory=Gate)
+    leading: bool = True
+    step: Callable[[], str | None] = lambda: None
+
+    def fence(self) -> None:
+        """Raise if the process does not lead."""
+        if not self.leading:
+            raise NotLeadingError
+
+    async def effect(self, reason: Reason, act: Callable[[], T]) -> T:
+        """Change the world."""
+        self.fence()
+        passage = await self.gate.passes()
+        failure = OperationError(ErrorKind.TRANSIENT, reason, "no answer", outcome_known=False)
+        if passage is Passage.REFUSED:
+            raise failure
+        world = self.world
+        world.now += EFFECT
+        before, world.late = world.late, not self.leading
+        try:
+            outcome = act()
+        finally:
+            world.late = before
+        if passage is Passage.LOST:
+            raise failure
+        return outcome
+
+
+@dataclass(frozen=True)
+class WorldClock:
+    """The world's time."""
+
+    world: World
+
+    def now(self) -> datetime:
+        """Return the wall-clock time."""
+        return self.world.now
+
+    def monotonic(self) -> float:
+        """Return the same time in seconds."""
+        return self.world.now.timestamp()
+
+
+@dataclass(frozen=True)
+class InMemoryStore:
+    """The store with the one resource."""
+
+    link: Link
+
+    async def get(self, _: str) -> dict[str, Any] | None:
+        """Return the current resource."""
+        return None if self.link.world.released else self.link.world.body
+
+    async def list(self) -> list[dict[str, Any]]:
+        """Return the one resource."""
+        return [] if self.link.world.released else [self.link.world.body]
+
+    async def create(self, session_id: str, environment_id: str) -> dict[str, Any]:
+        """Raise, because no test creates a second resource."""
+        raise OperationError(
+            ErrorKind.TRANSIENT, Reason.KUBERNETES_CALL_FAILED, f"{session_id} {environment_id}"
+        )
+
+    async def patch(self, resource: ManagedSession, body: dict[str, Any]) -> dict[str, Any]:
+        """Patch metadata and spec."""
+        return await self._write(resource, lambda: self.link.world.patch(body))
+
+    async def patch_status(self, resource: ManagedSession, status: dict[str, Any]) -> dict[str, Any]:
+        """Patch the status."""
+        return await self._write(resource, lambda: self.link.world.write(**status))
+
+    async def delete(self, resource: ManagedSession) -> dict[str, Any] | None:
+        """Request the resource's deletion."""
+        world = self.link.world
+        await self._write(resource, world.delete)
+        return None if world.released else world.body
+
+    async def _write(self, resource: ManagedSession, act: Callable[[], T]) -> T:
+        def checked() -> T:
+            self.link.world.check(resource)
+            return act()
+
+        return await self.link.effect(Reason.KUBERNETES_CALL_FAILED, checked)
+
+
+@dataclass(frozen=True)
+class InMemoryTokens:
+    """The token Secret. A late write finds another version of it, and changes nothing."""
+
+    link: Link
+
+    async def put(self, resource: ManagedSession, claim: str, token: SecretStr | None) -> None:
+        """Store the token."""
+        world, seen = self.link.world, self.link.world.secret_version
+        assert resource.spec.session_id == SESSION
+        assert token is not None
+
+        def act() -> None:
+            if world.secret_version != seen:
+                raise OperationError(ErrorKind.TRANSIENT, Reason.KUBERNETES_CALL_FAILED, "another Secret")
+            world.put_secret(claim)
+
+        await self.link.effect(Reason.KUBERNETES_CALL_FAILED, act)
+
+    async def get(self, _: str, claim: str) -> tuple[bool, SecretStr | None]:
+        """Return the token of the claim."""
+        there = self.link.world.secret == claim
+        return there, SecretStr(claim) if there else None
+
+    async def delete(self, resource: ManagedSession, claim: str | None = None) -> None:
+        """Delete the token."""
+        world, seen = self.link.world, self.link.world.secret_version
+        assert resource.spec.session_id == SESSION
+        if world.secret is None or claim not in (None, world.secret):
+            return
+
+        def act() -> None:
+            if world.secret_version == seen:
+                world.delete_secret()
+
+        await self.link.effect(Reason.KUBERNETES_CALL_FAILED, act)
+
+
+@dataclass
+class InMemoryEvents:
+    """The posted Events."""
+
+    posted: list[tuple[Reason, str]] = field(default_factory=list)
+
+    def record(
+        self, resource: ManagedSession, reason: Reason, message: str, *, warning: bool = False
+    ) -> None:
+        """Record an Event."""
+        assert resource.spec.session_id == SESSION
+        assert isinstance(warning, bool)
+        self.posted.append((reason, message))

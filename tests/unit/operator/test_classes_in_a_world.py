@@ -1,0 +1,371 @@
+"""What classes do to a session from turn to turn: the real steps in the in-memory world."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from managed_session_api.conditions import ConditionType
+from managed_session_api.resource import Status
+
+from .gate import Passage
+from .in_memory_clouds import InMemoryQueue
+from .test_decisions_in_a_world import Sessions
+from .world import Sandbox
+
+DENY = "0.0.0.0/0"
+
+
+class Play(Sessions):
+    """A session that a test leads step by step."""
+
+    @property
+    def status(self) -> Status:
+        """The resource's status."""
+        return self.world.resource.status
+
+    @property
+    def sandbox(self) -> Sandbox:
+        """The session's one sandbox."""
+        (found,) = [each for each in self.world.sandboxes if each.alive]
+        return found
+
+    def reason(self, type_: ConditionType = ConditionType.READY) -> str | None:
+        """The reason of a condition; None if it is not set."""
+        condition = self.status.condition(type_)
+        return condition.reason if condition is not None else None
+
+    @property
+    def policy_reason(self) -> str | None:
+        """The reason of PolicyApplied."""
+        return self.reason(ConditionType.POLICY_APPLIED)
+
+    def starts(self) -> None:
+        """A message comes, and its worker starts."""
+        self.message(announced=False)
+        self.serve()
+
+    def serve(self) -> None:
+        """The queue offers the work, and its worker starts."""
+        self.world.time_passes(121)
+        self.poll()
+        self.settle()
+        self.world.beat()
+        self.settle()
+
+    def ends(self) -> None:
+        """The turn ends, and the session is idle."""
+        self.world.worker_ends("Idle")
+        self.settle()
+
+    def turn(self) -> int:
+        """Play a whole turn. Return how many writes it cost."""
+        before = self.world.version
+        self.starts()
+        self.ends()
+        return self.world.version - before
+
+
+@pytest.fixture
+def play() -> Iterator[Play]:
+    made = Play()
+    yield made
+    for process in (*made.gone, made.operator):
+        process.end()
+    made.loop.close()
+
+
+def gold(play: Play, template: str = "gold:1", *deny: str, name: str = "gold", **spec: Any) -> None:
+    """Make the class, or change it."""
+    session = {"sandbox": {"template": template, "network": {"deny": list(deny)}}}
+    play.world.set_class(name, {"session": session, **spec})
+
+
+def test_a_turn_with_a_class_costs_as_many_writes_as_one_without(play: Play) -> None:
+    without = Play()
+    gold(play, "gold:1", DENY)
+    assert play.turn() == without.turn()
+    assert play.turn() == without.turn()
+    assert "class" not in without.world.body["status"]
+    assert without.policy_reason is None
+    assert play.status.session_class is not None
+    assert (play.sandbox.template, play.sandbox.deny) == ("gold:1", (DENY,))
+    assert play.status.effective is not None
+    assert play.status.effective.origins is not None
+    assert play.status.effective.origins["template"] == "class/gold@1"
+    assert play.policy_reason is None
+    without.operator.end()
+    without.loop.close()
+
+
+def test_network_rules_change_under_the_turn_and_the_template_with_the_next_sandbox(play: Play) -> None:
+    gold(play)
+    play.starts()
+    gold(play, "gold:2", DENY)
+    play.settle()
+    assert (play.sandbox.template, play.sandbox.deny) == ("gold:1", (DENY,))
+    assert play.policy_reason == "ClassChanged"
+    effective = play.status.effective
+    assert effective is not None
+    assert effective.origins is not None
+    assert (effective.template, effective.origins["template"]) == ("gold:1", "class/gold@1")
+    assert effective.origins["network"] == "class/gold@2"
+    play.ends()
+    play.sandbox_vanishes()
+    play.resync()
+    play.settle()
+    play.starts()
+    assert (play.sandbox.template, play.sandbox.deny) == ("gold:2", (DENY,))
+    assert play.policy_reason is None
+
+
+def test_a_resumed_sandbox_has_the_new_rules_before_its_worker_starts(play: Play) -> None:
+    gold(play)
+    play.turn()
+    gold(play, "gold:1", DENY)
+    play.settle()
+    assert not play.sandbox.deny
+    play.message(announced=False)
+    play.poll()
+    play.settle()
+    assert play.sandbox.worker is not None
+    assert play.sandbox.deny == (DENY,)
+
+
+@pytest.mark.parametrize("effects", range(3))
+@pytest.mark.parametrize("passage", [Passage.LOST, Passage.REFUSED])
+def test_rules_whose_answer_was_lost_are_replaced_although_the_class_went_back(
+    play: Play, effects: int, passage: Passage
+) -> None:
+    gold(play)
+    play.starts()
+    gold(play, "gold:1", DENY)
+    play.operator.link.gate.after(effects, passage)
+    play.operator.reconcile()
+    play.operator.link.gate.open()
+    gold(play)
+    play.settle()
+    assert not play.sandbox.deny
+
+
+@pytest.mark.parametrize("effects", range(7))
+@pytest.mark.parametrize("cut", [False, True], ids=["goes on", "another leader"])
+def test_a_class_that_changes_during_a_claim_is_recorded_before_it_has_an_effect(
+    play: Play, effects: int, cut: bool
+) -> None:
+    gold(play)
+    play.message(announced=False)
+    play.poll()
+    assert play.operator.reaches(effects)
+    gold(play, "gold:2", DENY)
+    if cut:
+        play.take_over()
+        play.serve()
+    else:
+        play.operator.hear_of_classes()
+        play.operator.goes_on()
+        play.settle()
+        play.world.beat()
+        play.settle()
+    effective = play.status.effective
+    assert effective is not None
+    assert effective.network is not None
+    # The world has checked each create against the status.
+    assert play.sandbox.template == effective.template
+    assert play.sandbox.deny == tuple(effective.network.deny) == (DENY,)
+    assert play.policy_reason == (None if play.sandbox.template == "gold:2" else "ClassChanged")
+    play.ends()
+    assert not play.world.messages
+
+
+def test_a_create_that_may_have_been_sent_is_not_repeated_with_other_values(play: Play) -> None:
+    gold(play)
+    play.message(announced=False)
+    play.world.lag = timedelta(seconds=300)
+    play.poll()
+    assert play.operator.reaches(0)
+    while not play.world.sandboxes:
+        # One effect after the other, until the create is done. Its answer is lost with the leader.
+        assert play.operator.reaches_next(0)
+    play.take_over()
+    gold(play, "gold:2", DENY)
+    play.serve()
+    assert [each.template for each in play.world.sandboxes] == ["gold:1", "gold:2"]
+    play.world.time_passes(300)
+    play.resync()
+    play.resync()
+    assert play.sandbox.template == "gold:2", "the other one is killed"
+    assert play.policy_reason is None
+
+
+def test_a_session_of_two_equal_classes_waits_and_is_served_once_one_is_higher(play: Play) -> None:
+    gold(play, "gold:1", selector={"agentNames": ["coder"]})
+    gold(play, "silver:1", name="silver", selector={"environmentID": "env_01"})
+    play.starts()
+    assert (play.reason(), play.policy_reason) == ("AmbiguousClass", "AmbiguousClass")
+    assert not play.world.sandboxes
+    written = play.world.version
+    play.serve()
+    play.settle()
+    assert play.world.version == written, "it says so once"
+    gold(play, "silver:1", name="silver", selector={"environmentID": "env_01"}, precedence=1)
+    play.serve()
+    assert play.sandbox.template == "silver:1"
+    assert play.policy_reason is None
+    play.ends()
+    assert not play.world.messages
+
+
+def test_a_tie_leaves_a_served_session_its_class(play: Play) -> None:
+    gold(play, "gold:1", selector={"agentNames": ["coder"]})
+    play.turn()
+    gold(play, "silver:1", name="silver", selector={"environmentID": "env_01"})
+    play.turn()
+    assert play.status.session_class is not None
+    assert play.status.session_class.name == "gold"
+    assert play.policy_reason is None
+
+
+def test_after_its_class_the_session_is_served_with_the_settings(play: Play) -> None:
+    gold(play, "gold:1", DENY)
+    play.turn()
+    play.world.classes.clear()
+    play.settle()
+    assert play.status.session_class is not None, "until the next turn"
+    play.turn()
+    assert play.status.session_class is None
+    assert play.sandbox.deny == ()
+    assert play.policy_reason == "ClassChanged"
+    play.sandbox_vanishes()
+    play.resync()
+    play.settle()
+    play.turn()
+    assert play.policy_reason is None
+    assert play.status.sandbox.created_with is None
+    assert play.sandbox.template != "gold:1"
+
+
+def test_a_class_of_the_same_name_is_another_class(play: Play) -> None:
+    gold(play)
+    play.turn()
+    before = play.status.session_class
+    play.world.classes.clear()
+    gold(play, "gold:2")
+    play.turn()
+    after = play.status.session_class
+    assert before is not None
+    assert after is not None
+    assert before.uid != after.uid
+    assert play.policy_reason == "ClassChanged"
+
+
+def test_a_locked_field_is_named_until_it_is_unlocked(play: Play) -> None:
+    gold(play, "gold:1", locked=["template"])
+    play.message(announced=False)
+    play.world.patch({"spec": {"sandbox": {"template": "own:1"}}})
+    play.serve()
+    assert play.sandbox.template == "gold:1"
+    assert play.policy_reason == "LockedField"
+    play.ends()
+    gold(play, "gold:1")
+    play.settle()
+    assert play.policy_reason == "ClassChanged", "the sandbox still has the class's template"
+
+
+def test_a_turn_that_is_too_long_is_interrupted_and_short_ones_are_not(play: Play) -> None:
+    gold(play, limits={"maxTurnSeconds": 600})
+    play.starts()
+    for _ in range(3):
+        play.world.time_passes(500)
+        # A message is answered, and the next one comes while the worker waits.
+        play.world.messages = 0
+        play.settle()
+        play.message(announced=False)
+        play.settle()
+        assert play.world.messages
+    play.world.time_passes(601)
+    play.settle()
+    assert not play.world.messages, "interrupted"
+    assert play.sandbox.worker is not None, "its worker ends by itself"
+    play.ends()
+    assert play.reason() == "Idle"
+
+
+@pytest.fixture
+def without_api_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(InMemoryQueue, "possible", False)
+
+
+@pytest.mark.usefixtures("without_api_key")
+def test_without_an_api_key_the_worker_ends_and_the_session_waits_for_its_user(play: Play) -> None:
+    gold(play, limits={"maxTurnSeconds": 600})
+    play.starts()
+    play.world.time_passes(601)
+    play.settle()
+    assert play.reason() == "TurnTooLong"
+    assert play.sandbox.paused_at is not None
+    for _ in range(3):
+        # The lease lapses, and the queue offers the work again and again.
+        play.world.time_passes(301)
+        play.serve()
+        assert play.reason() == "TurnTooLong"
+        assert play.sandbox.paused_at is not None
+    play.world.interrupt()
+    play.starts()
+    assert play.sandbox.worker is not None
+    play.ends()
+    assert (play.reason(), play.world.messages) == ("Idle", 0)
+
+
+@pytest.mark.usefixtures("without_api_key")
+@pytest.mark.parametrize("how", ["raised", "gone"])
+def test_without_the_limit_the_turn_goes_on(play: Play, how: str) -> None:
+    gold(play, limits={"maxTurnSeconds": 600})
+    play.starts()
+    play.world.time_passes(601)
+    play.settle()
+    if how == "raised":
+        gold(play, limits={"maxTurnSeconds": 60_000})
+    else:
+        play.world.classes.clear()
+    play.world.time_passes(301)
+    play.serve()
+    assert play.sandbox.worker is not None
+    play.ends()
+    assert (play.reason(), play.world.messages) == ("Idle", 0)
+
+
+def test_a_spent_budget_holds_the_next_turn_back_until_the_next_day(play: Play) -> None:
+    gold(play, limits={"maxActiveSecondsPerDay": 60})
+    play.starts()
+    play.world.time_passes(100)
+    play.settle()
+    assert play.reason() == "Running", "a turn in progress goes on"
+    play.ends()
+    assert play.status.active_today is not None
+    assert play.status.active_today.seconds >= 100
+    play.starts()
+    assert play.reason() == "BudgetReached"
+    assert play.sandbox.paused_at is not None
+    play.take_over()
+    play.serve()
+    assert play.reason() == "BudgetReached", "for the next leader too"
+    play.world.time_passes(86_400)
+    play.serve()
+    assert play.reason() == "Running"
+    play.ends()
+
+
+def test_a_raised_budget_lets_the_session_go_on(play: Play) -> None:
+    gold(play, limits={"maxActiveSecondsPerDay": 60})
+    play.starts()
+    play.world.time_passes(100)
+    play.ends()
+    play.starts()
+    assert play.reason() == "BudgetReached"
+    gold(play, limits={"maxActiveSecondsPerDay": 6000})
+    play.serve()
+    assert play.reason() == "Running"
+    play.ends()

@@ -1,0 +1,61 @@
+"""A worker leaves an idle session, whatever event comes after the turn's end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from managed_session_worker.idle_watch import IdleWatch
+
+from .worker_sandbox import Sandbox
+from .worker_wire import Wire
+
+AFTER_THE_TURN: list[tuple[str, dict[str, Any]]] = [
+    ("user.interrupt", {}),
+    ("user.tool_result", {"tool_use_id": "sevt_interrupted", "content": []}),
+    ("session.updated", {}),
+    ("session.later_kind", {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "fields"), AFTER_THE_TURN, ids=[kind for kind, _ in AFTER_THE_TURN])
+def test_worker_leaves_although_an_event_comes_after_the_turn(
+    sandbox: Sandbox, wire: Wire, kind: str, fields: dict[str, Any]
+) -> None:
+    client = sandbox.start(maxIdleSeconds=0.5)
+    wire.say()
+    assert wire.run("echo done") == ("done", False)
+    wire.end_turn()
+    wire.emit(kind, **fields)
+    record = client.record()
+    assert (record["reason"], record["toolCalls"]) == ("Idle", 1)
+
+
+def test_worker_leaves_a_session_that_was_interrupted_before_it_started(sandbox: Sandbox, wire: Wire) -> None:
+    wire.say()
+    wire.end_turn()
+    wire.emit("user.interrupt")
+    assert sandbox.start(maxIdleSeconds=0.5).record()["reason"] == "Idle"
+
+
+def test_worker_stays_for_a_run_that_follows_an_interrupt(sandbox: Sandbox, wire: Wire) -> None:
+    client = sandbox.start(maxIdleSeconds=0.5)
+    wire.say()
+    wire.end_turn()
+    wire.emit("user.interrupt")
+    wire.emit("session.status_running")
+    assert wire.run("sleep 2; echo done") == ("done", False)
+    assert wire.run("echo again") == ("again", False)
+    wire.end_turn()
+    record = client.record()
+    assert (record["reason"], record["toolCalls"]) == ("Idle", 2)
+
+
+async def test_a_restarted_watch_leaves_although_it_has_read_all_events() -> None:
+    left = asyncio.Event()
+    watch = IdleWatch(left.set, max_idle_seconds=0)
+    watch.read([{"id": "sevt_1", "type": "session.status_idle", "stop_reason": {"type": "end_turn"}}])
+    watch.pause()
+    watch.restart()
+    await asyncio.wait_for(left.wait(), 30)
