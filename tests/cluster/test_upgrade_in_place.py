@@ -52,6 +52,8 @@ TEMPLATE_BEFORE = "managed-session-worker:before"
 TEMPLATE = "managed-session-worker:today"
 SETTINGS = {**QUICK, "max_active_sandboxes": "1"}
 FILE = "/mnt/session/kept"
+FOLLOWING = ("supervisorctl.py", "attach.py")
+"""Scripts with which operators follow a worker: today's, and the one of the version before."""
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +155,11 @@ class Sessions:
 
 def _running_parts(sandbox: SimulatedSandbox) -> tuple[Any, ...]:
     """What of the sandbox must not change; the commands by which an operator follows a worker are its own."""
-    followed = "supervisorctl.py"
-    processes = {each.host_pid: each.command for each in sandbox.processes if followed not in each.command}
+    processes = {
+        each.host_pid: each.command
+        for each in sandbox.processes
+        if not any(script in each.command for script in FOLLOWING)
+    }
     return sandbox.id, sandbox.state, sandbox.resumes, sandbox.template_id, processes
 
 

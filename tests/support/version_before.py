@@ -9,7 +9,7 @@ import pytest
 from managed_session_devkit.system.source_tree import SourceTree
 
 ROOT = Path(__file__).parents[2]
-VERSION_BEFORE = "89a40ce1f5a7f183a54e9d084d44c05adb28ce3c"
+VERSION_BEFORE = "190a951675e3181f7de633db10b926f7ea68c987"
 """The last commit of the version before, which knows no classes. It needs the same libraries as today's."""
 
 
