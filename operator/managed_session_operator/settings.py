@@ -232,7 +232,7 @@ class OperatorSettings(Settings):
         default=4,
         ge=1,
         le=100,
-        description="Maximum number of concurrent skill downloads, over all sessions. Each needs a few MiB "
+        description="Maximum number of concurrent skill downloads, over all sessions. Each needs up to 20 MiB "
         "of memory, whatever the skill's size.",
     )
     skill_timeout_seconds: float = Field(
