@@ -115,7 +115,8 @@ class Context:
 
     def count_classes(self) -> None:
         """Count what the sessions of each class use."""
-        self.classes.count(self.records.cache.all(), self.capacity.waits, self.now(), self.clock.monotonic())
+        waiting = self.capacity.waiting_by_class
+        self.classes.count(self.records.cache.all(), waiting, self.now(), self.clock.monotonic())
 
     def positions(self) -> dict[str, int]:
         """Return the sessions' positions in their classes' queues, as of the newest work list."""
