@@ -224,13 +224,18 @@ class Capacity:
         """Whether the resource is in the wait queue."""
         return name in self._queue
 
-    def hold(self, name: str, class_name: str = NO_CLASS) -> None:
+    def hold(self, name: str, class_name: str = NO_CLASS, *, announced_since: datetime | None = None) -> None:
         """Assign a slot to a sandbox that is already running, even beyond the limit or its class's maximum.
 
         A resource that has a slot keeps the class with which it got it.
+
+        Args:
+            name: name of the resource.
+            class_name: the session's class, "" for none.
+            announced_since: since when its announced run has been waiting; None for claimed work.
         """
         self._queue.leave(name)
-        self._held.add(name, class_name)
+        self._held.add(name, class_name, announced_since)
 
     def ask(self, name: str, since: datetime, *, announced: bool = False, class_name: str = NO_CLASS) -> bool:
         """Assign a slot, or add the resource to the wait queue.
