@@ -19,7 +19,6 @@ from managed_session_api.names import resource_name
 from managed_session_runtime.credentials import CredentialDirectory, CredentialError
 from managed_session_runtime.kubernetes_client import open_session
 
-from managed_session_operator.capacity.class_shares import class_name_of
 from managed_session_operator.capacity.creation_rate import CreationRate
 from managed_session_operator.capacity.slots import Capacity
 from managed_session_operator.clients.anthropic.work_queue import WorkQueue
@@ -324,9 +323,8 @@ class OperatorApp:
         try:
             await self._class_feed.list()
             await self._list_all()
+            context.hold_slots()
             for resource in self._cache.all():
-                if resource.status.sandbox.state in ("Running", "Creating"):
-                    context.capacity.hold(resource.metadata.name, class_name_of(resource))
                 queue.add(resource.metadata.name)
             await run_until_first_exit(
                 reconcile=queue.run(Reconciler(context).reconcile),

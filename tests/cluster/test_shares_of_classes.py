@@ -11,7 +11,7 @@ from managed_session_cli.conversation import Conversation
 from managed_session_devkit.control_plane import ControlPlane
 from managed_session_devkit.system.local_system import LocalSystem
 
-from ..support.classes import apply_class, class_becomes, class_known, delete_classes
+from ..support.classes import apply_class, class_becomes, class_known, class_status, delete_classes
 from ..support.held import WAIT, let_go
 from ..support.sessions import QUICK, becomes, begin, condition, resource, sandboxes_of
 from ..support.systems import local_system
@@ -166,6 +166,26 @@ async def test_a_class_at_its_maximum_leaves_the_other_slots_to_others(system: L
             return any("maxActiveSandboxes" in each.get("message", "") for each in said)
 
         await eventually("a session that waits says that its class is full", says_why)
+
+        async def counts_them() -> bool:
+            return (await class_status(system, "small")).get("waiting") == SLOTS + 1
+
+        await eventually("its class counts those that wait for their first slot", counts_them)
+        await _all_answered(system, small)
+
+
+async def test_sessions_that_wait_in_a_full_class_get_slots_once_it_is_deleted(system: LocalSystem) -> None:
+    agents = await _classes(system, small={"maxActiveSandboxes": 1})
+    async with AsyncExitStack() as stack:
+        small = await _begin(system, stack, agents["small"], f"Run: {WAIT}; echo served", SLOTS + 2)
+
+        async def others_wait() -> bool:
+            return (await class_status(system, "small")).get("waiting") == SLOTS + 1
+
+        await eventually("one runs, and the others wait", others_wait)
+        assert len(await _running(system, small)) == 1
+        await delete_classes(system)
+        await _fill(system, small)
         await _all_answered(system, small)
 
 

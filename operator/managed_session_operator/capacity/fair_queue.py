@@ -143,6 +143,10 @@ class FairQueue:
         """Return how many names of its class are served before `name`, which must be waiting."""
         return self._queues[self._class_of[name]].ahead_of(name)
 
+    def class_of(self, name: str) -> str | None:
+        """Return the class in whose queue `name` waits; None if it does not wait."""
+        return self._class_of.get(name)
+
     def is_claimed(self, name: str) -> bool:
         """Return whether `name` waits with claimed work."""
         class_name = self._class_of.get(name)

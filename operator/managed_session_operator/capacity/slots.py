@@ -161,7 +161,8 @@ class Capacity:
         """Return how many more items of Anthropic's queue to request now.
 
         Without classes: as many as could be served now. With classes, more items are requested, because the
-        queue returns the oldest first, and the work of another class may be behind them.
+        queue returns the oldest first, and the work of another class may be behind them. However many wait,
+        at least one more is requested, which also renews the tokens of those that wait.
 
         The slot of an announced run becomes that of its claim.
 
@@ -171,7 +172,9 @@ class Capacity:
         if self._is_closed():
             return 0
         known = self._held.claimed + (
-            self._queue.claimed_at_most(self._part) if self._shares else self._queue.claimed
+            min(self._queue.claimed_at_most(self._part), self._offers_ahead - 1)
+            if self._shares
+            else self._queue.claimed
         )
         known += sum(
             1 for name in offered if not self._held.is_claimed(name) and not self._queue.is_claimed(name)
@@ -221,13 +224,18 @@ class Capacity:
         """Whether the resource is in the wait queue."""
         return name in self._queue
 
-    def hold(self, name: str, class_name: str = NO_CLASS) -> None:
+    def hold(self, name: str, class_name: str = NO_CLASS, *, announced_since: datetime | None = None) -> None:
         """Assign a slot to a sandbox that is already running, even beyond the limit or its class's maximum.
 
         A resource that has a slot keeps the class with which it got it.
+
+        Args:
+            name: name of the resource.
+            class_name: the session's class, "" for none.
+            announced_since: since when its announced run has been waiting; None for claimed work.
         """
         self._queue.leave(name)
-        self._held.add(name, class_name)
+        self._held.add(name, class_name, announced_since)
 
     def ask(self, name: str, since: datetime, *, announced: bool = False, class_name: str = NO_CLASS) -> bool:
         """Assign a slot, or add the resource to the wait queue.
@@ -245,15 +253,18 @@ class Capacity:
             if not announced:
                 self.hold(name)
             return True
-        new = not self._queue.is_claimed(name)
+        new, before = not self._queue.is_claimed(name), self._queue.class_of(name)
         self._queue.join(name, since, announced=announced, class_name=class_name)
-        if not self._has_turn(name, announced=announced):
-            if not announced:
-                self._wake_for_claim(new=new)
-            return False
-        self._queue.leave(name)
-        self._held.add(name, class_name, since if announced else None)
-        return True
+        has_turn = self._has_turn(name, announced=announced)
+        if has_turn:
+            self._queue.leave(name)
+            self._held.add(name, class_name, since if announced else None)
+        elif not announced:
+            self._wake_for_claim(new=new)
+        if before not in (None, class_name):
+            # Its class has changed. Another resource may have the right to the slot for which it was woken.
+            self._wake_next()
+        return has_turn
 
     def _has_turn(self, name: str, *, announced: bool) -> bool:
         if self._is_closed():
@@ -288,7 +299,7 @@ class Capacity:
             if most is not None:
                 waiting = min(waiting, max(0, most - self._held.claimed_of(class_name)))
                 over = waiting + self._held.of(class_name) - most
-                displaced += self._held.announced(class_name)[-over:] if over > 0 else []
+                displaced += self._held.announced(class_name)[-over:] if waiting and over > 0 else []
             wanted += waiting
         others = [name for name in self._held.announced() if name not in displaced]
         more = wanted - len(displaced)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from managed_session_api.resource import ManagedSession
@@ -27,7 +27,7 @@ class ClassBoard:
     def count(
         self,
         resources: Iterable[ManagedSession],
-        waits: Callable[[str], bool],
+        waiting: Mapping[str, int],
         now: datetime,
         monotonic: float,
     ) -> None:
@@ -35,11 +35,11 @@ class ClassBoard:
 
         Args:
             resources: all sessions.
-            waits: whether the resource of this name waits for a slot.
+            waiting: number of sessions that wait for a slot, by class.
             now: the time.
             monotonic: the time of a monotonic clock in seconds.
         """
-        self.usage = usage_by_class(resources, waits, now)
+        self.usage = usage_by_class(resources, waiting, now)
         self.activities = {
             each.metadata.name: self._ledger.account(
                 each, self.usage.get(each.metadata.name, ClassUsage()), now

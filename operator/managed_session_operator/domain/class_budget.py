@@ -6,7 +6,7 @@ Anthropic keeps for a session is another one; see `budget.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
@@ -122,16 +122,17 @@ class ClassLedger:
 
 
 def usage_by_class(
-    resources: Iterable[ManagedSession], waits: Callable[[str], bool], now: datetime
+    resources: Iterable[ManagedSession], waiting: Mapping[str, int], now: datetime
 ) -> dict[str, ClassUsage]:
     """Return what the sessions of each class use, by the class's name.
 
     Args:
         resources: all sessions.
-        waits: whether the resource of this name waits for a slot.
+        waiting: number of sessions that wait for a slot, by class. Those that wait for their first one do not
+            record their class yet.
         now: the time.
     """
-    found = dict[str, ClassUsage]()
+    found = {name: ClassUsage(waiting=count) for name, count in waiting.items()}
     for resource in resources:
         recorded = resource.status.session_class
         if recorded is None:
@@ -139,7 +140,6 @@ def usage_by_class(
         usage = found.setdefault(recorded.name, ClassUsage())
         usage.sessions += 1
         usage.active_sandboxes += resource.status.sandbox.state in ("Running", "Creating")
-        usage.waiting += waits(resource.metadata.name)
         seconds = recorded_seconds(resource, now) + running_seconds(resource, now)
         if seconds:
             usage.seconds[resource.metadata.uid] = seconds

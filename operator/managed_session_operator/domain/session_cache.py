@@ -34,6 +34,8 @@ class SessionCache:
     """The session, as it was read for this or an earlier claim."""
     token: tuple[str, SecretStr | None] | None = None
     """A claim's session token, as in its Secret: (claim, token)."""
+    waits_since: tuple[str, datetime] | None = None
+    """Since when a claim's work has been waiting, longer than its newest offer: (claim, time)."""
     message_known: bool = False
     """The session has had a message."""
     message_checks: int = 0

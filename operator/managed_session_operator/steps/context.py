@@ -8,7 +8,7 @@ from datetime import datetime
 
 from managed_session_api.conditions import Reason
 from managed_session_api.names import resource_name
-from managed_session_api.resource import EffectiveStatus, ManagedSession
+from managed_session_api.resource import EffectiveStatus, ManagedSession, SandboxState
 from managed_session_api.session_class import ManagedSessionClass
 
 from managed_session_operator.capacity.class_shares import NO_CLASS, class_name_of, shares_of
@@ -105,6 +105,16 @@ class Context:
         """Share the slots between the classes as they are now."""
         self.capacity.share_slots(shares_of(self.classes.cache.all()))
 
+    def hold_slots(self) -> None:
+        """Assign slots to sandboxes that an earlier leader left. Without a claim, they give way to one."""
+        for resource in self.records.cache.all():
+            status, since = resource.status, None
+            if status.sandbox.state not in (SandboxState.RUNNING, SandboxState.CREATING):
+                continue
+            if not claim_active(resource):
+                since = status.last_event.created_at if status.last_event is not None else self.now()
+            self.capacity.hold(resource.metadata.name, class_name_of(resource), announced_since=since)
+
     def budget_spent(self, each: ManagedSessionClass | None) -> bool:
         """Return whether the class has used up its budget of today."""
         if each is None or each.spec.limits.max_active_seconds_per_day is None:
@@ -115,7 +125,8 @@ class Context:
 
     def count_classes(self) -> None:
         """Count what the sessions of each class use."""
-        self.classes.count(self.records.cache.all(), self.capacity.waits, self.now(), self.clock.monotonic())
+        waiting = self.capacity.waiting_by_class
+        self.classes.count(self.records.cache.all(), waiting, self.now(), self.clock.monotonic())
 
     def positions(self) -> dict[str, int]:
         """Return the sessions' positions in their classes' queues, as of the newest work list."""

@@ -129,8 +129,9 @@ async def reject_offer(context: Context, resource: ManagedSession) -> float | No
 
 def _since(context: Context, resource: ManagedSession, offer: Offer) -> datetime:
     """Return since when the offered work has been waiting. Its message may be younger than the offer."""
-    event, left_since = resource.status.last_event, context.inbox.left_since(offer.session_id)
-    offered_at = min(offer.offered_at, left_since or offer.offered_at)
+    event, inbox = resource.status.last_event, context.inbox
+    earlier = (inbox.waiting_since(offer.session_id), inbox.left_since(offer.session_id))
+    offered_at = min(offer.offered_at, *(each for each in earlier if each is not None))
     return max(offered_at, event.created_at) if event is not None else offered_at
 
 
@@ -196,6 +197,7 @@ async def _write_claim(
         return
     await context.tokens.put(resource, claim_id, offer.secret)
     cache.token = (claim_id, offer.secret)
+    cache.waits_since = (claim_id, _since(context, resource, offer))
     cache.started_at = None
     following = next_policy(context, resource)
     if not (claim_active(resource) or following.decided):

@@ -15,9 +15,10 @@ from managed_session_operator.steps.report_conditions import report_conditions
 
 def waiting_since(context: Context, resource: ManagedSession) -> datetime:
     """Return since when the work has been waiting: since its offer if it is claimed, else since its event."""
-    status = resource.status
+    status, known = resource.status, context.cache(resource.metadata.name).waits_since
     if claim_active(resource):
-        since = status.work.offered_at
+        same = known is not None and known[0] == status.work.claim
+        since = known[1] if known is not None and same else status.work.offered_at
     else:
         since = status.last_event.created_at if status.last_event is not None else None
     return since or resource.metadata.creation_timestamp or context.now()

@@ -39,12 +39,16 @@ class Scenario:
 
 @dataclass
 class Session:
-    """A session as the scenario knows it. `since` orders it among those of its class."""
+    """A session as the scenario knows it. `since` orders it among those of its class.
+
+    If its class changes while it waits, it asks with the new one (`moves_to`) once it is woken.
+    """
 
     name: str
     class_name: str
     since: datetime
     announced: bool
+    moves_to: str | None = None
 
     @property
     def rank(self) -> tuple[datetime, str]:
@@ -58,6 +62,7 @@ class Batch:
 
     served: list[Session] = field(default_factory=list)
     displaced: list[Session] = field(default_factory=list)
+    moved: list[Session] = field(default_factory=list)
 
 
 class Sharing:
@@ -99,6 +104,8 @@ class Sharing:
                     self._end(self.running, number)
                 case "leaves":
                     self._end(self.waiting, number)
+                case "gets another class":
+                    self._move(class_name, number)
                 case "is found running":
                     self._find(class_name, number)
                 case "are shared anew":
@@ -124,7 +131,14 @@ class Sharing:
             session.announced = False
             self._ask(session, batch)
 
+    def _move(self, class_name: str, number: int) -> None:
+        if self.waiting:
+            list(self.waiting.values())[number % len(self.waiting)].moves_to = class_name
+
     def _ask(self, session: Session, batch: Batch) -> None:
+        if session.name in self.waiting and session.moves_to is not None:
+            session.class_name, session.moves_to = session.moves_to, None
+            batch.moved.append(session)
         got = self.capacity.ask(
             session.name, session.since, announced=session.announced, class_name=session.class_name
         )
@@ -186,6 +200,9 @@ class Sharing:
         self._judge_maximum()
         self._judge_idle_slots()
         self._judge_announced_runs()
+        if batch.moved:
+            # Who is next was decided before all of them had their new class.
+            return
         for class_name in CLASSES:
             self._judge_order_inside(class_name, batch)
         if not batch.displaced:
@@ -307,6 +324,7 @@ _WHAT = (
     *("is announced",) * 3,
     "is claimed",
     "leaves",
+    "gets another class",
     "is found running",
     *("are shared anew",) * 3,
 )

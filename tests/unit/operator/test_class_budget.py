@@ -12,6 +12,7 @@ from managed_session_api.conditions import Reason
 from managed_session_api.resource import ManagedSession
 from managed_session_api.session_class import ClassActivity
 from managed_session_api.times import to_wire
+from managed_session_operator.capacity.slots import Capacity
 from managed_session_operator.domain import class_budget
 from managed_session_operator.domain.class_budget import ClassLedger, ClassUsage
 from managed_session_operator.domain.class_choice import Choice
@@ -19,6 +20,7 @@ from managed_session_operator.domain.decide import decide
 from managed_session_operator.domain.status_patch import status_patch
 from managed_session_operator.domain.step import Decision, Step
 
+from .contexts import context
 from .examples import (
     CLAIM,
     NOW,
@@ -26,6 +28,7 @@ from .examples import (
     RUNNING,
     ago,
     announced_run,
+    class_body,
     observation,
     offer,
     session,
@@ -86,11 +89,22 @@ def test_another_class_starts_from_zero() -> None:
 def test_use_is_counted_by_class_with_the_running_claims() -> None:
     running = served(100, sandbox=RUNNING, work=work(acknowledged=30))
     resting = session({**RECORDED, "sandbox": PAUSED}, uid="uid-2", name="sesn-2")
-    found = class_budget.usage_by_class([running, resting, session()], lambda name: name == "sesn-2", NOW)
+    found = class_budget.usage_by_class([running, resting, session()], {"gold": 1}, NOW)
     gold = found["gold"]
     assert (gold.sessions, gold.active_sandboxes, gold.waiting) == (2, 1, 1)
     assert gold.seconds == {"uid-1": 130.0}
     assert set(found) == {"gold"}
+
+
+def test_a_new_session_that_waits_for_its_first_slot_is_counted_in_the_class_that_will_serve_it() -> None:
+    known = context(capacity=Capacity(1, 80))
+    known.classes.cache.observe(class_body())
+    known.share_slots()
+    new = session()
+    assert known.capacity.ask("running", ago(9))
+    assert not known.capacity.ask(new.metadata.name, ago(5), class_name=known.class_name(new))
+    known.count_classes()
+    assert known.classes.usage["gold"].waiting == 1
 
 
 def test_sessions_that_are_gone_still_count_today() -> None:

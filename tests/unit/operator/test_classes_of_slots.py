@@ -19,7 +19,20 @@ from managed_session_operator.metrics import Metrics
 from managed_session_operator.steps.context import Context
 
 from .contexts import context
-from .examples import NOW, SESSION, ago, class_body, offer, session, session_class, work
+from .examples import (
+    NOW,
+    PAUSED,
+    RUNNING,
+    SESSION,
+    ago,
+    announced_run,
+    body,
+    class_body,
+    offer,
+    session,
+    session_class,
+    work,
+)
 
 
 def _context(*classes: dict[str, Any]) -> Context:
@@ -55,6 +68,25 @@ def test_a_served_session_keeps_the_class_that_it_records() -> None:
     ended = session({"work": work(acknowledged=10, finished=5), "class": recorded}, spec={"agentID": "agent"})
     assert found.class_name(served) == "old"
     assert found.class_name(ended) == "new"
+
+
+def test_the_slot_of_an_announced_run_gives_way_to_claimed_work_under_the_next_leader_too() -> None:
+    found = context(capacity=Capacity(2, 100))
+    claimed = body("claimed", uid="1", session="sesn_1", status={"sandbox": RUNNING, "work": work()})
+    announced = body(
+        "announced",
+        uid="2",
+        session="sesn_2",
+        status={"sandbox": RUNNING, "lastEvent": announced_run()},
+    )
+    paused = body("paused", uid="3", session="sesn_3", status={"sandbox": PAUSED})
+    for each in (claimed, announced, paused):
+        found.records.cache.observe(each)
+    found.hold_slots()
+    assert found.capacity.used == 2
+    assert found.capacity.claimable([]) == 1, "the slot of the announced run becomes that of its claim"
+    assert not found.capacity.ask("other", NOW)
+    assert [found.capacity.displaced(name) for name in ("claimed", "announced")] == [False, True]
 
 
 def test_a_waiting_session_whose_class_changes_keeps_its_rank() -> None:

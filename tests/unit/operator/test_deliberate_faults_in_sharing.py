@@ -172,6 +172,14 @@ class KeepsQuietAboutNewShares(Capacity):
         self._wake = wake
 
 
+class KeepsQuietAboutNewClasses(_OtherOrder):
+    """Wakes nobody when a session that was woken turns out to have another class."""
+
+    class order(FairQueue):  # noqa: N801
+        def class_of(self, name: str) -> None:
+            del name
+
+
 class NeverTakesNewShares(Capacity):
     """Keeps the first shares."""
 
@@ -211,6 +219,7 @@ FAULTY = [
     WakesTheOldest,
     WakesOnlyOne,
     KeepsQuietAboutNewShares,
+    KeepsQuietAboutNewClasses,
     NeverTakesNewShares,
     AnnouncedRunsStay,
     AnnouncedRunsOfFullClassesStay,

@@ -133,6 +133,45 @@ def test_a_raised_maximum_wakes_those_that_wait_for_it() -> None:
     assert capacity.ask("second", ago(1), class_name="small")
 
 
+def test_a_session_that_gets_another_class_when_it_is_woken_leaves_the_slot_to_the_next() -> None:
+    woken: list[str] = []
+    capacity = Capacity(2, 80, wake=woken.append)
+    capacity.share_slots({"gold": ClassShare(), "small": ClassShare(max_active_sandboxes=1)})
+    assert capacity.ask("small-0", ago(50), class_name="small")
+    assert capacity.ask("gold-0", ago(40), class_name="gold")
+    assert not capacity.ask("moves", ago(30))
+    assert not capacity.ask("gold-1", ago(20), class_name="gold")
+    woken.clear()
+    capacity.release("gold-0")
+    assert not capacity.ask("moves", ago(30), class_name="small")
+    assert woken == ["moves", "gold-1"]
+
+
+def test_a_session_that_takes_a_slot_of_another_class_leaves_that_of_its_former_class() -> None:
+    woken: list[str] = []
+    capacity = Capacity(3, 80, wake=woken.append)
+    capacity.share_slots({"small": ClassShare(max_active_sandboxes=1)})
+    assert capacity.ask("small-0", ago(50), class_name="small")
+    assert not capacity.ask("moves", ago(40), class_name="small")
+    assert not capacity.ask("small-1", ago(30), class_name="small")
+    woken.clear()
+    capacity.release("small-0")
+    assert capacity.ask("moves", ago(40))
+    assert woken == ["moves", "small-1"]
+
+
+def test_a_lowered_maximum_takes_no_slots_of_announced_runs_unless_claimed_work_waits() -> None:
+    capacity = Capacity(5, 100)
+    capacity.share_slots({"small": ClassShare(max_active_sandboxes=3)})
+    for age in (9, 8, 7):
+        assert capacity.ask(f"announced-{age}", ago(age), announced=True, class_name="small")
+    assert not capacity.ask("announced-6", ago(6), announced=True, class_name="small")
+    capacity.share_slots({"small": ClassShare(max_active_sandboxes=1)})
+    assert not any(capacity.displaced(f"announced-{age}") for age in (9, 8, 7))
+    assert not capacity.ask("claimed", ago(1), class_name="small")
+    assert all(capacity.displaced(f"announced-{age}") for age in (9, 8, 7))
+
+
 def test_claimed_work_takes_the_slot_of_an_announced_run_of_its_full_class() -> None:
     capacity = Capacity(5, 100)
     capacity.share_slots({"small": ClassShare(max_active_sandboxes=1)})
@@ -177,7 +216,19 @@ def test_without_classes_the_queue_is_polled_only_for_what_can_be_served() -> No
     assert capacity.claimable([]) == 3
 
 
-@given(flood=st.integers(0, 300), ahead=st.integers(4, 100), slots=st.integers(1, 5))
+@pytest.mark.parametrize("ahead", [1, 2, 6])
+def test_the_queue_is_polled_however_many_offers_of_all_classes_wait(ahead: int) -> None:
+    """Otherwise the tokens of those offers are not renewed, and the work of a further class is not seen."""
+    capacity = Capacity(1, 100, offers_ahead=ahead)
+    capacity.share_slots({"gold": ClassShare(), "silver": ClassShare()})
+    assert capacity.ask("running", ago(100))
+    for class_name in ("", "gold", "silver"):
+        for age in (9, 8, 7):
+            assert not capacity.ask(f"{class_name}-{age}", ago(age), class_name=class_name)
+    assert capacity.claimable([]) == 1
+
+
+@given(flood=st.integers(0, 300), ahead=st.integers(1, 100), slots=st.integers(1, 5))
 def test_the_offers_of_a_flood_never_keep_those_of_another_class_from_being_taken(
     flood: int, ahead: int, slots: int
 ) -> None:

@@ -16,6 +16,7 @@ from managed_session_operator.domain.offer import Offer
 from managed_session_operator.metrics import Metrics
 from managed_session_operator.steps.context import Context
 from managed_session_operator.steps.offers import claim
+from managed_session_operator.steps.waiting import waiting_since
 from pydantic import SecretStr
 
 from ...support.merge_patch import merge_patch
@@ -111,6 +112,20 @@ class Operator:
             metrics=Metrics(),
         )
 
+    async def offer(self, session_id: str, second: int) -> ManagedSession:
+        """Make an offer of the session `second` seconds after NOW, and take the claiming step."""
+        at = NOW + timedelta(seconds=second)
+        self.context.inbox.put(Offer(session_id, session_id, ENVIRONMENT, at, SecretStr("token")))
+        return await self.claim(session_id)
+
+    async def claim(self, session_id: str) -> ManagedSession:
+        """Take the claiming step for the session."""
+        name, resources = resource_name(session_id), self.context.records.cache
+        resource = resources.get(name)
+        assert resource is not None
+        await claim(self.context, resource)
+        return resources.get(name) or resource
+
     def use_classes(self) -> None:
         """Make a class for each agent."""
         for name in ("flood", "quiet"):
@@ -200,3 +215,32 @@ async def test_without_classes_work_that_cannot_be_served_stays_in_the_queue(out
         assert outside.polls <= polls + 2 * 3 + operator.context.settings.poll_concurrency
         for loop in loops:
             loop.cancel()
+
+
+async def test_an_offer_that_is_left_after_it_was_renewed_keeps_its_rank(outside: Outside) -> None:
+    operator = Operator(outside)
+    operator.use_classes()
+    waiting = FLOOD[SLOTS : SLOTS + AHEAD]
+    for second, session_id in enumerate([*FLOOD[:SLOTS], *waiting]):
+        await operator.offer(session_id, second)
+    for session_id in waiting:
+        await operator.offer(session_id, 120)
+    assert operator.capacity.waiting == AHEAD
+    await operator.offer(QUIET, 130)
+    await operator.claim(waiting[-1])
+    assert not operator.capacity.waits(resource_name(waiting[-1]))
+    first_offered = NOW + timedelta(seconds=SLOTS + AHEAD - 1)
+    assert operator.context.inbox.left_since(waiting[-1]) == first_offered
+
+
+async def test_claimed_work_that_e2b_refuses_keeps_the_rank_of_its_first_offer(outside: Outside) -> None:
+    operator = Operator(outside)
+    operator.use_classes()
+    for second, session_id in enumerate(FLOOD[: SLOTS + 2]):
+        await operator.offer(session_id, second)
+    oldest = FLOOD[SLOTS]
+    await operator.offer(oldest, 120)
+    operator.capacity.release(resource_name(FLOOD[0]))
+    claimed = await operator.claim(oldest)
+    assert claim_active(claimed)
+    assert waiting_since(operator.context, claimed) == NOW + timedelta(seconds=SLOTS)
