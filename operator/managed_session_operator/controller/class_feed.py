@@ -10,6 +10,7 @@ from typing import Any
 from managed_session_operator.controller.class_reports import ClassStore
 from managed_session_operator.domain.class_cache import ClassCache
 from managed_session_operator.domain.errors import OperationError
+from managed_session_operator.domain.resource_cache import version_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,9 @@ class ClassFeed:
 
     def observe(self, kind: str | None, body: dict[str, Any]) -> None:
         """Receive an event of the watch: its type (None for an object of the initial list) and the class."""
-        name, gone = body["metadata"]["name"], kind == "DELETED"
-        if self._cache.remove(name, body["metadata"].get("uid")) if gone else self._cache.observe(body):
+        name, uid = body["metadata"]["name"], body["metadata"].get("uid")
+        gone = kind == "DELETED"
+        if self._cache.remove(name, uid, version_of(body)) if gone else self._cache.observe(body):
             self._on_change(name)
 
     async def list(self) -> None:

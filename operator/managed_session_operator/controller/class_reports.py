@@ -65,6 +65,8 @@ class ClassReports:
         self._on_budget_change = on_budget_change
         self._written_at: dict[str, float] = {}
         self._spent: set[str] = set()
+        self._compared: list[tuple[str, str, int]] = []
+        self._outranked: dict[str, list[str]] = {}
 
     async def run(self) -> None:
         """Report until cancelled."""
@@ -80,21 +82,32 @@ class ClassReports:
         """Write the status of each class that has changed."""
         context, board = self._context, self._context.classes
         context.count_classes()
-        ties, shares = self._ties(), shares_of(board.cache.all())
-        for each in board.cache.all():
+        classes = board.cache.all()
+        ties, shares, outranked = self._ties(), shares_of(classes), self._compare(classes)
+        for each in classes:
             name = each.metadata.name
             spent = board.is_spent(each)
             self._note_budget(name, spent=spent)
             reduced = why_guarantee_reduced(name, shares, context.capacity.limit)
             ready = ready_condition(each, ties.get(name, ()), spent=spent, reduced=reduced)
             usage = board.usage.get(name, ClassUsage())
-            outranked = outranked_by(each, board.cache.all())[:_OUTRANKED]
-            patch = class_status(each, outranked, usage, board.activities.get(name), ready, context.now())
+            patch = class_status(each, outranked[name], usage, board.activities.get(name), ready, context.now())
             if patch and self._is_due(name, patch):
                 await self._write(name, each.metadata.resource_version, patch)
         for name, body in board.cache.unreadable().items():
             if patch := invalid_status(body, body["unreadable"], context.now()):
                 await self._write(name, body["metadata"]["resourceVersion"], patch)
+
+    def _compare(self, classes: list[ManagedSessionClass]) -> dict[str, list[str]]:
+        """Return which classes may be chosen instead of each. They are compared again once one has changed."""
+        known = [each.metadata for each in classes]
+        compared = sorted((each.name, each.uid, each.generation) for each in known)
+        if compared != self._compared:
+            self._outranked = {
+                each.metadata.name: outranked_by(each, classes)[:_OUTRANKED] for each in classes
+            }
+            self._compared = compared
+        return self._outranked
 
     def _note_budget(self, name: str, *, spent: bool) -> None:
         if spent:

@@ -26,6 +26,7 @@ class ClassCache:
 
     def __init__(self) -> None:
         self._versions: dict[str, int] = {}
+        self._deleted: dict[str, int] = {}
         self._generations: dict[str, tuple[str, int]] = {}
         self._classes: dict[str, ManagedSessionClass] = {}
         self._unreadable: dict[str, Body] = {}
@@ -37,7 +38,7 @@ class ClassCache:
         """Keep `body` unless a newer version is known. Return whether the class's spec is new."""
         metadata = body["metadata"]
         name, version = metadata["name"], version_of(body)
-        if self._versions.get(name, -1) >= version:
+        if max(self._versions.get(name, -1), self._deleted.get(name, -1)) >= version:
             return False
         spec = (str(metadata.get("uid", "")), int(metadata.get("generation") or 0))
         changed = self._generations.get(name) != spec
@@ -61,8 +62,12 @@ class ClassCache:
         else:
             self._classes[name] = parsed
 
-    def remove(self, name: str, uid: str | None = None) -> bool:
-        """Forget the class (only the one with `uid`, if given). Return whether it was known."""
+    def remove(self, name: str, uid: str | None = None, version: int = -1) -> bool:
+        """Forget the class (only the one with `uid`, if given). Return whether it was known.
+
+        `version` is that of the deletion, if known. Answers that are on their way may have older ones.
+        """
+        self._deleted[name] = max(version, self._deleted.get(name, -1))
         known = self._generations.get(name)
         if known is None or (uid is not None and known[0] not in ("", uid)):
             return False

@@ -7,8 +7,10 @@ chosen, unless one of them serves the session already.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 from managed_session_api.resource import ClassReference, ManagedSession
 from managed_session_api.session_class import (
@@ -81,20 +83,7 @@ def choose(
     classes: Iterable[ManagedSessionClass], facts: SessionFacts, recorded: ClassReference | None = None
 ) -> Choice:
     """Return which of the classes serves the session; `recorded` is the one that has served it so far."""
-    known = list(classes)
-    for default in (False, True):
-        tier = [each for each in known if (each.spec.selector is None) is default]
-        choice = _choose_in(tier, facts, recorded)
-        if choice is not None:
-            return choice
-    return Choice()
-
-
-def _choose_in(
-    tier: list[ManagedSessionClass], facts: SessionFacts, recorded: ClassReference | None
-) -> Choice | None:
-    for precedence in sorted({each.spec.precedence for each in tier}, reverse=True):
-        level = [each for each in tier if each.spec.precedence == precedence]
+    for _, level in groupby(sorted(classes, key=_rank), key=_rank):
         answers = [(each, matches(each.spec.selector, facts)) for each in level]
         if any(answer is None for _, answer in answers):
             return Choice(undecided=True)
@@ -105,7 +94,11 @@ def _choose_in(
             kept = next((each for each in matching if is_recorded(each, recorded)), None)
             names = tuple(sorted(each.metadata.name for each in matching))
             return Choice(kept) if kept is not None else Choice(tied=names)
-    return None
+    return Choice()
+
+
+def _rank(each: ManagedSessionClass) -> tuple[bool, int]:
+    return each.spec.selector is None, -each.spec.precedence
 
 
 def is_recorded(each: ManagedSessionClass, recorded: ClassReference | None) -> bool:
@@ -164,11 +157,9 @@ def _satisfies(expression: MatchExpression, metadata: Mapping[str, str]) -> bool
 
 def overlapping(classes: Iterable[ManagedSessionClass]) -> dict[str, set[str]]:
     """Return which classes tie with which others whatever the session: defaults, or equal selectors."""
-    known = list(classes)
-    ties: dict[str, set[str]] = {}
-    for each in known:
-        for other in known:
-            same = each.spec.selector == other.spec.selector and each.spec.precedence == other.spec.precedence
-            if same and each.metadata.name != other.metadata.name:
-                ties.setdefault(each.metadata.name, set()).add(other.metadata.name)
-    return ties
+    alike: dict[tuple[int, str], set[str]] = {}
+    for each in classes:
+        selector = each.spec.selector.to_json() if each.spec.selector is not None else None
+        key = each.spec.precedence, json.dumps(selector, sort_keys=True)
+        alike.setdefault(key, set()).add(each.metadata.name)
+    return {name: same - {name} for same in alike.values() if len(same) > 1 for name in same}

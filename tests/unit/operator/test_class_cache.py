@@ -71,6 +71,18 @@ def test_a_class_of_another_version_matches_nobody_and_the_others_do() -> None:
     assert not cache.unreadable()
 
 
+def test_a_deleted_class_does_not_come_back_with_an_older_answer() -> None:
+    cache, changed = ClassCache(), list[str]()
+    feed = ClassFeed(cache, Store(), changed.append, 0.0)
+    feed.observe(None, class_body(version=5))
+    feed.observe("DELETED", class_body(version=7))
+    assert not cache.observe(class_body(version=6)), "the answer to a write that was sent before"
+    assert cache.replace_all([class_body(version=5)], set()) == set(), "a list that was sent before"
+    assert not cache.names()
+    feed.observe("ADDED", class_body(version=8, uid="uid-new"))
+    assert cache.names() == {"gold"}
+
+
 def ready(reason: str) -> dict[str, Any]:
     since = "2026-11-23T16:00:00Z"
     return {"type": "Ready", "status": "False", "reason": reason, "lastTransitionTime": since}

@@ -174,6 +174,28 @@ def test_facts_come_from_the_resource_and_then_from_the_session() -> None:
 def test_classes_of_equal_selector_and_precedence_overlap() -> None:
     found = overlapping([by_agent("a"), by_agent("b"), by_agent("c", 1), a_class("d"), a_class("e")])
     assert found == {"a": {"b"}, "b": {"a"}, "d": {"e"}, "e": {"d"}}
+    labels = [metadata(team="a", tier="b"), metadata(tier="b", team="a")]
+    assert overlapping([a_class(f"{number}", **each) for number, each in enumerate(labels)]).keys() == {
+        "0",
+        "1",
+    }
+
+
+def test_each_class_is_looked_at_a_few_times_however_many_precedences_there_are() -> None:
+    looks = 0
+
+    class Seen:
+        def __init__(self, number: int) -> None:
+            self._seen = a_class(f"class-{number}", number, agentIDs=[f"agent_of_{number}"])
+
+        def __getattr__(self, name: str) -> Any:
+            nonlocal looks
+            looks += 1
+            return getattr(self._seen, name)
+
+    classes: list[Any] = [Seen(number) for number in range(200)]
+    assert choose(classes, FACTS) == Choice()
+    assert looks <= 10 * len(classes)
 
 
 selectors = st.none() | st.fixed_dictionaries(
