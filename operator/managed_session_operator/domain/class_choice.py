@@ -79,6 +79,12 @@ def session_facts(resource: ManagedSession, session: SessionView | None) -> Sess
     )
 
 
+def turn_of(resource: ManagedSession) -> tuple[object, ...]:
+    """Return what identifies the session's present turn, or the one that comes next."""
+    event, work = resource.status.last_event, resource.status.work
+    return (event.id if event is not None else None, work.claim, work.finished_at)
+
+
 def choose(
     classes: Iterable[ManagedSessionClass], facts: SessionFacts, recorded: ClassReference | None = None
 ) -> Choice:

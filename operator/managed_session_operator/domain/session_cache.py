@@ -32,6 +32,8 @@ class SessionCache:
     """Earliest time of the next roll-over, after one that failed or that E2B did not count."""
     session: SessionView | None = None
     """The session, as it was read for this or an earlier claim."""
+    metadata_read_for: tuple[object, ...] | None = None
+    """For which turn the session's metadata were read to choose its class. They may change between turns."""
     token: tuple[str, SecretStr | None] | None = None
     """A claim's session token, as in its Secret: (claim, token)."""
     waits_since: tuple[str, datetime] | None = None

@@ -8,6 +8,7 @@ from typing import Any
 from managed_session_api.resource import ManagedSession, NetworkSpec, PolicyField
 
 from managed_session_operator.domain import policy_record
+from managed_session_operator.domain.class_choice import turn_of
 from managed_session_operator.domain.conditions import ConditionUpdate
 from managed_session_operator.domain.decide import claim_active
 from managed_session_operator.domain.errors import ErrorKind, OperationError
@@ -60,6 +61,7 @@ async def learn_session(context: Context, resource: ManagedSession) -> float | N
     cache = context.cache(resource.metadata.name)
     cache.session = await context.sessions.session(resource.spec.session_id)
     if cache.session is not None:
+        cache.metadata_read_for = turn_of(resource)
         return None
     cache.end_check_due = True
     return _AGAIN_SECONDS * context.settings.retry_scale

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from managed_session_api.conditions import Reason
@@ -15,7 +15,7 @@ from managed_session_operator.capacity.class_shares import NO_CLASS, class_name_
 from managed_session_operator.capacity.creation_rate import CreationRate
 from managed_session_operator.capacity.slots import Capacity
 from managed_session_operator.domain.class_board import ClassBoard
-from managed_session_operator.domain.class_choice import Choice, session_facts
+from managed_session_operator.domain.class_choice import Choice, session_facts, turn_of
 from managed_session_operator.domain.decide import claim_active
 from managed_session_operator.domain.listings import Listings
 from managed_session_operator.domain.offer import OfferInbox
@@ -89,6 +89,8 @@ class Context:
         """Return which class would serve the session's next claim."""
         cache = self.caches.get(resource.metadata.name)
         facts = session_facts(resource, cache.session if cache is not None else None)
+        if cache is not None and cache.metadata_read_for != turn_of(resource):
+            facts = replace(facts, metadata=None)
         return self.classes.cache.choose(resource, facts)
 
     def class_name(self, resource: ManagedSession) -> str:

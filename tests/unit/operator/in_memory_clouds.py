@@ -116,7 +116,13 @@ class InMemoryQueue:
         if ended == "deleted":
             return None
         return SessionView(
-            session_id, ENVIRONMENT, "agent_1", ended or "idle", archived=False, agent_name="coder"
+            session_id,
+            ENVIRONMENT,
+            "agent_1",
+            ended or "idle",
+            archived=False,
+            agent_name="coder",
+            metadata=dict(self.link.world.metadata),
         )
 
     async def has_message(self, _: str) -> bool | None:

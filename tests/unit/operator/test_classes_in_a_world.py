@@ -228,6 +228,20 @@ def test_a_tie_leaves_a_served_session_its_class(play: Play) -> None:
     assert play.policy_reason is None
 
 
+def test_the_next_turn_has_the_class_that_the_metadata_select_by_then(play: Play) -> None:
+    gold(play, "gold:1", DENY, selector={"sessionMetadata": {"matchLabels": {"tier": "gold"}}})
+    play.world.metadata = {"tier": "gold"}
+    play.turn()
+    assert play.status.session_class is not None
+    play.world.metadata = {}
+    play.turn()
+    assert play.status.session_class is None
+    play.world.metadata = {"tier": "gold"}
+    play.turn()
+    assert play.status.session_class is not None
+    assert play.sandbox.deny == (DENY,)
+
+
 def test_after_its_class_the_session_is_served_with_the_settings(play: Play) -> None:
     gold(play, "gold:1", DENY)
     play.turn()

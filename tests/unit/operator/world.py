@@ -108,6 +108,8 @@ class World:
     """Number of all messages."""
     turn_began: datetime = NOW
     """When the first message came that is not served yet."""
+    metadata: dict[str, str] = field(default_factory=dict)
+    """The session's metadata at Anthropic."""
     classes: dict[str, dict[str, Any]] = field(default_factory=dict)
     class_version: int = 0
     item: str | None = None
