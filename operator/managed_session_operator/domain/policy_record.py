@@ -15,7 +15,7 @@ from managed_session_operator.domain.conditions import (
     policy_applied,
     policy_not_applied,
 )
-from managed_session_operator.domain.policy_layers import CREATION_FIELDS, Policy, fingerprint_of
+from managed_session_operator.domain.policy_layers import CREATION_FIELDS, SETTINGS, Policy, fingerprint_of
 
 
 def is_classed(resource: ManagedSession) -> bool:
@@ -120,7 +120,7 @@ def created_with(resource: ManagedSession, policy: Policy, without_class: Policy
     """Return the part of `status.sandbox` that says with which values the sandbox is created.
 
     Empty if nothing changes. A sandbox that was created before the session had a class has the values that
-    apply without one.
+    apply without one. Its session's own network rules may have changed since, so rules that are set are sent.
     """
     sandbox = resource.status.sandbox
     if sandbox.id is None:
@@ -128,7 +128,10 @@ def created_with(resource: ManagedSession, policy: Policy, without_class: Policy
             return {"createdWith": policy.fingerprints()}
         return {"createdWith": None} if sandbox.created_with is not None else {}
     if policy.classed and sandbox.created_with is None:
-        return {"createdWith": without_class.fingerprints()}
+        known = without_class.fingerprints()
+        if (policy.values.origins or {}).get(PolicyField.NETWORK) != SETTINGS:
+            del known[PolicyField.NETWORK]
+        return {"createdWith": known}
     return {}
 
 

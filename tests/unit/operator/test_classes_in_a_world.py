@@ -242,6 +242,18 @@ def test_the_next_turn_has_the_class_that_the_metadata_select_by_then(play: Play
     assert play.sandbox.deny == (DENY,)
 
 
+def test_the_first_class_of_a_session_brings_its_sandbox_the_rules_that_the_status_says(play: Play) -> None:
+    play.turn()
+    play.world.patch({"spec": {"sandbox": {"network": {"deny": [DENY]}}}})
+    play.world.set_class("gold", {})
+    play.turn()
+    effective = play.status.effective
+    assert effective is not None
+    assert effective.network is not None
+    assert play.sandbox.deny == tuple(effective.network.deny) == (DENY,)
+    assert play.policy_reason is None
+
+
 def test_after_its_class_the_session_is_served_with_the_settings(play: Play) -> None:
     gold(play, "gold:1", DENY)
     play.turn()
