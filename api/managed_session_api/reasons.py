@@ -108,7 +108,8 @@ REASONS: dict[Reason, ReasonDoc] = {
     ),
     Reason.STARTING_WORKER: ReasonDoc("The work is acknowledged and the worker is starting.", _PASSES),
     Reason.SUSPENDED: ReasonDoc(
-        "`spec.lifecycle.suspend` is true: the sandbox is paused, and the session is not served.",
+        "`spec.lifecycle.suspend` is true, or the class that the message names suspends the session: the "
+        "sandbox is paused, and the session is not served.",
         "Set `spec.lifecycle.suspend` to false to serve the session again.",
     ),
     Reason.NO_SANDBOX: ReasonDoc("The session has no sandbox yet.", _NONE),

@@ -15,7 +15,9 @@ logger = logging.getLogger(__name__)
 
 _AT_ONCE = 10
 _EVERY_SECONDS = 0.2
-_HELD_BACK = frozenset({Reason.AMBIGUOUS_CLASS, Reason.BUDGET_REACHED, Reason.TURN_TOO_LONG})
+_HELD_BACK = frozenset(
+    {Reason.AMBIGUOUS_CLASS, Reason.BUDGET_REACHED, Reason.SUSPENDED, Reason.TURN_TOO_LONG}
+)
 """Reasons of sessions that a change of any class may set free."""
 
 

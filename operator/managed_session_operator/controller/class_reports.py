@@ -91,7 +91,8 @@ class ClassReports:
             reduced = why_guarantee_reduced(name, shares, context.capacity.limit)
             ready = ready_condition(each, ties.get(name, ()), spent=spent, reduced=reduced)
             usage = board.usage.get(name, ClassUsage())
-            patch = class_status(each, outranked[name], usage, board.activities.get(name), ready, context.now())
+            activity = board.activities.get(name)
+            patch = class_status(each, outranked[name], usage, activity, ready, context.now())
             if patch and self._is_due(name, patch):
                 await self._write(name, each.metadata.resource_version, patch)
         for name, body in board.cache.unreadable().items():
@@ -99,7 +100,7 @@ class ClassReports:
                 await self._write(name, body["metadata"]["resourceVersion"], patch)
 
     def _compare(self, classes: list[ManagedSessionClass]) -> dict[str, list[str]]:
-        """Return which classes may be chosen instead of each. They are compared again once one has changed."""
+        """Return which classes may be chosen instead of each, compared anew once one has changed."""
         known = [each.metadata for each in classes]
         compared = sorted((each.name, each.uid, each.generation) for each in known)
         if compared != self._compared:

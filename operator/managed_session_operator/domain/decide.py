@@ -152,12 +152,14 @@ def _stopped(resource: ManagedSession, observation: Observation) -> Decision | N
         return Decision(Step.RECORD_VANISHED)
     if claim_active(resource) and observation.run is not None and observation.run.record is not None:
         return Decision(Step.FINISH)
-    if resource.spec.lifecycle.suspend:
+    own = resource.spec.lifecycle.suspend
+    if own or (own is None and observation.suspended_by):
         if sandbox.state is SandboxState.CREATING:
             return Decision(Step.RESOLVE_CREATE)
         if _runs(resource, observation):
             return Decision(Step.SUSPEND)
-        return Decision(Step.WAIT, Reason.SUSPENDED)
+        message = "" if own else f"The class {observation.suspended_by} suspends its sessions."
+        return Decision(Step.WAIT, Reason.SUSPENDED, message)
     if sandbox.state is SandboxState.LOST and observation.policy.on_sandbox_lost is OnSandboxLost.FAIL:
         return Decision(
             Step.WAIT, Reason.SANDBOX_VANISHED, "The sandbox vanished, and onSandboxLost is Fail."

@@ -41,6 +41,7 @@ class Observation:
         start_overdue_at: when the started worker should have sent its first heartbeat.
         evidence: what was seen of a session that no worker serves.
         choice: which class would serve the session's next claim.
+        suspended_by: the class that suspends the session, unless its own spec says otherwise; "" for none.
         policy_due: whether the status does not say which policy is in force.
         network_due: whether the sandbox has other network rules than the policy.
         turn_check_at: when to find out whether the running turn is too long.
@@ -73,6 +74,7 @@ class Observation:
     start_overdue_at: datetime | None = None
     evidence: StallEvidence = field(default_factory=StallEvidence)
     choice: Choice = field(default_factory=Choice)
+    suspended_by: str = ""
     policy_due: bool = False
     network_due: bool = False
     turn_check_at: datetime | None = None

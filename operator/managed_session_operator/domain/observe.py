@@ -10,7 +10,7 @@ from managed_session_api.session_class import ManagedSessionClass
 
 from managed_session_operator.domain import class_budget, policy_record, turn_limit
 from managed_session_operator.domain.class_choice import Choice
-from managed_session_operator.domain.decide import has_announced_run
+from managed_session_operator.domain.decide import claim_active, has_announced_run
 from managed_session_operator.domain.findings import Findings
 from managed_session_operator.domain.listings import Listings
 from managed_session_operator.domain.observation import Observation
@@ -107,10 +107,14 @@ def _with_class(
     if choice == Choice() and not policy_record.is_classed(resource):
         return seen
     limit = serving.spec.limits.max_turn_seconds if serving is not None else None
+    stays = claim_active(resource) or (choice.undecided and seen.offer is None)
+    present = serving if stays else choice.chosen
+    suspends = present is not None and present.spec.session.lifecycle.suspend
     spent = process.budget_spent and choice.chosen is not None
     return replace(
         seen,
         choice=choice,
+        suspended_by=present.metadata.name if suspends and present is not None else "",
         policy_due=policy_record.record_due(resource, policy),
         network_due=policy_record.network_due(resource, policy),
         turn_check_at=turn_limit.check_at(resource, cache, limit),

@@ -16,6 +16,7 @@ from .test_decisions_in_a_world import Sessions
 from .world import Sandbox
 
 DENY = "0.0.0.0/0"
+GOLD_METADATA = {"sessionMetadata": {"matchLabels": {"tier": "gold"}}}
 
 
 class Play(Sessions):
@@ -229,7 +230,7 @@ def test_a_tie_leaves_a_served_session_its_class(play: Play) -> None:
 
 
 def test_the_next_turn_has_the_class_that_the_metadata_select_by_then(play: Play) -> None:
-    gold(play, "gold:1", DENY, selector={"sessionMetadata": {"matchLabels": {"tier": "gold"}}})
+    gold(play, "gold:1", DENY, selector=GOLD_METADATA)
     play.world.metadata = {"tier": "gold"}
     play.turn()
     assert play.status.session_class is not None
@@ -298,6 +299,40 @@ def test_a_locked_field_is_named_until_it_is_unlocked(play: Play) -> None:
     gold(play, "gold:1")
     play.settle()
     assert play.policy_reason == "ClassChanged", "the sandbox still has the class's template"
+
+
+@pytest.mark.parametrize("selector", [{}, {"selector": GOLD_METADATA}], ids=["default", "by metadata"])
+def test_a_class_suspends_its_sessions(play: Play, selector: dict[str, Any]) -> None:
+    suspended = {"session": {"lifecycle": {"suspend": True}}, **selector}
+    play.world.metadata = {"tier": "gold"}
+    play.world.set_class("gold", selector)
+    play.starts()
+    play.world.set_class("gold", suspended)
+    play.settle()
+    assert play.reason() == "Suspended"
+    assert play.sandbox.paused_at is not None
+    play.take_over()
+    play.starts()
+    assert play.reason() == "Suspended", "for the next leader too"
+    assert play.sandbox.paused_at is not None
+    play.world.set_class("gold", selector)
+    play.settle()
+    assert play.reason() != "Suspended"
+    play.world.time_passes(300)
+    play.serve()
+    assert play.reason() == "Running"
+    play.ends()
+
+
+def test_a_session_that_says_so_itself_is_not_suspended_by_its_class(play: Play) -> None:
+    play.world.set_class("gold", {"session": {"lifecycle": {"suspend": True}}})
+    play.starts()
+    assert play.reason() == "Suspended"
+    assert not play.world.sandboxes
+    play.world.patch({"spec": {"lifecycle": {"suspend": False}}})
+    play.serve()
+    assert play.reason() == "Running"
+    play.ends()
 
 
 def test_a_turn_that_is_too_long_is_interrupted_and_short_ones_are_not(play: Play) -> None:
