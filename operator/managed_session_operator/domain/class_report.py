@@ -12,6 +12,7 @@ from managed_session_api.session_class import ClassActivity, ManagedSessionClass
 
 from managed_session_operator.domain import class_budget
 from managed_session_operator.domain.class_budget import ClassUsage
+from managed_session_operator.domain.conditions import MAX_MESSAGE
 
 _COUNTS = ("sessions", "activeSandboxes", "waiting", "activeToday")
 
@@ -77,7 +78,7 @@ def only_counts(patch: dict[str, Any]) -> bool:
 def _conditions(
     each: ManagedSessionClass, ready: tuple[ConditionStatus, Reason, str], now: datetime
 ) -> list[dict[str, Any]] | None:
-    state, reason, message = ready
+    state, reason, message = ready[0], ready[1], ready[2][:MAX_MESSAGE]
     old = next((known for known in each.status.conditions if known.type == ConditionType.READY), None)
     if old is not None and (old.status, old.reason, old.message) == (state, reason, message):
         return None
@@ -96,7 +97,7 @@ def _conditions(
 
 def invalid_status(body: dict[str, Any], fields: list[str], now: datetime) -> dict[str, Any]:
     """Return a merge patch of the status of a class that this version cannot read; empty if it says so."""
-    message = f"This version of the operator cannot read {', '.join(fields)}."
+    message = f"This version of the operator cannot read {', '.join(fields)}."[:MAX_MESSAGE]
     known = (body.get("status") or {}).get("conditions") or []
     if any(each.get("reason") == Reason.INVALID and each.get("message") == message for each in known):
         return {}

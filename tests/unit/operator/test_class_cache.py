@@ -16,6 +16,7 @@ from managed_session_operator.domain.errors import ErrorKind, OperationError
 from managed_session_operator.steps.context import Context
 
 from ...support.merge_patch import merge_patch
+from ..deploy.schemas import definition, fields_of
 from .contexts import context
 from .examples import ENVIRONMENT, RUNNING, body, class_body, session, work
 
@@ -231,6 +232,15 @@ async def test_a_spent_budget_is_reported_and_its_end_sets_sessions_free(known: 
     await reports.report()
     assert freed == ["gold"]
     assert store.bodies["gold"]["status"]["conditions"][0]["reason"] == "Ready"
+
+
+async def test_a_message_that_names_hundreds_of_classes_is_not_longer_than_it_may_be(known: Context) -> None:
+    store = Store(*(class_body(f"{number:063}") for number in range(600)))
+    await report(known, store)
+    (condition,) = store.bodies[f"{0:063}"]["status"]["conditions"]
+    assert condition["reason"] == "Ambiguous"
+    limits = fields_of(definition("managedsessionclasses.yaml"))
+    assert len(condition["message"]) <= limits["status.conditions[].message"]["maxLength"]
 
 
 async def test_a_class_that_cannot_be_read_says_which_field(known: Context) -> None:
