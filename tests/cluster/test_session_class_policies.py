@@ -48,7 +48,11 @@ class Namespace:
         return await self.refusal("create", "--filename=-", body=session_class("new", **spec))
 
     async def create(self, body: dict[str, Any]) -> None:
+        """Create it. For a class the operator has seen that no other one may be chosen instead."""
         await self.kubectl("create", "--filename=-", body=body)
+        if body["kind"] == names.CLASS_KIND:
+            seen = {"outrankedBy": [], "observedGeneration": 1}
+            await self.record(names.CLASS_PLURAL, body["metadata"]["name"], seen)
 
     async def record(self, plural: str, name: str, status: dict[str, Any]) -> None:
         """Write a status as the operator does."""
@@ -172,6 +176,22 @@ async def test_a_default_class_locks_once_it_is_known_that_no_other_may_be_chose
     assert await namespace.refusal_of_session(**DENY) == ""
     await namespace.record(names.CLASS_PLURAL, "usual", {"outrankedBy": []})
     await namespace.locks(**DENY)
+
+
+async def test_a_class_of_which_the_operator_has_not_said_what_outranks_it_is_left_to_the_operator(
+    namespace: Namespace,
+) -> None:
+    unseen = session_class("new", selector=AGENT, locked=["network"])
+    await namespace.kubectl("create", "--filename=-", body=unseen)
+    await namespace.create(session_class("old", selector={"agentIDs": ["agent_2"]}, locked=["network"]))
+    await namespace.locks(agentID="agent_2", **DENY)
+    assert await namespace.refusal_of_session(agentID="agent_1", **DENY) == ""
+    await namespace.kubectl(*patch(names.CLASS_PLURAL, "old", {"spec": {"precedence": -1}}))
+
+    async def taken() -> bool:
+        return await namespace.refusal_of_session(agentID="agent_2", **DENY) == ""
+
+    await eventually("the API server has taken up the change", taken)
 
 
 async def test_a_class_that_is_outranked_is_left_to_the_operator(namespace: Namespace) -> None:
