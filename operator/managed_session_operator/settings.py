@@ -232,8 +232,8 @@ class OperatorSettings(Settings):
         default=4,
         ge=1,
         le=100,
-        description="Maximum number of concurrent skill downloads, over all sessions. Each needs up to 20 MiB "
-        "of memory, whatever the skill's size.",
+        description="Maximum number of concurrent skill downloads, over all sessions. Each needs up to 20 "
+        "MiB of memory, whatever the skill's size.",
     )
     skill_timeout_seconds: float = Field(
         default=120.0,
