@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from managed_session_api import names
 from managed_session_api.resource import Model, PolicyField
 from managed_session_api.session_class import ClassSpec, ClassStatus
 
@@ -19,9 +18,6 @@ SCHEMA = schema_of(DEFINITION)
 FIELDS = fields_of(DEFINITION)
 RENDER = Path(__file__).parents[3] / "devkit/render_definitions.py"
 
-WHEN_IT_TAKES_EFFECT = re.compile(
-    r"\b(Live|Takes effect with (the next (sandbox|worker start)|each session's next turn))\b"
-)
 ENUMS_THE_MODEL_READS_AS_TEXT = {
     "spec.session.worker.logLevel",
     "spec.locked[]",
@@ -71,22 +67,6 @@ def test_the_session_policy_is_rendered_from_the_crd_of_sessions() -> None:
         assert path.read_text() == text, "run `make manifests`"
 
 
-def test_names_are_those_of_the_api_package() -> None:
-    spec = DEFINITION["spec"]
-    assert DEFINITION["metadata"]["name"] == f"{names.CLASS_PLURAL}.{names.GROUP}"
-    assert spec["group"] == names.GROUP
-    assert spec["scope"] == "Namespaced"
-    assert [version["name"] for version in spec["versions"]] == [names.VERSION]
-    assert spec["names"] == {
-        "kind": names.CLASS_KIND,
-        "listKind": f"{names.CLASS_KIND}List",
-        "plural": names.CLASS_PLURAL,
-        "singular": names.CLASS_SINGULAR,
-        "shortNames": [names.CLASS_SHORT_NAME],
-        "categories": ["managed-sessions"],
-    }
-
-
 def test_fields_that_can_be_locked_are_those_with_an_origin() -> None:
     assert FIELDS["spec.locked[]"]["enum"] == [field.value for field in PolicyField]
     assert FIELDS["spec.locked"]["maxItems"] >= len(PolicyField)
@@ -117,47 +97,6 @@ def test_defaults_are_those_of_the_model() -> None:
         "spec.limits.guaranteedSlots": model["limits"]["guaranteedSlots"],
         "spec.limits.weight": model["limits"]["weight"],
     }
-
-
-@pytest.mark.parametrize("path", [path for path in FIELDS if path not in {"spec", "status"}])
-def test_field_is_described(path: str) -> None:
-    description = FIELDS[path].get("description", "")
-    assert len(description) >= 8, f"{path} needs a description for kubectl explain"
-    assert description.endswith(".")
-
-
-@pytest.mark.parametrize("path", [path for path in FIELDS if path.startswith("spec.")])
-def test_field_of_the_spec_says_when_a_change_takes_effect(path: str) -> None:
-    assert WHEN_IT_TAKES_EFFECT.search(FIELDS[path]["description"])
-
-
-@pytest.mark.parametrize("path", list(FIELDS))
-def test_field_is_bounded(path: str) -> None:
-    field = FIELDS[path]
-    match field["type"]:
-        case "string":
-            assert {"maxLength", "enum"} & field.keys() or field.get("format") == "date-time"
-        case "array":
-            assert "maxItems" in field
-            assert "x-kubernetes-list-type" in field
-        case "integer":
-            assert "minimum" in field
-            assert "maximum" in field or path.startswith("status.")
-        case "object" if "additionalProperties" in field:
-            assert "maxProperties" in field
-        case kind:
-            assert kind in {"object", "boolean"}
-
-
-def test_every_rule_has_a_message_that_names_its_field() -> None:
-    rules = [
-        (path, rule) for path, field in FIELDS.items() for rule in field.get("x-kubernetes-validations", [])
-    ]
-    assert len(rules) >= 16
-    for path, rule in rules:
-        field = path.removesuffix("[]")
-        assert rule["message"].startswith(field)
-        assert rule.get("messageExpression", f"'{field}").startswith(f"'{field}")
 
 
 def test_printed_columns() -> None:
