@@ -1,7 +1,6 @@
 """The CustomResourceDefinition on a real API server: what it takes, and what people see with kubectl."""
 
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,41 +22,19 @@ from managed_session_api.resource import (
 )
 from managed_session_devkit.control_plane import ControlPlane, established
 
+from ..support.resources import Resources
+
 DEFINITION = Path(__file__).parents[2] / "crds/managedsessions.yaml"
 SESSION = "sesn_01AbCdEf"
 NAME = names.resource_name(SESSION)
 NOW = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=UTC)
 
 
-@dataclass
-class Sessions:
-    """kubectl in one namespace of an API server that has the definition."""
+class Sessions(Resources):
+    """The ManagedSessions of one namespace."""
 
-    control_plane: ControlPlane
-    namespace: str
-
-    async def kubectl(self, *args: str, standard_input: str | None = None) -> str:
-        return await self.control_plane.kubectl(f"--namespace={self.namespace}", *args, input=standard_input)
-
-    async def create(self, spec: Any, name: str = NAME) -> None:
-        manifest = {
-            "apiVersion": names.API_VERSION,
-            "kind": names.KIND,
-            "metadata": {"name": name},
-            "spec": spec,
-        }
-        await self.kubectl("create", "--filename=-", standard_input=json.dumps(manifest))
-
-    async def patch(self, change: dict[str, Any], *args: str, name: str = NAME) -> None:
-        patch = json.dumps(change)
-        await self.kubectl("patch", names.PLURAL, name, "--type=merge", f"--patch={patch}", *args)
-
-    async def patch_status(self, change: dict[str, Any], name: str = NAME) -> None:
-        await self.patch({"status": change}, "--subresource=status", name=name)
-
-    async def read(self, name: str = NAME) -> ManagedSession:
-        found = await self.kubectl("get", names.PLURAL, name, "--output=json")
-        return ManagedSession.model_validate_json(found)
+    async def model(self) -> ManagedSession:
+        return ManagedSession.model_validate(await self.read())
 
     async def names(self, selector: str) -> list[str]:
         found = await self.kubectl(
@@ -70,7 +47,7 @@ class Sessions:
 async def sessions(control_plane: ControlPlane, namespace: str) -> Sessions:
     await control_plane.kubectl("apply", "--server-side", "--force-conflicts", f"--filename={DEFINITION}")
     await established(control_plane.kubectl)
-    return Sessions(control_plane, namespace)
+    return Sessions(control_plane, namespace, NAME)
 
 
 STATUS = Status(
@@ -176,7 +153,7 @@ async def test_fullest_resource_is_taken_as_it_is(sessions: Sessions) -> None:
         },
     }
     await sessions.create(spec)
-    assert (await sessions.read()).spec.to_json() == spec
+    assert (await sessions.model()).spec.to_json() == spec
 
 
 @pytest.mark.parametrize(
@@ -193,34 +170,34 @@ async def test_fullest_resource_is_taken_as_it_is(sessions: Sessions) -> None:
 )
 async def test_resource_at_the_edge_of_a_rule_is_taken(sessions: Sessions, spec: dict[str, Any]) -> None:
     await sessions.create(spec)
-    assert (await sessions.read()).spec.session_id == "a"
+    assert (await sessions.model()).spec.session_id == "a"
 
 
 async def test_environment_and_agent_can_be_added_once_and_the_rest_changed(sessions: Sessions) -> None:
     await sessions.create({"sessionID": SESSION})
     await sessions.patch({"spec": {"environmentID": "env_1", "agentID": "agent_1"}})
     await sessions.patch({"spec": {"lifecycle": {"suspend": True}, "environmentID": "env_1"}})
-    spec = (await sessions.read()).spec
+    spec = (await sessions.model()).spec
     assert (spec.environment_id, spec.agent_id, spec.lifecycle.suspend) == ("env_1", "agent_1", True)
 
 
 async def test_status_of_the_model_is_kept_whole(sessions: Sessions) -> None:
     await sessions.create({"sessionID": SESSION})
     await sessions.patch_status(STATUS.to_json())
-    assert (await sessions.read()).status == STATUS
+    assert (await sessions.model()).status == STATUS
 
 
 async def test_status_of_a_fresh_model_is_taken(sessions: Sessions) -> None:
     await sessions.create({"sessionID": SESSION})
     await sessions.patch_status(Status().to_json())
-    assert (await sessions.read()).status == Status()
+    assert (await sessions.model()).status == Status()
 
 
 async def test_spec_does_not_change_with_the_status_nor_the_status_with_the_spec(sessions: Sessions) -> None:
     await sessions.create({"sessionID": SESSION})
     await sessions.patch({"spec": {"environmentID": "env_1"}, "status": {"turns": 7}}, "--subresource=status")
     await sessions.patch({"spec": {"agentID": "agent_1"}, "status": {"turns": 8}})
-    found = await sessions.read()
+    found = await sessions.model()
     assert (found.spec.environment_id, found.spec.agent_id, found.status.turns) == (None, "agent_1", 7)
 
 

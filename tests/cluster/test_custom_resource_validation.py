@@ -1,28 +1,15 @@
 """What the CustomResourceDefinition refuses: at which field, and how it says what is allowed."""
 
-import json
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 from managed_session_api import names
 from managed_session_devkit.control_plane import ControlPlane, KubectlError
 
-DEFINITION = Path(__file__).parents[2] / "crds/managedsessions.yaml"
+from ..support.resources import Refused, Resources, refused
+
 SESSION = "sesn_01AbCdEf"
 NAME = names.resource_name(SESSION)
-
-
-@dataclass(frozen=True)
-class Refused:
-    """Something that the API server has to refuse: at which field, and what it says is allowed."""
-
-    what: str
-    path: str
-    says: str
-    spec: Any = field(default_factory=dict)
-    before: dict[str, Any] | None = None
 
 
 def sandbox(**fields: Any) -> dict[str, Any]:
@@ -290,60 +277,37 @@ BAD_STATUSES = [
 ]
 
 
-async def create(control_plane: ControlPlane, namespace: str, spec: Any, name: str = NAME) -> None:
-    manifest = {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": {"name": name}, "spec": spec}
-    await control_plane.kubectl(
-        "create", f"--namespace={namespace}", "--filename=-", input=json.dumps(manifest)
-    )
+@pytest.fixture
+def sessions(control_plane: ControlPlane, namespace: str) -> Resources:
+    return Resources(control_plane, namespace, NAME)
 
 
-async def patch(control_plane: ControlPlane, namespace: str, change: dict[str, Any], *args: str) -> None:
-    await control_plane.kubectl(
-        "patch",
-        f"--namespace={namespace}",
-        names.PLURAL,
-        NAME,
-        "--type=merge",
-        f"--patch={json.dumps(change)}",
-        *args,
-    )
+@pytest.fixture
+def in_default(control_plane: ControlPlane, definition: None) -> Resources:  # noqa: ARG001 - wanted for its effect
+    """Those of the default namespace: it need not be new, because nothing is made in it."""
+    return Resources(control_plane, "default", NAME)
 
 
-def assert_says(refusal: str, case: Refused) -> None:
-    """The refusal names the field, says what is allowed, and gives no value of a variable away."""
-    lines = [line for line in refusal.splitlines() if case.path in line]
-    assert lines, refusal
-    assert any(case.says in line for line in lines), refusal
-    assert "secret-value" not in refusal
-
-
-@pytest.mark.usefixtures("definition")
 @pytest.mark.parametrize("case", BAD_RESOURCES, ids=lambda case: case.what)
-async def test_bad_resource_is_refused(control_plane: ControlPlane, case: Refused) -> None:
-    with pytest.raises(KubectlError) as refusal:
-        await create(control_plane, "default", case.spec)
-    assert_says(str(refusal.value), case)
+async def test_bad_resource_is_refused(in_default: Resources, case: Refused) -> None:
+    with refused(case):
+        await in_default.create(case.body)
 
 
-@pytest.mark.usefixtures("definition")
-async def test_name_that_is_too_long_to_derive_others_from_is_refused(control_plane: ControlPlane) -> None:
+async def test_name_that_is_too_long_to_derive_others_from_is_refused(in_default: Resources) -> None:
     with pytest.raises(KubectlError, match=r"metadata\.name: Too long: may not be more than 63"):
-        await create(control_plane, "default", {"sessionID": SESSION}, name="a" * 64)
+        await in_default.create({"sessionID": SESSION}, name="a" * 64)
 
 
-@pytest.mark.usefixtures("definition")
 @pytest.mark.parametrize("case", BAD_UPDATES, ids=lambda case: case.what)
-async def test_bad_update_is_refused(control_plane: ControlPlane, namespace: str, case: Refused) -> None:
-    await create(control_plane, namespace, case.before)
-    with pytest.raises(KubectlError) as refusal:
-        await patch(control_plane, namespace, {"spec": case.spec})
-    assert_says(str(refusal.value), case)
+async def test_bad_update_is_refused(sessions: Resources, case: Refused) -> None:
+    await sessions.create(case.before)
+    with refused(case):
+        await sessions.patch({"spec": case.body})
 
 
-@pytest.mark.usefixtures("definition")
 @pytest.mark.parametrize("case", BAD_STATUSES, ids=lambda case: case.what)
-async def test_bad_status_is_refused(control_plane: ControlPlane, namespace: str, case: Refused) -> None:
-    await create(control_plane, namespace, {"sessionID": SESSION})
-    with pytest.raises(KubectlError) as refusal:
-        await patch(control_plane, namespace, {"status": case.spec}, "--subresource=status")
-    assert_says(str(refusal.value), case)
+async def test_bad_status_is_refused(sessions: Resources, case: Refused) -> None:
+    await sessions.create({"sessionID": SESSION})
+    with refused(case):
+        await sessions.patch_status(case.body)
