@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from kubernetes.aio import client
 from managed_session_api import names
-from managed_session_runtime.managed_session_client import Body, ManagedSessionClient
+from managed_session_runtime.managed_session_client import Body
 
 from managed_session_operator.clients.kubernetes.calls import translated_errors
+from managed_session_operator.clients.kubernetes.kind import Kind
 from managed_session_operator.domain.errors import OperationError
 
 
-class Classes:
-    """The ManagedSessionClasses of a namespace, as JSON objects.
+class Classes(Kind):
+    """The ManagedSessionClasses of a namespace."""
 
-    Args:
-        api_client: connection to the API server.
-        namespace: namespace of the classes.
-        fence: raises NotLeadingError if effects must not be sent.
-        timeout: timeout of one call in seconds.
-    """
-
-    def __init__(
-        self, api_client: client.ApiClient, namespace: str, *, fence: Callable[[], None], timeout: float
-    ) -> None:
-        self._client = ManagedSessionClient(
-            api_client,
-            namespace,
-            component="managed-session-operator",
-            timeout=timeout,
-            fence=fence,
-            plural=names.CLASS_PLURAL,
-        )
+    _plural = names.CLASS_PLURAL
 
     async def list(self) -> list[Body]:
         """Return all classes; none if the cluster does not have the kind.

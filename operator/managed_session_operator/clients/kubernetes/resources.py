@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
 
-from kubernetes.aio import client
 from managed_session_api import names
 from managed_session_api.resource import ManagedSession
-from managed_session_runtime.managed_session_client import Body, ManagedSessionClient
+from managed_session_runtime.managed_session_client import Body
 
 from managed_session_operator.clients.kubernetes.calls import translated_errors
+from managed_session_operator.clients.kubernetes.kind import Kind
 
 
-class Resources:
-    """ManagedSession resources of a namespace, as JSON objects. Uses the client shared with the webhook.
-
-    Every call raises OperationError if it fails.
-
-    Args:
-        api_client: connection to the API server.
-        namespace: namespace of the resources.
-        fence: raises NotLeadingError if effects must not be sent.
-        timeout: timeout of one call in seconds.
-    """
-
-    def __init__(
-        self, api_client: client.ApiClient, namespace: str, *, fence: Callable[[], None], timeout: float
-    ) -> None:
-        self._client = ManagedSessionClient(
-            api_client, namespace, component="managed-session-operator", timeout=timeout, fence=fence
-        )
+class Resources(Kind):
+    """ManagedSession resources of a namespace. Every call raises OperationError if it fails."""
 
     async def get(self, name: str) -> Body | None:
         """Return the newest version of the resource `name`, from etcd."""
