@@ -266,7 +266,18 @@ class Condition(Model):
     observed_generation: int | None = None
 
 
-class Status(Model):
+class ConditionedStatus(Model):
+    """What the status of both kinds has: conditions, and up to which generation they apply."""
+
+    observed_generation: int | None = None
+    conditions: list[Condition] = Field(default_factory=list)
+
+    def condition(self, type_: ConditionType) -> Condition | None:
+        """Return the condition of this type, or None."""
+        return next((c for c in self.conditions if c.type == type_), None)
+
+
+class Status(ConditionedStatus):
     """The observed state. The webhook writes `lastEvent`, and the operator everything else."""
 
     phase: Phase | None = None
@@ -283,12 +294,6 @@ class Status(Model):
     turns: int = 0
     last_active_time: Timestamp | None = None
     ended_at: Timestamp | None = None
-    observed_generation: int | None = None
-    conditions: list[Condition] = Field(default_factory=list)
-
-    def condition(self, type_: ConditionType) -> Condition | None:
-        """Return the condition of this type, or None."""
-        return next((c for c in self.conditions if c.type == type_), None)
 
 
 class Metadata(Model):

@@ -10,9 +10,8 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from managed_session_api.conditions import ConditionType
 from managed_session_api.resource import (
-    Condition,
+    ConditionedStatus,
     DailyActivity,
     LifecycleSpec,
     Metadata,
@@ -94,7 +93,7 @@ class ClassActivity(DailyActivity):
     """The part of `seconds` of sessions that no longer exist or that another class serves now."""
 
 
-class ClassStatus(Model):
+class ClassStatus(ConditionedStatus):
     """The observed state of a class. Only the operator writes it."""
 
     sessions: int = 0
@@ -103,12 +102,6 @@ class ClassStatus(Model):
     active_today: ClassActivity | None = None
     outranked_by: list[str] | None = None
     """Names of the classes that may be chosen instead for a session of this one. None: not known yet."""
-    observed_generation: int | None = None
-    conditions: list[Condition] = Field(default_factory=list)
-
-    def condition(self, type_: ConditionType) -> Condition | None:
-        """Return the condition of this type, or None."""
-        return next((c for c in self.conditions if c.type == type_), None)
 
 
 class ManagedSessionClass(Model):
