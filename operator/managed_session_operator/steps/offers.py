@@ -10,6 +10,7 @@ from managed_session_api.conditions import Reason
 from managed_session_api.resource import ManagedSession, SandboxState
 from managed_session_api.times import claim_name
 from managed_session_worker.protocol import ExitReason
+from pydantic import SecretStr
 
 from managed_session_operator.domain.conditions import conditions_of, phase_of
 from managed_session_operator.domain.decide import claim_active, has_begun
@@ -263,6 +264,20 @@ async def refresh_token(context: Context, resource: ManagedSession) -> float | N
     return None
 
 
+async def held_token(context: Context, name: str, claim_id: str) -> tuple[str, SecretStr | None] | None:
+    """Return the claim and its token, which is read anew if this process does not hold it.
+
+    None if its Secret is missing.
+    """
+    cache = context.cache(name)
+    if cache.token is None or cache.token[0] != claim_id:
+        exists, token = await context.tokens.get(name, claim_id)
+        if not exists:
+            return None
+        cache.token = (claim_id, token)
+    return cache.token
+
+
 async def drop_offer(context: Context, resource: ManagedSession) -> float | None:
     """Forget an offer of work that a worker already serves. It was sent before the acknowledgement."""
     offer = context.inbox.get(resource.spec.session_id)
@@ -276,15 +291,11 @@ async def acknowledge(context: Context, resource: ManagedSession) -> float | Non
 
     An item that somebody has stopped is served too, if its session's turn is open.
     """
-    work, name = resource.status.work, resource.metadata.name
-    cache = context.cache(name)
-    if work.claim is not None and (cache.token is None or cache.token[0] != work.claim):
-        exists, token = await context.tokens.get(name, work.claim)
-        if not exists:
-            # The work is not acknowledged yet, so the queue offers it again with a token.
-            message = "The session token was deleted before the work was acknowledged."
-            return await give_up(context, resource, ExitReason.TOKEN_MISSING, Reason.AWAITING_CLAIM, message)
-        cache.token = (work.claim, token)
+    work = resource.status.work
+    if work.claim is not None and await held_token(context, resource.metadata.name, work.claim) is None:
+        # The work is not acknowledged yet, so the queue offers it again with a token.
+        message = "The session token was deleted before the work was acknowledged."
+        return await give_up(context, resource, ExitReason.TOKEN_MISSING, Reason.AWAITING_CLAIM, message)
     ours = work.id is not None and (
         await context.queue.acknowledge(work.id) or await _is_stopped_in_a_turn(context, resource, work.id)
     )

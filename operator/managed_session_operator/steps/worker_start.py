@@ -16,7 +16,7 @@ from managed_session_operator.domain.policy import commands_env
 from managed_session_operator.domain.worker_run import SupervisorRefusedError
 from managed_session_operator.steps.call_deaths import count_deaths, deaths_of
 from managed_session_operator.steps.context import Context
-from managed_session_operator.steps.offers import NO_CREDENTIAL, give_up
+from managed_session_operator.steps.offers import NO_CREDENTIAL, give_up, held_token
 from managed_session_operator.steps.sandbox_connection import handle_no_answer
 from managed_session_operator.steps.skills import write_skills
 from managed_session_operator.steps.worker_stream import reconnect_delay, watch
@@ -42,14 +42,11 @@ async def start(context: Context, resource: ManagedSession) -> float | None:
         return None
     if (delay := await reconnect_delay(context, name, work.claim)) is not None:
         return delay
-    held, taken_over = cache.token, False
-    if held is None or held[0] != work.claim:
-        exists, stored = await context.tokens.get(name, work.claim)
-        if not exists:
-            return await _start_without_token(context, resource)
-        cache.token = held = (work.claim, stored)
-        taken_over = True
-    token = held[1]
+    known = cache.token
+    held = await held_token(context, name, work.claim)
+    if held is None:
+        return await _start_without_token(context, resource)
+    taken_over, token = held is not known, held[1]
     if token is None and not context.settings.allow_environment_key_in_sandbox:
         await context.queue.stop_held(work.id)
         return await give_up(
