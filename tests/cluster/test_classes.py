@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -14,7 +15,6 @@ from managed_session_devkit.system.local_system import LocalSystem
 
 from ..support.classes import (
     DENIED,
-    apply_class,
     change_class,
     class_becomes,
     class_known,
@@ -23,6 +23,7 @@ from ..support.classes import (
     delete_classes,
     denied,
     effective,
+    make_class,
     of_the_agents_name,
     only_sandbox,
     policy_says,
@@ -53,15 +54,21 @@ def gold(system: LocalSystem, **more: Any) -> dict[str, Any]:
     return {"selector": {"agentIDs": [system.agent_id]}, "session": session, **more}
 
 
+@asynccontextmanager
+async def begin_in_gold(system: LocalSystem, **more: Any) -> AsyncIterator[Conversation]:
+    """A new session of the system's agent, whose class the operator knows."""
+    await make_class(system, "gold", gold(system, **more))
+    async with begin(system) as conversation:
+        yield conversation
+
+
 async def idle(system: LocalSystem, conversation: Conversation) -> None:
     await eventually("the sandbox is paused", lambda: paused(system, conversation.session_id))
     await becomes(system, conversation.session_id, "Idle", status="True")
 
 
 async def test_a_session_gets_what_its_class_says_and_its_status_says_from_where(system: LocalSystem) -> None:
-    await apply_class(system, "gold", gold(system))
-    await class_known(system, "gold")
-    async with begin(system) as conversation:
+    async with begin_in_gold(system) as conversation:
         assert "gold" in await conversation.say("Run: echo $TEAM")
         session_id = conversation.session_id
         await idle(system, conversation)
@@ -90,10 +97,8 @@ async def test_a_session_gets_what_its_class_says_and_its_status_says_from_where
 async def test_a_class_selects_by_the_name_of_the_agent_and_by_metadata(system: LocalSystem) -> None:
     agent = await system.user.beta.agents.retrieve(system.agent_id)
     both = {"agentNames": [agent.name], "sessionMetadata": {"matchLabels": {"team": "a"}}}
-    await apply_class(system, "named", {"selector": both, "session": {"sandbox": {"metadata": {"n": "1"}}}})
-    await apply_class(system, "rest", {})
-    await class_known(system, "named")
-    await class_known(system, "rest")
+    await make_class(system, "named", {"selector": both, "session": {"sandbox": {"metadata": {"n": "1"}}}})
+    await make_class(system, "rest", {})
     for metadata, expected in (({"team": "a"}, "named"), ({"team": "b"}, "rest")):
         session = await system.user.beta.sessions.create(
             agent=system.agent_id, environment_id=system.clouds.environment_id, metadata=metadata
@@ -106,9 +111,7 @@ async def test_a_class_selects_by_the_name_of_the_agent_and_by_metadata(system: 
 async def test_network_rules_change_in_the_running_sandbox_and_the_rest_with_the_next(
     system: LocalSystem,
 ) -> None:
-    await apply_class(system, "gold", gold(system))
-    await class_known(system, "gold")
-    async with begin(system) as conversation:
+    async with begin_in_gold(system) as conversation:
         session_id = conversation.session_id
         await conversation.send("Run: while ! test -e /mnt/session/go; do sleep 0.1; done; echo went")
 
@@ -146,12 +149,10 @@ async def test_network_rules_change_in_the_running_sandbox_and_the_rest_with_the
 
 async def test_of_two_classes_with_the_same_precedence_none_is_chosen(system: LocalSystem) -> None:
     async with begin(system) as kept:
-        await apply_class(system, "gold", gold(system))
-        await class_known(system, "gold")
+        await make_class(system, "gold", gold(system))
         await kept.say("Run: true")
         # The API server cannot know that both match.
-        await apply_class(system, "silver", await of_the_agents_name(system))
-        await class_known(system, "silver")
+        await make_class(system, "silver", await of_the_agents_name(system))
         async with begin(system) as conversation:
             await conversation.send("Run: echo served")
             told = await becomes(system, conversation.session_id, "AmbiguousClass")
@@ -170,10 +171,8 @@ async def test_of_two_classes_with_the_same_precedence_none_is_chosen(system: Lo
 
 async def test_a_locked_field_is_not_obeyed_and_named(system: LocalSystem) -> None:
     # By name: the API server cannot know the class of a new session.
-    locked = {**gold(system, locked=["network"]), **await of_the_agents_name(system)}
-    await apply_class(system, "gold", locked)
-    await class_known(system, "gold")
-    async with begin(system) as conversation:
+    selected = await of_the_agents_name(system)
+    async with begin_in_gold(system, locked=["network"], **selected) as conversation:
         session_id = conversation.session_id
 
         async def known() -> bool:
@@ -197,9 +196,7 @@ async def test_a_locked_field_is_not_obeyed_and_named(system: LocalSystem) -> No
 async def test_without_its_class_a_session_is_served_with_the_settings_from_its_next_turn_on(
     system: LocalSystem,
 ) -> None:
-    await apply_class(system, "gold", gold(system))
-    await class_known(system, "gold")
-    async with begin(system) as conversation:
+    async with begin_in_gold(system) as conversation:
         session_id = conversation.session_id
         await conversation.say("Run: true")
         await idle(system, conversation)
@@ -215,9 +212,7 @@ async def test_without_its_class_a_session_is_served_with_the_settings_from_its_
 
 
 async def test_a_settled_system_with_classes_writes_nothing(system: LocalSystem) -> None:
-    await apply_class(system, "gold", gold(system))
-    await class_known(system, "gold")
-    async with begin(system) as conversation:
+    async with begin_in_gold(system) as conversation:
         await conversation.say("Run: true")
         await idle(system, conversation)
 

@@ -8,7 +8,7 @@ import pytest
 from managed_session_devkit.control_plane import ControlPlane
 from managed_session_devkit.system.local_system import LocalSystem
 
-from ..support.classes import apply_class, change_class, class_becomes, class_known, class_status
+from ..support.classes import change_class, class_becomes, class_known, class_status, make_class
 from ..support.sessions import QUICK, becomes, begin, paused, resource, sandboxes_of
 from ..support.systems import local_system
 from ..support.waiting import eventually
@@ -25,8 +25,7 @@ async def system(control_plane: ControlPlane) -> AsyncIterator[LocalSystem]:
 async def test_a_class_that_has_used_its_budget_of_the_day_starts_nothing_until_it_is_raised(
     system: LocalSystem,
 ) -> None:
-    await apply_class(system, "frugal", {"limits": {"maxActiveSecondsPerDay": BUDGET}})
-    await class_known(system, "frugal")
+    await make_class(system, "frugal", {"limits": {"maxActiveSecondsPerDay": BUDGET}})
     async with begin(system) as first, begin(system) as second:
         assert "done" in await first.say(f"Run: sleep {BUDGET + 1}; echo done"), "a running turn goes on"
         await eventually("the sandbox is paused", lambda: paused(system, first.session_id))

@@ -8,7 +8,7 @@ import pytest
 from managed_session_devkit.control_plane import ControlPlane
 from managed_session_devkit.system.local_system import LocalSystem
 
-from ..support.classes import apply_class, change_class, class_known, delete_classes
+from ..support.classes import change_class, delete_classes, make_class
 from ..support.sessions import QUICK, becomes, begin, paused, resource, warned
 from ..support.systems import local_system
 from ..support.waiting import eventually
@@ -29,8 +29,7 @@ async def shared(control_plane: ControlPlane) -> AsyncIterator[LocalSystem]:
 async def system(shared: LocalSystem, request: pytest.FixtureRequest) -> AsyncIterator[LocalSystem]:
     """The system with a class for all sessions, and with or without an API key."""
     shared.operator.set_credential(API_KEY, shared.api_key if request.param else None)
-    await apply_class(shared, "quick", {"limits": {"maxTurnSeconds": SECONDS}})
-    await class_known(shared, "quick")
+    await make_class(shared, "quick", {"limits": {"maxTurnSeconds": SECONDS}})
     yield shared
     await delete_classes(shared)
 

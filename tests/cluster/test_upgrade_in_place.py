@@ -24,11 +24,10 @@ from managed_session_devkit.system.source_tree import SourceTree
 from ..rights import expect_refusals
 from ..support.classes import (
     DENIED,
-    apply_class,
-    class_known,
     class_of,
     denied,
     effective,
+    make_class,
     only_sandbox,
     policy_says,
 )
@@ -209,8 +208,7 @@ async def test_sessions_of_the_version_before_run_on_through_an_upgrade(
 async def _a_class_takes_effect(system: LocalSystem, sessions: Sessions) -> None:
     """A sandbox of the operator before gets the rules of a new class now, and the next one the rest."""
     policy = {"sandbox": {"env": {"TEAM": "gold"}, "network": {"deny": [DENIED]}}}
-    await apply_class(system, "gold", {"selector": {"agentIDs": [system.agent_id]}, "session": policy})
-    await class_known(system, "gold")
+    await make_class(system, "gold", {"selector": {"agentIDs": [system.agent_id]}, "session": policy})
     session_id = sessions.idle.session_id
     assert await sessions.idle.say(f"Run: cat {FILE}; echo team: $TEAM") == "kept\nteam:"
     await sessions.settled(sessions.idle)

@@ -72,6 +72,12 @@ async def class_known(system: LocalSystem, name: str) -> None:
     await eventually(f"the operator knows class {name}", look)
 
 
+async def make_class(system: LocalSystem, name: str, spec: dict[str, Any]) -> None:
+    """Make the class, or change it to this spec, and wait until the operator knows it."""
+    await apply_class(system, name, spec)
+    await class_known(system, name)
+
+
 async def policy_says(system: LocalSystem, session_id: str, reason: str | None) -> str:
     """Wait until PolicyApplied has this reason (None: is not there), and return its message."""
 
