@@ -7,22 +7,21 @@ them: there is one worker at a time, and every series of steps ends when nothing
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import timedelta
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from managed_session_api.conditions import ConditionType
+from hypothesis.stateful import initialize, invariant, precondition, rule
 from managed_session_api.events import END_TYPES, RUN_STARTED
 from managed_session_api.times import to_wire
 from managed_session_operator.domain.offer import Offer
 from pydantic import SecretStr
 
+from .class_rules import EFFECTS, ClassRules
 from .examples import ENVIRONMENT, NAME, SESSION
 from .gate import Passage
 from .process import Process
-from .world import Sandbox, World
+from .world import World
 
 MAX_RECONCILES = 12
 SOON = 3.0
@@ -31,11 +30,9 @@ RECLAIM = timedelta(seconds=120)
 LONG_AGO = timedelta(seconds=310)
 MAX_STAGES = 5
 RARELY = st.sampled_from([False, False, False, True])
-EFFECTS = st.integers(0, 12)
-"""How many effects pass. A turn has about ten, from the claim to the heartbeat."""
 
 
-class Sessions(RuleBasedStateMachine):
+class Sessions(ClassRules):
     """One resource, and everything that may happen to it."""
 
     def __init__(self) -> None:
@@ -311,56 +308,6 @@ class Sessions(RuleBasedStateMachine):
         if not self.world.deleted and not self.world.released and meant:
             self.world.delete()
 
-    @rule(
-        name=st.sampled_from(["gold", "silver"]),
-        template=st.sampled_from(["gold:1", "gold:2"]),
-        denied=st.booleans(),
-        precedence=st.sampled_from([0, 0, 1]),
-        locked=st.booleans(),
-        limit=st.sampled_from([None, None, None, 600]),
-    )
-    def class_changes(
-        self, name: str, template: str, denied: bool, precedence: int, locked: bool, limit: int | None
-    ) -> None:
-        """Somebody makes a class or changes it. Two classes of one precedence are a tie."""
-        network = {"network": {"deny": ["0.0.0.0/0"]}} if denied else {}
-        spec: dict[str, Any] = {
-            "precedence": precedence,
-            "session": {"sandbox": {"template": template, **network}, "worker": {"maxIdleSeconds": 20}},
-            "locked": ["template"] if locked else [],
-            "limits": {"maxTurnSeconds": limit} if limit is not None else {},
-        }
-        selector = {"agentNames": ["coder"]} if template == "gold:1" else None
-        self.world.set_class(name, {**spec, "selector": selector} if selector else spec)
-
-    @rule(name=st.sampled_from(["gold", "silver"]))
-    def class_is_deleted(self, name: str) -> None:
-        self.world.classes.pop(name, None)
-
-    @precondition(lambda self: not self.world.released)
-    @rule(
-        effects=EFFECTS,
-        happens=st.sampled_from(["changed", "deleted", "ambiguous"]),
-        cut=st.booleans(),
-    )
-    def class_changes_under_a_step(self, effects: int, happens: str, cut: bool) -> None:
-        """A class changes, goes or gets a rival between two effects, whoever leads afterwards."""
-        if not self.operator.reaches(effects):
-            return
-        match happens:
-            case "changed":
-                self.class_changes("gold", "gold:2", denied=True, precedence=0, locked=False, limit=None)
-            case "deleted":
-                self.world.classes.clear()
-            case "ambiguous":
-                for name in ("gold", "silver"):
-                    self.class_changes(name, "gold:1", denied=False, precedence=0, locked=True, limit=None)
-        if cut:
-            self.take_over()
-        else:
-            self.operator.hear_of_classes()
-            self.operator.goes_on()
-
     @rule()
     def resync(self) -> None:
         self.operator.resync()
@@ -414,31 +361,6 @@ class Sessions(RuleBasedStateMachine):
             assert world.item != "queued", "work that nobody serves"
             assert claim_open or world.item != "starting", "work that nobody would be offered again"
             assert not world.messages, "a message that nobody serves"
-
-    def class_applies(self, left: list[Sandbox], since: datetime) -> None:
-        """Check that the sandbox is as the status says, and that the status says what is not so yet.
-
-        `since` is when the classes changed last.
-        """
-        status = self.world.resource.status
-        recorded = next((each for each in left if each.name == status.sandbox.id), None)
-        created, effective = status.sandbox.created_with, status.effective
-        if recorded is None or effective is None or created is None:
-            return
-        if "network" in created and effective.network is not None:
-            assert recorded.deny == tuple(effective.network.deny), "other rules than the status says"
-        if "template" in created and effective.origins is not None:
-            assert recorded.template == effective.template, "another template than the status says"
-        started = status.work.first_heartbeat_at
-        serving = self.operator.context.serving(self.world.resource)
-        if serving is None or started is None or started < since:
-            # A claim from before the last change may have had another class.
-            return
-        assert recorded.deny == ("0.0.0.0/0",), "a worker ran under other rules than its class's"
-        told = status.condition(ConditionType.POLICY_APPLIED)
-        if recorded.template != "gold:1":
-            assert told is not None, "an older template, and nobody says so"
-            assert "template" in told.message
 
 
 Sessions.TestCase.settings = settings(max_examples=500, stateful_step_count=40, deadline=None)

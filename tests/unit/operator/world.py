@@ -14,16 +14,12 @@ from managed_session_api import names
 from managed_session_api.conditions import Reason
 from managed_session_api.resource import ManagedSession
 from managed_session_api.times import to_wire
-from managed_session_operator.domain.errors import (
-    ConflictError,
-    ErrorKind,
-    OperationError,
-    ResourceGoneError,
-)
+from managed_session_operator.domain.errors import ConflictError, ErrorKind, OperationError, ResourceGoneError
 from managed_session_operator.domain.sandbox import SandboxRequest
 
 from ...support.merge_patch import merge_patch
-from .examples import NOW, body, class_body
+from .examples import NOW, body
+from .world_classes import WorldWithClasses, judge_new_sandbox
 
 LEASE = timedelta(seconds=300)
 EFFECT = timedelta(milliseconds=10)
@@ -94,7 +90,7 @@ def _unproven() -> dict[str, Any]:
 
 
 @dataclass
-class World:
+class World(WorldWithClasses):
     """Everything outside the operator's process."""
 
     now: datetime = NOW
@@ -110,8 +106,6 @@ class World:
     """When the first message came that is not served yet."""
     metadata: dict[str, str] = field(default_factory=dict)
     """The session's metadata at Anthropic."""
-    classes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    class_version: int = 0
     item: str | None = None
     """queued, starting, active or stopped."""
     queued_at: datetime = NOW
@@ -232,7 +226,7 @@ class World:
             sandbox.template, sandbox.deny = request.template, request.deny
             self.sandboxes.append(sandbox)
             if not self.late:
-                self._judge_new(sandbox)
+                judge_new_sandbox(self.resource.status, sandbox.template, sandbox.deny)
         elif sandbox.template != request.template:
             raise OperationError(
                 ErrorKind.TRANSIENT, Reason.SANDBOX_CREATE_FAILED, "another request", status=422
@@ -272,31 +266,6 @@ class World:
             assert name != self.part("sandbox").get("id"), "killed the sandbox of a live resource"
         sandbox.vanish()
         return True
-
-    # The classes
-
-    def set_class(self, name: str, spec: dict[str, Any]) -> None:
-        """Make the class, or change it."""
-        self.class_version += 1
-        known = self.classes.get(name)
-        generation = known["metadata"]["generation"] + 1 if known is not None else 1
-        self.classes[name] = class_body(
-            name,
-            uid=known["metadata"]["uid"] if known is not None else f"uid-{self.class_version}",
-            version=self.class_version,
-            generation=generation,
-            spec=spec,
-        )
-
-    def _judge_new(self, sandbox: Sandbox) -> None:
-        """Require that the status says with which values the sandbox is created."""
-        status = self.resource.status
-        if status.session_class is not None and status.effective is not None:
-            assert sandbox.template == status.effective.template, (
-                "created with a template that nobody recorded"
-            )
-            denied = status.effective.network.deny if status.effective.network is not None else []
-            assert sandbox.deny == tuple(denied), "created with rules that nobody recorded"
 
     # The queue
 
