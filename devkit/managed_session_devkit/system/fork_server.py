@@ -6,6 +6,7 @@ start them from here. `managed-sessions local`, the demo and the image start the
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -56,7 +57,9 @@ class _Program:
         self._control.setblocking(False)
         self._children: dict[int, ForkedProcess] = {}
         self._starting = asyncio.Lock()
-        self._started: asyncio.Future[ForkedProcess]
+        self._numbers = itertools.count()
+        self._requests: dict[int, asyncio.Future[ForkedProcess]] = {}
+        """Requests that are not answered yet, by their numbers."""
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(
@@ -65,10 +68,22 @@ class _Program:
         async with self._starting:
             if self._process is None:
                 await self._open()
-            self._started = asyncio.get_running_loop().create_future()
-            request = {"arguments": [*arguments], "folder": str(folder), "environment": {**environment}}
+            number = next(self._numbers)
+            started: asyncio.Future[ForkedProcess] = asyncio.get_running_loop().create_future()
+            request = {
+                "number": number,
+                "arguments": [*arguments],
+                "folder": str(folder),
+                "environment": {**environment},
+            }
             messages.send(self._control, request, [log])
-            return await self._started
+            self._requests[number] = started
+            try:
+                await asyncio.wait([started])
+            except asyncio.CancelledError:
+                started.add_done_callback(_kill)
+                raise
+            return started.result()
 
     async def _open(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
@@ -94,7 +109,7 @@ class _Program:
     def _note(self, message: Mapping[str, Any]) -> None:
         if "started" in message:
             child = self._children[message["started"]] = ForkedProcess(message["started"])
-            self._started.set_result(child)
+            self._requests.pop(message["number"]).set_result(child)
         else:
             self._children.pop(message["ended"]).end(message["code"])
 
@@ -104,8 +119,9 @@ class _Program:
         for child in self._children.values():
             child.end(-signal.SIGKILL)
         self._children.clear()
-        if not self._started.done():
-            self._started.set_exception(RuntimeError(f"{self._module} was not imported, or was killed"))
+        for started in self._requests.values():
+            started.set_exception(RuntimeError(f"{self._module} was not imported, or was killed"))
+        self._requests.clear()
 
     async def close(self) -> None:
         if self._process is not None:
@@ -114,6 +130,13 @@ class _Program:
             await self._process.wait()
             self._gone()
             self._control.close()
+
+
+def _kill(started: asyncio.Future[ForkedProcess]) -> None:
+    """End a child that nobody waits for any more."""
+    if started.exception() is None and started.result().returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(started.result().pid, signal.SIGKILL)
 
 
 class ForkServer:

@@ -1,9 +1,10 @@
 """A process that has imported one program and forks a child for each start of it.
 
-Its socket receives one message per start: the program's arguments, its environment and its folder, with the
-log file as a descriptor. It answers with the child's process ID, and later with its exit code. A child is a
-process like any other: the leader of its own session, with the environment, arguments, folder and output of a
-start by the shell, and it dies with this process. It only saves the imports.
+Its socket receives one message per start: the request's number, the program's arguments, its environment and
+its folder, with the log file as a descriptor. It answers with the number and the child's process ID, and
+later with the child's exit code. A child is a process like any other: the leader of its own session, with the
+environment, arguments, folder and output of a start by the shell, and it dies with this process. It only
+saves the imports.
 """
 
 import ctypes
@@ -53,7 +54,7 @@ def serve(control: socket.socket) -> dict[str, Any] | None:
             os.read(led, 1)
             os.close(led)
             selector.register(os.pidfd_open(pid), selectors.EVENT_READ, pid)
-            messages.send(control, {"started": pid})
+            messages.send(control, {"started": pid, "number": request["number"]})
 
 
 def _become_child(request: dict[str, Any], log: int, parent: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -75,6 +76,35 @@ async def test_a_killed_process_is_reported_and_can_start_again(
     await process.start()
     assert process.pid is not None
     await process.stop(kill=True)
+
+
+async def test_a_start_that_is_cancelled_leaves_its_process_to_no_other(
+    fork_server: ForkServer, tmp_path: Path
+) -> None:
+    folders = [tmp_path / name for name in ("first", "cancelled", "next")]
+    for folder in folders:
+        folder.mkdir()
+    # From here on the program is imported, so that a request is sent as soon as a start begins.
+    first = await _simulator(folders[0], fork_server)
+    assert first.pid is not None
+    program = psutil.Process(first.pid).parent()
+    assert program is not None
+    program.suspend()
+    cancelled = asyncio.create_task(_simulator(folders[1], fork_server))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    program.resume()
+    following = await _simulator(folders[2], fork_server)
+    assert psutil.Process(following.pid).cwd() == str(folders[2])
+
+    async def only_the_others() -> bool:
+        return {each.pid for each in program.children()} == {first.pid, following.pid}
+
+    await eventually("the process of the cancelled start has ended", only_the_others)
+    await first.stop(kill=True)
+    await following.stop(kill=True)
 
 
 async def test_forked_processes_end_with_their_server(tmp_path: Path) -> None:
