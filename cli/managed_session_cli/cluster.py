@@ -186,7 +186,11 @@ class Cluster:
         return False
 
     def proxied(self, namespace: str, service: str, port: str, path: str) -> tuple[int, str]:
-        """Return what a Service's pod answers through the API server: status and text."""
+        """Return what a Service's pod answers through the API server: status and text.
+
+        The status is 404 without the Service, and 503 if it has no ready endpoint. Before Kubernetes 1.37, an
+        API server also answers 404 for a Service that has never had an endpoint.
+        """
         proxy = f"/api/v1/namespaces/{namespace}/services/http:{service}:{port}/proxy{path}"
         try:
             with self._explained(f"call {service} through it"):
@@ -194,8 +198,17 @@ class Cluster:
         except ClusterError as error:
             if error.status is None:
                 raise
-            return error.status, str(error)
+            status = error.status
+            if status == 404 and self._exists(Reference("v1", "Service", service, namespace)):
+                status = 503
+            return status, str(error)
         return 200, answer.data.decode(errors="replace")
+
+    def _exists(self, reference: Reference) -> bool:
+        """Return whether the object exists; False if the user may not read it."""
+        with suppress(ClusterError):
+            return self.get(reference) is not None
+        return False
 
     @cached_property
     def _client(self) -> Any:
