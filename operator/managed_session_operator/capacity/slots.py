@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 
+from managed_session_operator.capacity.allowed_starts import AllowedStarts
 from managed_session_operator.capacity.class_shares import (
     DEFAULT_SHARE,
     NO_CLASS,
@@ -15,10 +16,6 @@ from managed_session_operator.capacity.class_shares import (
 from managed_session_operator.capacity.fair_queue import FairQueue, Standing
 from managed_session_operator.capacity.held_slots import HeldSlots
 
-_BACKOFF_SECONDS = 5.0
-_BACKOFF_CAP_SECONDS = 60.0
-_RATE_LIMIT_SECONDS = 1.0
-"""First pause after a rate limit: E2B's shortest time window. The SDK does not pass Retry-After on."""
 _RECHECK_SECONDS = 30.0
 """Resources are woken when it is their turn. This interval is for a missed wake-up."""
 _LEAST_WAIT_SECONDS = 0.02
@@ -34,10 +31,7 @@ class Capacity:
     a class does not need its part, others use it, and it gets the next slots that become free. Sessions
     without a class are the class "".
 
-    E2B may allow fewer sandboxes than the configured limit. A refusal lowers the allowed slots to the number
-    in use. Further slots are then tried one at a time, after a pause that doubles with each refusal, until
-    E2B allows them; so there are few refused calls, however many resources wait. A rate limit does not change
-    the number of slots: nothing is started during a pause that doubles with each consecutive refusal.
+    E2B may allow fewer sandboxes than the configured limit, or none for a while (`AllowedStarts`).
 
     Args:
         limit: number of slots.
@@ -61,22 +55,12 @@ class Capacity:
         self._limit = limit
         self._prewarm_percent = prewarm_percent
         self._wake = wake
-        self._scale = scale
-        self._clock = clock
+        self._starts = AllowedStarts(limit, scale, clock)
         self._offers_ahead = offers_ahead
         self._shares: dict[str, ClassShare] = {}
         self._guarantees: tuple[int, dict[str, int]] = (0, {})
         self._queue = FairQueue(self.standing)
         self._held = HeldSlots()
-        self._reset_refusals()
-
-    def _reset_refusals(self) -> None:
-        self._allowed = self._limit
-        self._refusals = 0
-        self._probing: str | None = None
-        self._probe_at = self._closed_until = float("-inf")
-        self._rate_refusals = 0
-        self._rate_limited_until = float("-inf")
 
     @property
     def limit(self) -> int:
@@ -86,7 +70,7 @@ class Capacity:
     @property
     def allowed(self) -> int:
         """Number of slots that E2B currently allows, at most the limit."""
-        return self._allowed
+        return self._starts.slots
 
     @property
     def used(self) -> int:
@@ -96,7 +80,7 @@ class Capacity:
     @property
     def free(self) -> int:
         """Number of allowed slots that are not in use."""
-        return max(0, self._allowed - self.used)
+        return max(0, self.allowed - self.used)
 
     @property
     def waiting(self) -> int:
@@ -131,15 +115,15 @@ class Capacity:
         if dict(shares) == self._shares:
             return
         self._shares = dict(shares)
-        self._guarantees = (self._allowed, guarantees_within(self._shares, self._allowed))
+        self._guarantees = (self.allowed, guarantees_within(self._shares, self.allowed))
         self._wake_next()
         self._wake_displaced()
 
     def standing(self, class_name: str) -> Standing:
         """Return what the class uses and may use at the moment."""
         share = self._shares.get(class_name, DEFAULT_SHARE)
-        if self._guarantees[0] != self._allowed:
-            self._guarantees = (self._allowed, guarantees_within(self._shares, self._allowed))
+        if self._guarantees[0] != self.allowed:
+            self._guarantees = (self.allowed, guarantees_within(self._shares, self.allowed))
         return Standing(
             used=self._held.of(class_name),
             weight=share.weight,
@@ -169,7 +153,7 @@ class Capacity:
         Args:
             offered: resources whose work was offered and is not recorded yet.
         """
-        if self._is_closed():
+        if self._starts.is_closed:
             return 0
         known = self._held.claimed + (
             min(self._queue.claimed_at_most(self._part), self._offers_ahead - 1)
@@ -180,7 +164,7 @@ class Capacity:
             1 for name in offered if not self._held.is_claimed(name) and not self._queue.is_claimed(name)
         )
         ahead = self._offers_ahead if self._shares else 0
-        return max(0, self._allowed + self._may_probe() + ahead - known)
+        return max(0, self.allowed + self._starts.may_probe + ahead - known)
 
     @property
     def _part(self) -> int:
@@ -199,18 +183,10 @@ class Capacity:
         place, waiting = self._queue.place_in_class(name), self._queue.claimed_beside(name)
         return place >= max(self._part, waiting - too_many)
 
-    def _is_closed(self) -> bool:
-        """Whether E2B currently allows no starts."""
-        return self._clock() < self._closed_until or self.is_rate_limited
-
     @property
     def is_rate_limited(self) -> bool:
         """Whether starts are on hold because E2B's rate limit is reached."""
-        return self._clock() < self._rate_limited_until
-
-    def _may_probe(self) -> bool:
-        """Whether one more slot than E2B is known to allow may be tried now."""
-        return self._allowed < self._limit and self._probing is None and self._clock() >= self._probe_at
+        return self._starts.is_rate_limited
 
     def holds_for_claim(self, name: str) -> bool:
         """Whether the resource has a slot for claimed work."""
@@ -267,15 +243,15 @@ class Capacity:
         return has_turn
 
     def _has_turn(self, name: str, *, announced: bool) -> bool:
-        if self._is_closed():
+        if self._starts.is_closed:
             return False
         if announced:
-            most = self._allowed * self._prewarm_percent // 100
+            most = self.allowed * self._prewarm_percent // 100
             return name in self._queue.first(most - self.used)
         if name in self._queue.first(self.free):
             return True
-        if self.used < self._limit and self._may_probe() and self._queue.first(1) == [name]:
-            self._probing = name
+        if self.used < self._limit and self._starts.may_probe and self._queue.first(1) == [name]:
+            self._starts.probe(name)
             return True
         return False
 
@@ -311,19 +287,13 @@ class Capacity:
 
     def wait_seconds(self) -> float:
         """Return the seconds after which a waiting resource asks again, unless it is woken."""
-        now = self._clock()
-        probe_at = self._probe_at if self._allowed < self._limit else now
-        due = max(self._closed_until, self._rate_limited_until, probe_at)
-        return max(_LEAST_WAIT_SECONDS, due - now) if due > now else _RECHECK_SECONDS
+        pause = self._starts.pause_seconds
+        return max(_LEAST_WAIT_SECONDS, pause) if pause > 0 else _RECHECK_SECONDS
 
     def started(self, name: str) -> None:
         """Record that E2B started the resource's sandbox."""
-        self._rate_refusals = 0
-        if name != self._probing:
-            return
-        self._allowed = min(self._limit, max(self._allowed, self.used))
-        self._refusals, self._probing, self._probe_at = 0, None, self._clock()
-        self._wake_next()
+        if self._starts.started(name, self.used):
+            self._wake_next()
 
     def refused(
         self,
@@ -344,15 +314,7 @@ class Capacity:
             class_name: the session's class, "" for none.
         """
         self._held.discard(name)
-        self._allowed = min(self._allowed, self.used)
-        now = self._clock()
-        if now >= self._probe_at:
-            # Of concurrent calls, only the first refusal counts.
-            self._pause(now)
-        if retry_after is not None:
-            self._closed_until = max(self._closed_until, now + retry_after)
-        if self._probing == name:
-            self._probing = None
+        self._starts.refused(name, self.used, retry_after)
         self._queue.join(name, since, announced=announced, class_name=class_name)
         self._wake_next()
 
@@ -370,23 +332,9 @@ class Capacity:
         The number of allowed slots stays the same. Arguments as for `refused`.
         """
         self._held.discard(name)
-        now = self._clock()
-        if not self.is_rate_limited:
-            # Of concurrent calls, only the first refusal counts.
-            pause = min(_RATE_LIMIT_SECONDS * 2.0**self._rate_refusals, _BACKOFF_CAP_SECONDS)
-            self._rate_refusals = min(self._rate_refusals + 1, 10)
-            self._rate_limited_until = now + pause * self._scale
-        self._rate_limited_until = max(self._rate_limited_until, now + (retry_after or 0.0))
-        if self._probing == name:
-            # A rate limit says nothing about the number of slots, so the next resource tries it.
-            self._probing = None
+        self._starts.rate_limited(name, retry_after)
         self._queue.join(name, since, announced=announced, class_name=class_name)
         self._wake_next()
-
-    def _pause(self, now: float) -> None:
-        pause = min(_BACKOFF_SECONDS * 2.0**self._refusals, _BACKOFF_CAP_SECONDS)
-        self._refusals = min(self._refusals + 1, 10)
-        self._probe_at = now + pause * self._scale
 
     def release(self, name: str) -> None:
         """Release the resource's slot, or remove it from the wait queue."""
@@ -394,9 +342,7 @@ class Capacity:
             return
         self._held.discard(name)
         self._queue.leave(name)
-        if self._probing == name:
-            self._probing = None
-            self._pause(self._clock())
+        self._starts.released(name)
         self._wake_next()
 
     def _wake_next(self) -> None:
@@ -407,4 +353,4 @@ class Capacity:
         """Release all slots, empty the wait queue, and reset E2B's refusals. The shares stay."""
         self._held.clear()
         self._queue.clear()
-        self._reset_refusals()
+        self._starts.reset()

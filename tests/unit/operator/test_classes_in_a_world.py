@@ -2,86 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from managed_session_api.conditions import ConditionType
-from managed_session_api.resource import Status
 
 from .gate import Passage
-from .in_memory_clouds import InMemoryQueue
-from .test_decisions_in_a_world import Sessions
-from .world import Sandbox
+from .play import Play, gold
 
 DENY = "0.0.0.0/0"
 GOLD_METADATA = {"sessionMetadata": {"matchLabels": {"tier": "gold"}}}
-
-
-class Play(Sessions):
-    """A session that a test leads step by step."""
-
-    @property
-    def status(self) -> Status:
-        """The resource's status."""
-        return self.world.resource.status
-
-    @property
-    def sandbox(self) -> Sandbox:
-        """The session's one sandbox."""
-        (found,) = [each for each in self.world.sandboxes if each.alive]
-        return found
-
-    def reason(self, type_: ConditionType = ConditionType.READY) -> str | None:
-        """The reason of a condition; None if it is not set."""
-        condition = self.status.condition(type_)
-        return condition.reason if condition is not None else None
-
-    @property
-    def policy_reason(self) -> str | None:
-        """The reason of PolicyApplied."""
-        return self.reason(ConditionType.POLICY_APPLIED)
-
-    def starts(self) -> None:
-        """A message comes, and its worker starts."""
-        self.message(announced=False)
-        self.serve()
-
-    def serve(self) -> None:
-        """The queue offers the work, and its worker starts."""
-        self.world.time_passes(121)
-        self.poll()
-        self.settle()
-        self.world.beat()
-        self.settle()
-
-    def ends(self) -> None:
-        """The turn ends, and the session is idle."""
-        self.world.worker_ends("Idle")
-        self.settle()
-
-    def turn(self) -> int:
-        """Play a whole turn. Return how many writes it cost."""
-        before = self.world.version
-        self.starts()
-        self.ends()
-        return self.world.version - before
-
-
-@pytest.fixture
-def play() -> Iterator[Play]:
-    made = Play()
-    yield made
-    for process in (*made.gone, made.operator):
-        process.end()
-    made.loop.close()
-
-
-def gold(play: Play, template: str = "gold:1", *deny: str, name: str = "gold", **spec: Any) -> None:
-    """Make the class, or change it."""
-    session = {"sandbox": {"template": template, "network": {"deny": list(deny)}}}
-    play.world.set_class(name, {"session": session, **spec})
 
 
 def test_a_turn_with_a_class_costs_as_many_writes_as_one_without(play: Play) -> None:
@@ -330,103 +260,6 @@ def test_a_session_that_says_so_itself_is_not_suspended_by_its_class(play: Play)
     assert play.reason() == "Suspended"
     assert not play.world.sandboxes
     play.world.patch({"spec": {"lifecycle": {"suspend": False}}})
-    play.serve()
-    assert play.reason() == "Running"
-    play.ends()
-
-
-def test_a_turn_that_is_too_long_is_interrupted_and_short_ones_are_not(play: Play) -> None:
-    gold(play, limits={"maxTurnSeconds": 600})
-    play.starts()
-    for _ in range(3):
-        play.world.time_passes(500)
-        # A message is answered, and the next one comes while the worker waits.
-        play.world.messages = 0
-        play.settle()
-        play.message(announced=False)
-        play.settle()
-        assert play.world.messages
-    play.world.time_passes(601)
-    play.settle()
-    assert not play.world.messages, "interrupted"
-    assert play.sandbox.worker is not None, "its worker ends by itself"
-    play.ends()
-    assert play.reason() == "Idle"
-
-
-@pytest.fixture
-def without_api_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(InMemoryQueue, "possible", False)
-
-
-@pytest.mark.usefixtures("without_api_key")
-def test_without_an_api_key_the_worker_ends_and_the_session_waits_for_its_user(play: Play) -> None:
-    gold(play, limits={"maxTurnSeconds": 600})
-    play.starts()
-    play.world.time_passes(601)
-    play.settle()
-    assert play.reason() == "TurnTooLong"
-    assert play.sandbox.paused_at is not None
-    for _ in range(3):
-        # The lease lapses, and the queue offers the work again and again.
-        play.world.time_passes(301)
-        play.serve()
-        assert play.reason() == "TurnTooLong"
-        assert play.sandbox.paused_at is not None
-    play.world.interrupt()
-    play.starts()
-    assert play.sandbox.worker is not None
-    play.ends()
-    assert (play.reason(), play.world.messages) == ("Idle", 0)
-
-
-@pytest.mark.usefixtures("without_api_key")
-@pytest.mark.parametrize("how", ["raised", "gone"])
-def test_without_the_limit_the_turn_goes_on(play: Play, how: str) -> None:
-    gold(play, limits={"maxTurnSeconds": 600})
-    play.starts()
-    play.world.time_passes(601)
-    play.settle()
-    if how == "raised":
-        gold(play, limits={"maxTurnSeconds": 60_000})
-    else:
-        play.world.classes.clear()
-    play.world.time_passes(301)
-    play.serve()
-    assert play.sandbox.worker is not None
-    play.ends()
-    assert (play.reason(), play.world.messages) == ("Idle", 0)
-
-
-def test_a_spent_budget_holds_the_next_turn_back_until_the_next_day(play: Play) -> None:
-    gold(play, limits={"maxActiveSecondsPerDay": 60})
-    play.starts()
-    play.world.time_passes(100)
-    play.settle()
-    assert play.reason() == "Running", "a turn in progress goes on"
-    play.ends()
-    assert play.status.active_today is not None
-    assert play.status.active_today.seconds >= 100
-    play.starts()
-    assert play.reason() == "BudgetReached"
-    assert play.sandbox.paused_at is not None
-    play.take_over()
-    play.serve()
-    assert play.reason() == "BudgetReached", "for the next leader too"
-    play.world.time_passes(86_400)
-    play.serve()
-    assert play.reason() == "Running"
-    play.ends()
-
-
-def test_a_raised_budget_lets_the_session_go_on(play: Play) -> None:
-    gold(play, limits={"maxActiveSecondsPerDay": 60})
-    play.starts()
-    play.world.time_passes(100)
-    play.ends()
-    play.starts()
-    assert play.reason() == "BudgetReached"
-    gold(play, limits={"maxActiveSecondsPerDay": 6000})
     play.serve()
     assert play.reason() == "Running"
     play.ends()
