@@ -67,7 +67,7 @@ async def test_smoke_explains_a_missing_template(site: Site) -> None:
     for template in await site.e2b.templates():
         await site.e2b.delete_template(template["templateID"])
     try:
-        ended = await site.run("smoke", "--timeout=15", keys=user(site))
+        ended = await site.run("smoke", "--timeout=30", keys=user(site))
     finally:
         built = await site.run("install", "--image=any", "--yes", "--no-wait")
         assert built.code == 0
