@@ -7,8 +7,14 @@ TEST_WORKERS ?= 4
 FAULT_WORKERS ?= 4
 # pytest's exit status where PYTEST_ARGS picks no test of a run.
 NO_TESTS := 5
-# With the release that VERSION names, also where KUBEBUILDER_ASSETS has another one.
-ON_RELEASE = env --unset=KUBEBUILDER_ASSETS MANAGED_SESSIONS_KUBERNETES_VERSION=$(VERSION)
+# Tests side by side, then those that need the machine for themselves, also where one of the first has failed.
+define both_parts
+failed=0; \
+	$(BIN)/python -m pytest $(1) -m "not alone" --numprocesses=$(TEST_WORKERS) --dist=loadfile $(PYTEST_ARGS) || \
+		[ $$? -eq $(NO_TESTS) ] || failed=1; \
+	$(BIN)/python -m pytest tests/cluster -m alone $(PYTEST_ARGS) || [ $$? -eq $(NO_TESTS) ] || failed=1; \
+	exit $$failed
+endef
 # Where the API servers of tests write down what the processes did, for check-rights.
 AUDIT := $(abspath .audit)
 PROJECT_VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
@@ -52,11 +58,7 @@ demo: setup ## Show the whole system at work: a session's turn from the webhook 
 
 test: setup binaries ## All tests: unit and cluster
 	rm -rf $(AUDIT)/test
-	MANAGED_SESSIONS_AUDIT_FOLDER=$(AUDIT)/test \
-		$(BIN)/python -m pytest tests/unit tests/cluster -m "not alone" \
-			--numprocesses=$(TEST_WORKERS) --dist=loadfile $(PYTEST_ARGS) || [ $$? -eq $(NO_TESTS) ]
-	MANAGED_SESSIONS_AUDIT_FOLDER=$(AUDIT)/test \
-		$(BIN)/python -m pytest tests/cluster -m alone $(PYTEST_ARGS) || [ $$? -eq $(NO_TESTS) ]
+	export MANAGED_SESSIONS_AUDIT_FOLDER=$(AUDIT)/test; $(call both_parts,tests/unit tests/cluster)
 
 test-unit: setup ## The tests that need no control plane
 	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
@@ -66,10 +68,9 @@ test-cluster: setup binaries ## The tests on a real API server
 
 test-kubernetes: setup ## The cluster tests on another release of Kubernetes: VERSION=1.32
 	@[ -n "$(VERSION)" ] || { echo "Which release of Kubernetes? Try: make test-kubernetes VERSION=1.32" >&2; exit 1; }
-	$(ON_RELEASE) $(BIN)/python -m managed_session_devkit.control_plane binaries
-	$(ON_RELEASE) $(BIN)/python -m pytest tests/cluster -m "not alone" \
-		--numprocesses=$(TEST_WORKERS) --dist=loadfile $(PYTEST_ARGS) || [ $$? -eq $(NO_TESTS) ]
-	$(ON_RELEASE) $(BIN)/python -m pytest tests/cluster -m alone $(PYTEST_ARGS) || [ $$? -eq $(NO_TESTS) ]
+	unset KUBEBUILDER_ASSETS; MANAGED_SESSIONS_KUBERNETES_VERSION=$(VERSION) \
+		$(BIN)/python -m managed_session_devkit.control_plane binaries
+	unset KUBEBUILDER_ASSETS; export MANAGED_SESSIONS_KUBERNETES_VERSION=$(VERSION); $(call both_parts,tests/cluster)
 
 test-python: ## The unit tests and some cluster tests on another Python, in an environment of its own: VERSION=3.12
 	@[ -n "$(VERSION)" ] || { echo "Which version of Python? Try: make test-python VERSION=3.12" >&2; exit 1; }
