@@ -285,9 +285,8 @@ def test_subcommands_and_flags_of_kubectl_exist(page: Path) -> None:
     scripts += re.findall(r"`(kubectl [^`\n]+)`", page.read_text())
     for words in itertools.chain.from_iterable(map(kubectl_calls, scripts)):
         names = [word for word in words if not word.startswith("-")]
-        depth = (
-            3 if names[:2] == ["create", "secret"] else 2 if names[0] in ("config", "create", "rollout", "set") else 1
-        )
+        depth = 2 if names[0] in ("config", "create", "rollout", "set") else 1
+        depth += names[:2] == ["create", "secret"]
         flags = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
         unknown = flags - flags_of(*names[:depth])
         assert unknown == set(), f"kubectl {' '.join(words)}"
