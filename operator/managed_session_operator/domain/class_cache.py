@@ -11,7 +11,7 @@ from managed_session_api.session_class import ManagedSessionClass
 from pydantic import ValidationError
 
 from managed_session_operator.domain.class_choice import Choice, SessionFacts, choose, is_recorded
-from managed_session_operator.domain.resource_cache import version_of
+from managed_session_operator.domain.resource_cache import unreadable_fields, version_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class ClassCache:
         try:
             parsed = ManagedSessionClass.model_validate(body)
         except ValidationError as error:
-            fields = sorted({".".join(str(part) for part in each["loc"]) for each in error.errors()})
+            fields = unreadable_fields(error)
             if name not in self._unreadable:
                 logger.error("ignoring an unreadable class", extra={"class": name, "fields": fields})  # noqa: TRY400
             self._classes.pop(name, None)

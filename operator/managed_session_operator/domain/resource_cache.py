@@ -22,6 +22,11 @@ def version_of(body: Body) -> int:
     return int(body["metadata"].get("resourceVersion") or 0)
 
 
+def unreadable_fields(error: ValidationError) -> list[str]:
+    """Return the paths of the fields that cannot be parsed."""
+    return sorted({".".join(str(part) for part in each["loc"]) for each in error.errors()})
+
+
 def _session(body: Body) -> str:
     return str((body.get("spec") or {}).get("sessionID") or "")
 
@@ -31,7 +36,7 @@ def _parse(body: Body) -> ManagedSession | None:
         return ManagedSession.model_validate(body)
     except ValidationError as error:
         # Written by another version of the operator. The other resources must not suffer from it.
-        fields = sorted({".".join(str(part) for part in each["loc"]) for each in error.errors()})
+        fields = unreadable_fields(error)
         name = body["metadata"]["name"]
         logger.error("ignoring an unreadable resource", extra={"resource": name, "fields": fields})  # noqa: TRY400
         return None

@@ -137,27 +137,28 @@ def _in_second_turn(effect: Effect, *, after_commit: bool) -> Play:
     return play
 
 
-def _in_announced_run(effect: Effect, *, after_commit: bool) -> Play:
-    async def play(scenario: Scenario) -> None:
-        await polls_fail(scenario)
-        conversation = await scenario.begin()
-        held = await scenario.hold(effect, after_commit=after_commit)
-        await scenario.send(conversation, "Run: echo served")
-        await _kill_and_restart(scenario, held)
-        assert "served" in await conversation.answer()
+def _in_one_turn(
+    prompt: str, answer: str, prepare: Callable[[Scenario], Awaitable[None]] | None = None
+) -> Callable[..., Play]:
+    """Plays of a session's only turn, in which the operator is killed at the effect."""
 
-    return play
+    def of_effect(effect: Effect, *, after_commit: bool) -> Play:
+        async def play(scenario: Scenario) -> None:
+            if prepare is not None:
+                await prepare(scenario)
+            conversation = await scenario.begin()
+            held = await scenario.hold(effect, after_commit=after_commit)
+            await scenario.send(conversation, prompt)
+            await _kill_and_restart(scenario, held)
+            assert answer in await conversation.answer()
+
+        return play
+
+    return of_effect
 
 
-def _in_long_turn(effect: Effect, *, after_commit: bool) -> Play:
-    async def play(scenario: Scenario) -> None:
-        conversation = await scenario.begin()
-        held = await scenario.hold(effect, after_commit=after_commit)
-        await scenario.send(conversation, "Run: sleep 9; echo answered")
-        await _kill_and_restart(scenario, held)
-        assert "answered" in await conversation.answer()
-
-    return play
+_in_announced_run = _in_one_turn("Run: echo served", "served", polls_fail)
+_in_long_turn = _in_one_turn("Run: sleep 9; echo answered", "answered")
 
 
 def _when(

@@ -18,6 +18,7 @@ from urllib3.util.ssl_ import create_urllib3_context
 
 from ...support.certificates import BareAuthority, issue_bare
 from ...support.forward_proxy import ForwardProxy
+from ...support.kubeconfigs import write_kubeconfig
 
 
 @pytest.fixture(autouse=True)
@@ -65,27 +66,10 @@ def port(authority: BareAuthority) -> Iterator[int]:
     server.server_close()
 
 
-def kubeconfig(folder: Path, server: str, ca: Path, *, proxy: str = "") -> Path:
-    path = folder / "config"
-    cluster = f'server: "{server}", certificate-authority: "{ca}"'
-    cluster += f', proxy-url: "{proxy}"' if proxy else ""
-    path.write_text(
-        f"""
-apiVersion: v1
-kind: Config
-current-context: only
-contexts: [{{name: only, context: {{cluster: only, user: only}}}}]
-clusters: [{{name: only, cluster: {{{cluster}}}}}]
-users: [{{name: only, user: {{token: secret-token}}}}]
-"""
-    )
-    return path
-
-
 def test_a_certificate_without_key_identifiers_and_usage_is_accepted(
     authority: BareAuthority, port: int, tmp_path: Path
 ) -> None:
-    cluster = Cluster(kubeconfig(tmp_path, f"https://127.0.0.1:{port}", authority.ca))
+    cluster = Cluster(write_kubeconfig(tmp_path, f"https://127.0.0.1:{port}", ca=authority.ca))
     assert cluster.version() == "v1.37.2"
 
 
@@ -93,13 +77,13 @@ def test_a_certificate_for_another_host_is_refused(
     authority: BareAuthority, port: int, tmp_path: Path
 ) -> None:
     with pytest.raises(ClusterError):
-        Cluster(kubeconfig(tmp_path, f"https://localhost:{port}", authority.ca)).version()
+        Cluster(write_kubeconfig(tmp_path, f"https://localhost:{port}", ca=authority.ca)).version()
 
 
 def test_a_certificate_of_another_authority_is_refused(port: int, tmp_path: Path) -> None:
     other = issue_bare(tmp_path / "other")
     with pytest.raises(ClusterError):
-        Cluster(kubeconfig(tmp_path, f"https://127.0.0.1:{port}", other.ca)).version()
+        Cluster(write_kubeconfig(tmp_path, f"https://127.0.0.1:{port}", ca=other.ca)).version()
 
 
 async def test_proxy_variables_do_not_divert_calls_to_the_api_server(
@@ -108,7 +92,7 @@ async def test_proxy_variables_do_not_divert_calls_to_the_api_server(
     async with ForwardProxy() as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         monkeypatch.setenv("NO_PROXY", ".example.com")
-        cluster = Cluster(kubeconfig(tmp_path, f"https://127.0.0.1:{port}", authority.ca))
+        cluster = Cluster(write_kubeconfig(tmp_path, f"https://127.0.0.1:{port}", ca=authority.ca))
         assert await asyncio.to_thread(cluster.version) == "v1.37.2"
         assert proxy.asked == []
 
@@ -121,6 +105,8 @@ async def test_a_proxy_that_is_named_for_the_api_server_is_used(
         if named_by == "the variable":
             monkeypatch.setenv("MANAGED_SESSIONS_KUBERNETES_PROXY_URL", proxy.url)
         in_file = proxy.url if named_by == "the kubeconfig" else ""
-        cluster = Cluster(kubeconfig(tmp_path, f"https://127.0.0.1:{port}", authority.ca, proxy=in_file))
+        cluster = Cluster(
+            write_kubeconfig(tmp_path, f"https://127.0.0.1:{port}", ca=authority.ca, proxy=in_file)
+        )
         assert await asyncio.to_thread(cluster.version) == "v1.37.2"
         assert set(proxy.asked) == {f"127.0.0.1:{port}"}

@@ -15,6 +15,7 @@ from managed_session_runtime.kubernetes_client import connect, open_session
 
 from ...support.certificates import BareAuthority, issue_bare
 from ...support.forward_proxy import ForwardProxy
+from ...support.kubeconfigs import write_kubeconfig
 
 
 @pytest.fixture(autouse=True)
@@ -54,21 +55,7 @@ async def port(authority: BareAuthority) -> AsyncIterator[int]:
 
 
 def kubeconfig(folder: Path, server: str, ca: Path, *, proxy: str = "") -> dict[str, str]:
-    path = folder / "config"
-    cluster = f'server: "{server}", certificate-authority: "{ca}"' + (
-        f', proxy-url: "{proxy}"' if proxy else ""
-    )
-    path.write_text(
-        f"""
-apiVersion: v1
-kind: Config
-current-context: only
-contexts: [{{name: only, context: {{cluster: only, user: only}}}}]
-clusters: [{{name: only, cluster: {{{cluster}}}}}]
-users: [{{name: only, user: {{token: secret-token}}}}]
-"""
-    )
-    return {"KUBECONFIG": str(path)}
+    return {"KUBECONFIG": str(write_kubeconfig(folder, server, ca=ca, proxy=proxy))}
 
 
 async def get(client: ApiClient) -> str:

@@ -15,6 +15,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from ...support.kubeconfigs import write_kubeconfig
+
 
 async def echo(request: Request) -> Response:
     return PlainTextResponse(f"{request.headers.get('authorization')}|{request.headers.get('user-agent')}")
@@ -35,18 +37,7 @@ async def server() -> AsyncIterator[str]:
 @pytest.fixture
 def kubeconfig(tmp_path: Path, server: str) -> Path:
     (tmp_path / "token").write_text("first-token")
-    path = tmp_path / "config"
-    path.write_text(
-        f"""
-apiVersion: v1
-kind: Config
-current-context: only
-contexts: [{{name: only, context: {{cluster: only, user: only}}}}]
-clusters: [{{name: only, cluster: {{server: "{server}"}}}}]
-users: [{{name: only, user: {{tokenFile: "{tmp_path / "token"}"}}}}]
-"""
-    )
-    return path
+    return write_kubeconfig(tmp_path, server, user={"tokenFile": str(tmp_path / "token")})
 
 
 async def get(client: ApiClient, path: str) -> str:
