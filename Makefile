@@ -109,17 +109,19 @@ check: setup ## Lint, format, types, direction of imports, dead code, spelling, 
 format: setup ## Format the code
 	$(BIN)/ruff format .
 
-bench: setup binaries ## Measure webhook throughput, time to first heartbeat, restart with 2,000 sessions, the list of 40,000 sandboxes, waits of a quiet class
+bench: setup binaries ## Measure webhook throughput, time to first heartbeat, warm starts, restart with 2,000 sessions, the list of 40,000 sandboxes, waits of a quiet class
 	$(BIN)/python benchmarks/webhook_throughput.py
 	$(BIN)/python benchmarks/time_to_first_heartbeat.py
 	$(BIN)/python benchmarks/restart_at_scale.py
 	$(BIN)/python benchmarks/hand_over.py
+	$(BIN)/python benchmarks/warm_start.py
 	$(BIN)/python benchmarks/resync_at_scale.py
 	$(BIN)/python benchmarks/fair_sharing.py
 
 docs: setup ## Write the generated pages of docs/ anew
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m tests.faults.document
+	$(BIN)/python -m tests.hostile.table
 
 docs-site: setup ## Build docs/ as a site into site/; a link that leads nowhere ends it
 	@$(BIN)/zensical build --strict --clean

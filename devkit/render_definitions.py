@@ -1,9 +1,9 @@
 """Copies the session policy of `crds/managedsessions.yaml` into the other CRDs: part of `make manifests`.
 
-Kinds that hold defaults for sessions have the fields `sandbox`, `worker` and `lifecycle` of a session. Their
-schema has one source: the parts of the ManagedSession's CRD between the comments `# begin: session policy, …`
-and `# end: session policy, …`. A kind has the same comments where the parts belong, at any indentation, and
-the path of the fields in the comment `begin`:
+Kinds that hold defaults for sessions have the fields `routing`, `sandbox`, `worker` and `lifecycle` of a
+session. Their schema has one source: the parts of the ManagedSession's CRD between the comments
+`# begin: session policy, …` and `# end: session policy, …`. A kind has the same comments where the parts
+belong, at any indentation, and the path of the fields in the comment `begin`:
 
     # begin: session policy, fields of spec.session
 """
@@ -25,7 +25,7 @@ _PART = re.compile(
     r"^ *# end: session policy, (?P=part)\n",
     re.MULTILINE | re.DOTALL,
 )
-_FIELD_OF_A_SESSION = re.compile(r"\bspec\.(?=(?:sandbox|worker|lifecycle)\b)")
+_FIELD_OF_A_SESSION = re.compile(r"\bspec\.(?=(?:routing|sandbox|worker|lifecycle)\b)")
 
 
 def definitions() -> list[Path]:
@@ -44,7 +44,7 @@ def rendered_definitions() -> dict[Path, str]:
     return {
         path: _PART.sub(lambda found: _filled(found, parts), path.read_text())
         for path in definitions()
-        if path != SOURCE
+        if path != SOURCE and _PART.search(path.read_text())
     }
 
 

@@ -175,6 +175,11 @@ def class_fields_page() -> str:
     return _fields_page("managedsessionclasses.yaml")
 
 
+def shared_fields_page() -> str:
+    """Every field of the ManagedSandbox resource, as `kubectl explain` describes it."""
+    return _fields_page("managedsandboxes.yaml")
+
+
 def _fields_page(file: str) -> str:
     definition = yaml.safe_load((DOCS.parent / "crds" / file).read_text())
     version = definition["spec"]["versions"][0]
@@ -259,6 +264,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "conditions.md": conditions_page,
     "resource-fields.md": resource_fields_page,
     "class-fields.md": class_fields_page,
+    "shared-sandbox-fields.md": shared_fields_page,
     "cli.md": cli_page,
 }
 

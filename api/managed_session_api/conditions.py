@@ -25,8 +25,23 @@ class ConditionType(StrEnum):
     """Background processes from earlier turns are lost, because the sandbox was rebooted. Files are kept."""
     TOOL_CALL_FATAL = "ToolCallFatal"
     """A tool call of the current turn has ended its worker. It is repeated a limited number of times."""
+    HOOK_FAILED = "HookFailed"
+    """A hook of the policy failed the last time. The condition exists only while it is so, as True."""
+    SETUP_FAILED = "SetupFailed"
+    """A changed setup could not be done again in a sandbox that has had one, and the session goes on. Exists
+    only while it is so, as True."""
+    OUTPUTS_FAILED = "OutputsFailed"
+    """Files of the agent's outputs folder could not be copied the last time. Exists only while it is so, as
+    True."""
+    MEMORY_STORE_FAILED = "MemoryStoreFailed"
+    """A memory store of the session could not be mounted or synced. Exists only while it is so, as True."""
     POLICY_APPLIED = "PolicyApplied"
     """The session's class applies in full. The condition exists only while it does not, as False."""
+    SECRETS_APPLIED = "SecretsApplied"
+    """The running sandbox has the current values of its `secrets`, and may reach their hosts. The condition
+    exists only while that is not so, as False."""
+    SNAPSHOT_FAILED = "SnapshotFailed"
+    """The newest snapshot or restore failed. The condition exists only while that is so, as True."""
 
 
 class ConditionStatus(StrEnum):
@@ -80,7 +95,17 @@ class Reason(StrEnum):
     SANDBOX_RESUME_FAILED = "SandboxResumeFailed"
     SANDBOX_UNREACHABLE = "SandboxUnreachable"
     SANDBOX_DISK_FULL = "SandboxDiskFull"
+    PREPARING = "Preparing"
+    PREPARATION_FAILED = "PreparationFailed"
+    REFERENCE_INVALID = "ReferenceInvalid"
+    SETUP_FAILED = "SetupFailed"
+    HOOK_FAILED = "HookFailed"
+    OUTPUTS_FAILED = "OutputsFailed"
+    MOUNT_FAILED = "MountFailed"
+    VOLUME_UNAVAILABLE = "VolumeUnavailable"
     SKILL_MISSING = "SkillMissing"
+    SECRET_HOST_DENIED = "SecretHostDenied"  # noqa: S105 - a reason, not a secret
+    MEMORY_STORE_FAILED = "MemoryStoreFailed"
     GUEST_UNRESPONSIVE = "GuestUnresponsive"
     PAUSE_FAILED = "PauseFailed"
     TEMPLATE_NOT_FOUND = "TemplateNotFound"
@@ -115,6 +140,12 @@ class Reason(StrEnum):
     SANDBOX_RESUMED = "SandboxResumed"
     SANDBOX_ROLLED_OVER = "SandboxRolledOver"
     SANDBOX_KILLED = "SandboxKilled"
+    SNAPSHOT_TAKEN = "SnapshotTaken"
+    SNAPSHOT_FAILED = "SnapshotFailed"
+    SNAPSHOT_NOT_FOUND = "SnapshotNotFound"
+    SNAPSHOT_RETAINED = "SnapshotRetained"
+    SNAPSHOT_IN_USE = "SnapshotInUse"
+    SANDBOX_RESTORED = "SandboxRestored"
     WORKER_STARTED = "WorkerStarted"
     SERVING_LATE_MESSAGE = "ServingLateMessage"
     WORKER_FINISHED = "WorkerFinished"
@@ -123,6 +154,7 @@ class Reason(StrEnum):
 PASSING_REASONS = frozenset(
     {
         Reason.PROVISIONING,
+        Reason.PREPARING,
         Reason.STARTING_WORKER,
         Reason.AWAITING_CLAIM,
         Reason.AWAITING_LEASE,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 DOMAIN = "managedagents.dev"
@@ -24,6 +25,11 @@ CLASS_PLURAL = "managedsessionclasses"
 CLASS_SINGULAR = "managedsessionclass"
 CLASS_SHORT_NAME = "msc"
 
+SHARED_KIND = "ManagedSandbox"
+SHARED_PLURAL = "managedsandboxes"
+SHARED_SINGULAR = "managedsandbox"
+SHARED_SHORT_NAME = "msbx"
+
 FINALIZER = f"{DOMAIN}/sandbox"
 """Present while a sandbox of the resource may exist."""
 
@@ -39,7 +45,12 @@ METADATA_INSTALLATION = f"{DOMAIN}/installation"
 METADATA_RESOURCE_UID = f"{DOMAIN}/resource-uid"
 METADATA_SESSION = f"{DOMAIN}/session"
 METADATA_ATTEMPT = f"{DOMAIN}/attempt"
-"""Keys of an E2B sandbox's metadata. Values are strings and are set at creation only."""
+METADATA_SHARED = f"{DOMAIN}/managed-sandbox"
+"""Keys of an E2B sandbox's metadata. Values are strings and are set at creation only.
+
+A shared sandbox has the name of its ManagedSandbox under METADATA_SHARED, the identity of that resource under
+METADATA_RESOURCE_UID, and no METADATA_SESSION.
+"""
 
 RESOURCE_NAMESPACE = "managed-sessions"
 SYSTEM_NAMESPACE = "managed-sessions-system"
@@ -49,6 +60,7 @@ SESSION_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,119}$"
 
 _MAX_READABLE = 40
 _HASH_LENGTH = 10
+_MAX_INSTALLATION = 12
 
 
 def is_session_id(value: object) -> bool:
@@ -70,6 +82,51 @@ def resource_name(session_id: str) -> str:
     readable = re.sub(r"[^a-z0-9]+", "-", session_id.lower()).strip("-")[:_MAX_READABLE].rstrip("-")
     digest = hashlib.sha256(session_id.encode()).hexdigest()[:_HASH_LENGTH]
     return f"{readable or 'session'}-{digest}"
+
+
+def shared_sandbox_name(
+    installation_id: str, environment_id: str, scope: str, key: str, class_name: str
+) -> str:
+    """Return the name of the ManagedSandbox for a routing key; always the same for the same arguments.
+
+    Sessions of different classes never share a sandbox, so the class is part of it.
+    """
+    readable = re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-")[:_MAX_READABLE].rstrip("-")
+    exact = "\n".join((installation_id, environment_id, scope, key, class_name))
+    digest = hashlib.sha256(exact.encode()).hexdigest()[:_HASH_LENGTH]
+    return f"{scope}-{readable or 'key'}-{digest}"
+
+
+def session_key(identity: str, session_id: str) -> str:
+    """Return what names a session within a shared sandbox: 17 characters of [a-z0-9].
+
+    A resource that is deleted and made again gets another one, so that it never sees the former files. One
+    that is restored from a backup keeps it.
+    """
+    return "s" + hashlib.sha256(f"{identity}\n{session_id}".encode()).hexdigest()[:16]
+
+
+def snapshot_prefix(installation_id: str) -> str:
+    """Return what the names of an installation's snapshots in E2B begin with.
+
+    E2B allows lower-case letters, digits, "-" and "_".
+    """
+    return f"msess-{re.sub(r'[^a-z0-9]', '', installation_id.lower())[:_MAX_INSTALLATION]}-"
+
+
+def session_snapshot_prefix(installation_id: str, session_id: str) -> str:
+    """Return what the names of a session's snapshots in E2B begin with."""
+    session = re.sub(r"[^a-z0-9_-]", "-", session_id.lower())[:_MAX_READABLE]
+    return f"{snapshot_prefix(installation_id)}{session}-"
+
+
+def snapshot_name(installation_id: str, session_id: str, at: datetime) -> str:
+    """Return a new snapshot's name in E2B.
+
+    It has the installation, the session and the time, so that a snapshot that outlives both can be told.
+    """
+    prefix = session_snapshot_prefix(installation_id, session_id)
+    return f"{prefix}{at:%Y%m%d%H%M%S}{at.microsecond // 1000:03d}"
 
 
 def identity(metadata: Mapping[str, Any]) -> str:

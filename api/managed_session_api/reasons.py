@@ -34,10 +34,9 @@ REASONS: dict[Reason, ReasonDoc] = {
     Reason.AWAITING_USER: ReasonDoc(
         "The worker waits for the session's user: to confirm a tool call with the permission `ask` "
         "(`user.tool_confirmation`), or to return the result of a custom tool "
-        "(`user.custom_tool_result`). The message names the call and when the wait began. The sandbox keeps "
-        "running, is billed and keeps its slot.",
-        "Answer the call, or send `user.interrupt` to end the turn. To free the slot for another session, "
-        "set `spec.lifecycle.suspend` to true.",
+        "(`user.custom_tool_result`). The message names the call and when the wait began. After "
+        "`pauseWhileWaitingSeconds` the sandbox is paused and frees its slot; the answer resumes it.",
+        "Answer the call, or send `user.interrupt` to end the turn.",
     ),
     Reason.AWAITING_LEASE: ReasonDoc(
         "The worker ended without giving its lease back. The queue offers the work again when the lease "
@@ -148,12 +147,77 @@ REASONS: dict[Reason, ReasonDoc] = {
         "Remove files from the sandbox with E2B's tools. To start again without the files, delete the "
         "resource.",
     ),
+    Reason.PREPARING: ReasonDoc(
+        "What the session's policy asks for is being done in the sandbox, before the worker starts. The work "
+        "stays in the queue meanwhile.",
+        _PASSES,
+    ),
+    Reason.PREPARATION_FAILED: ReasonDoc(
+        "The sandbox could not be prepared for the session. The message names the cause. The work stays in "
+        "the queue, and the operator tries again at least every two minutes.",
+        "Correct what the message names.",
+    ),
+    Reason.REFERENCE_INVALID: ReasonDoc(
+        "The session's policy refers to a Secret or ConfigMap that does not exist or may not be used. The "
+        "message names it. The work stays in the queue, and the operator tries again at least every two "
+        "minutes.",
+        "Create the Secret or ConfigMap with that key in the session's namespace, or correct the reference. "
+        "The session then goes on by itself.",
+    ),
+    Reason.SETUP_FAILED: ReasonDoc(
+        "A step of the session's `setup`, or its hook `onCreate`, failed. The message names the step, such "
+        "as `setup.repositories[0]`, the cause, and the end of its output. The work stays in the "
+        "queue. The operator tries again at least every two minutes, and at once when the session or class "
+        "changes; after a few tries the sandbox is paused in between. If the setup was only to be repeated "
+        "in a sandbox that has had one (`rerunOnChange`), the session goes on, and this is the reason of the "
+        "condition `SetupFailed` and of an Event.",
+        "Correct what the message names: the policy, the Secret or ConfigMap, the session's metadata, or the "
+        "server. Steps that are done are not repeated.",
+    ),
+    Reason.HOOK_FAILED: ReasonDoc(
+        "One of the hooks `afterResume`, `beforePause` and `beforeKill` failed or took too long. The message "
+        "names it, with the end of its output. The session goes on.",
+        "Correct the hook's command, or give it more time with `timeoutSeconds`.",
+    ),
+    Reason.MEMORY_STORE_FAILED: ReasonDoc(
+        "A memory store of the session could not be mounted, or something that the agent wrote into it could "
+        "not be uploaded. The message names the store and the cause. It goes away after the next turn in "
+        "which everything is synced.",
+        "See [memory stores](memory.md#when-a-store-fails): what each cause means, and where the files are.",
+    ),
+    Reason.OUTPUTS_FAILED: ReasonDoc(
+        "At the end of a turn, files of `/mnt/session/outputs` could not be copied to the bucket that "
+        "`spec.sandbox.outputs` names, or not in time. The message has the cause. The files are still in the "
+        "sandbox, and the end of the next turn copies them.",
+        "Correct what the message names: the bucket, its key, or the policy.",
+    ),
+    Reason.MOUNT_FAILED: ReasonDoc(
+        "A bucket, a disk or a volume of the session cannot be used in the sandbox. The message has its "
+        "place, the cause, and the end of what the mount's program wrote. The work stays in the queue, and "
+        "the operator tries again at least every two minutes. While a worker serves the session, this is "
+        "only an Event.",
+        "Correct what the message names: the Secret, the bucket's name, the network rules, or the template, "
+        "if it has no s3fs, gcsfuse or archil ([Storage](storage.md)). The session then goes on by itself.",
+    ),
+    Reason.VOLUME_UNAVAILABLE: ReasonDoc(
+        "E2B cannot give the session's sandbox a volume: volumes are not enabled for the E2B team, or the "
+        "team has no volume of that name. The message says which. The work stays in the queue, and the "
+        "operator tries again at least every two minutes.",
+        "Ask E2B to enable volumes for the team (they are a private beta), create the volume, or set "
+        "`create` in the entry of `spec.sandbox.volumes`. The session then goes on by itself.",
+    ),
     Reason.SKILL_MISSING: ReasonDoc(
         "The sandbox lacks the current version of a skill of the session's agent. The message names the "
         "skill and the cause: it could not be downloaded, it exceeds a limit in the operator's settings, or "
         "its archive is not safe to unpack. The turn continues without the skill or with its earlier "
         "version. The next turn tries again.",
         "Correct the skill, or raise the limit that the message names.",
+    ),
+    Reason.SECRET_HOST_DENIED: ReasonDoc(
+        "The network policy does not let the sandbox reach the host of a secret. That happens where the "
+        "class locks `network` and the session itself declares the secret, or where the class's preset is "
+        "`closed`.",
+        "Add the host to `network.allow` of the class, or declare the secret in the class.",
     ),
     Reason.GUEST_UNRESPONSIVE: ReasonDoc(
         "The sandbox's operating system stopped responding to E2B, and the sandbox was rebooted from its "
@@ -314,6 +378,31 @@ REASONS: dict[Reason, ReasonDoc] = {
         _NONE,
     ),
     Reason.SANDBOX_KILLED: ReasonDoc("The session's sandbox was killed.", _NONE),
+    Reason.SNAPSHOT_TAKEN: ReasonDoc("A snapshot of the session's sandbox was taken.", _NONE),
+    Reason.SNAPSHOT_FAILED: ReasonDoc(
+        "A snapshot of the sandbox could not be taken. The sandbox and the session are not affected.",
+        "Read the message. A requested snapshot is tried again, at growing intervals of up to an hour. To "
+        "give it up, remove `spec.requests.snapshot`. If the deletion of the resource waits for its "
+        "snapshot, `spec.lifecycle.deletionPolicy: Delete` lets it go on without one.",
+    ),
+    Reason.SNAPSHOT_NOT_FOUND: ReasonDoc(
+        "E2B does not have the snapshot from which the sandbox was to be created.",
+        "Correct `spec.sandbox.fromSnapshot`, or remove it to start from the template. After a restore that "
+        "failed, the session goes on in the sandbox that it had; ask for another snapshot "
+        "(`managed-sessions snapshot SESSION --list`).",
+    ),
+    Reason.SNAPSHOT_RETAINED: ReasonDoc(
+        "The resource was deleted with `deletionPolicy: Retain`. The message names the snapshot that has the "
+        "session's files.",
+        "Use it with `managed-sessions retained`, or delete it there: E2B bills its storage.",
+    ),
+    Reason.SNAPSHOT_IN_USE: ReasonDoc(
+        "A snapshot of the deleted session was kept, because another sandbox was created from it.",
+        "Delete it with `managed-sessions retained` once that sandbox is gone.",
+    ),
+    Reason.SANDBOX_RESTORED: ReasonDoc(
+        "The session's sandbox was brought back to a snapshot. Its former sandbox was killed.", _NONE
+    ),
     Reason.WORKER_STARTED: ReasonDoc("A worker started and sent its first heartbeat.", _NONE),
     Reason.SERVING_LATE_MESSAGE: ReasonDoc(
         "A message arrived while the session's work was being stopped, and Anthropic queued no work for it. "

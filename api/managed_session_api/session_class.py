@@ -16,6 +16,7 @@ from managed_session_api.resource import (
     LifecycleSpec,
     Metadata,
     Model,
+    RoutingSpec,
     SandboxSpec,
     WorkerSpec,
 )
@@ -57,6 +58,7 @@ class ClassSelector(Model):
 class SessionDefaults(Model):
     """The part of a session's spec that a class may set. Has the same schema as there."""
 
+    routing: RoutingSpec = Field(default_factory=RoutingSpec)
     sandbox: SandboxSpec = Field(default_factory=SandboxSpec)
     worker: WorkerSpec = Field(default_factory=WorkerSpec)
     lifecycle: LifecycleSpec = Field(default_factory=LifecycleSpec)

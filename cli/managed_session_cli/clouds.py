@@ -1,31 +1,28 @@
-"""Calls Anthropic and E2B, with errors that say what to do."""
+"""Calls E2B, with errors that say what to do, and what all such errors are.
+
+Anthropic's SDK takes a second to import; commands that need only E2B do without it.
+"""
 
 from __future__ import annotations
 
 import os
-import ssl
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import anthropic
 import e2b
 import httpx
-import httpx2
-from anthropic import Anthropic, DefaultHttpxClient
 from e2b.exceptions import AuthenticationException
 from managed_session_api.credentials import Credential
+from managed_session_worker.template import template_exists
 
 from managed_session_cli.errors import CommandError
 
 _SECONDS = 20.0
 _PAGE = 100
 _ANY_TEMPLATE = "managed-session-worker"
-
-API_KEY_ADVICE = "Use a valid API key of the environment's workspace, from the Claude Console."
-"""What to do if ANTHROPIC_API_KEY is rejected."""
 
 
 class CloudError(CommandError):
@@ -49,23 +46,6 @@ class SandboxGoneError(SandboxStateError):
 
 
 @dataclass(frozen=True)
-class WorkSummary:
-    """The state of an environment's queue.
-
-    Attributes:
-        depth: items that wait.
-        pending: items that were offered and not acknowledged.
-        oldest_queued_at: since when the oldest item waits.
-        workers_polling: pollers of the last 30 seconds, if Anthropic reports them.
-    """
-
-    depth: int
-    pending: int
-    oldest_queued_at: datetime | None
-    workers_polling: int | None
-
-
-@dataclass(frozen=True)
 class Sandbox:
     """A sandbox as E2B's control plane shows it."""
 
@@ -73,110 +53,7 @@ class Sandbox:
     paused: bool
     metadata: Mapping[str, str]
     started_at: datetime
-
-
-class AnthropicEnvironment:
-    """Calls about one self-hosted environment, with its environment key.
-
-    Args:
-        environment_id: `env_…`.
-        key: the environment key.
-    """
-
-    def __init__(self, environment_id: str, key: str) -> None:
-        self.environment_id = environment_id
-        self._client = _anthropic(auth_token=key)
-
-    def check(self) -> None:
-        """Verify that the key belongs to this environment, by reading one item of the work list.
-
-        Raises:
-            KeyRejectedError: it does not.
-            CloudError: Anthropic did not answer, or not as expected.
-        """
-        with self._explained():
-            self._client.beta.environments.work.list(self.environment_id, limit=1)
-
-    def queue(self) -> WorkSummary:
-        """Return how much work waits (raises as `check`)."""
-        with self._explained():
-            stats = self._client.beta.environments.work.stats(self.environment_id)
-        oldest: Any = stats.oldest_queued_at
-        if isinstance(oldest, str):
-            oldest = datetime.fromisoformat(oldest)
-        return WorkSummary(stats.depth, stats.pending, oldest, stats.workers_polling)
-
-    def stop(self, work_id: str) -> None:
-        """Force-stop a work item, unless it is stopped or gone already (raises as `check`)."""
-        with self._explained(), suppress(anthropic.NotFoundError, anthropic.ConflictError):
-            self._client.beta.environments.work.stop(work_id, environment_id=self.environment_id, force=True)
-
-    def _explained(self) -> AbstractContextManager[None]:
-        return anthropic_explained(
-            Credential.ANTHROPIC_ENVIRONMENT_KEY,
-            advice=f"Generate a key for the environment {self.environment_id} in the Claude Console.",
-            not_found=_no_environment(self.environment_id),
-        )
-
-
-def anthropic_tls() -> ssl.SSLContext:
-    """Return what Anthropic's SDK verifies with, without the strict check that Python 3.13 adds."""
-    context = httpx2.create_ssl_context()
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    return context
-
-
-def _anthropic(**key: str) -> Anthropic:
-    client = DefaultHttpxClient(verify=anthropic_tls())
-    return Anthropic(**key, timeout=_SECONDS, max_retries=1, http_client=client)  # type: ignore[arg-type]
-
-
-def check_api_key(key: str, environment_id: str) -> str | None:
-    """Return when the environment was archived, read with an API key; None if it is not archived.
-
-    Raises:
-        KeyRejectedError: the key is not accepted.
-        CloudError: Anthropic did not answer, or not as expected.
-    """
-    explained = anthropic_explained(
-        Credential.ANTHROPIC_API_KEY, advice=API_KEY_ADVICE, not_found=_no_environment(environment_id)
-    )
-    with explained, _anthropic(api_key=key) as client:
-        environment = client.beta.environments.retrieve(environment_id)
-    archived = environment.archived_at
-    return str(archived) if archived else None
-
-
-def _no_environment(environment_id: str) -> str:
-    return (
-        f"it does not know the environment {environment_id}. Correct ANTHROPIC_ENVIRONMENT_ID; the "
-        "environment may have been deleted."
-    )
-
-
-@contextmanager
-def anthropic_explained(credential: Credential, *, advice: str, not_found: str) -> Iterator[None]:
-    """Turn what Anthropic's SDK raises into CloudError.
-
-    Args:
-        credential: the one in use.
-        advice: what to do if it is rejected.
-        not_found: what it means if Anthropic does not know what the call names, or finds it invalid.
-    """
-    try:
-        yield
-    except (anthropic.AuthenticationError, anthropic.PermissionDeniedError) as error:
-        raise KeyRejectedError(
-            f"Anthropic rejected {credential.variable} (HTTP {error.status_code}). {advice}"
-        ) from error
-    except (anthropic.NotFoundError, anthropic.BadRequestError) as error:
-        raise CloudError(f"Anthropic answered with HTTP {error.status_code}: {not_found}") from error
-    except anthropic.APIStatusError as error:
-        raise CloudError(f"Anthropic answered with HTTP {error.status_code}. Try again later.") from error
-    except anthropic.APIConnectionError as error:
-        raise CloudError(
-            "Anthropic cannot be reached from here. Check the network, and ANTHROPIC_BASE_URL if it is set."
-        ) from error
+    template_id: str = ""
 
 
 def e2b_options(key: str, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
@@ -194,7 +71,8 @@ class E2BTeam:
     """Calls about one E2B team, with its API key. None of them wakes a sandbox."""
 
     def __init__(self, key: str) -> None:
-        self._client = e2b.E2B(**e2b_options(key), request_timeout=_SECONDS)
+        self._options = {**e2b_options(key), "request_timeout": _SECONDS}
+        self._client = e2b.E2B(**self._options)
 
     async def accepts_key(self) -> bool:
         """Return whether E2B accepts the key (raises CloudError if it does not answer)."""
@@ -212,18 +90,33 @@ class E2BTeam:
             CloudError: E2B did not answer, or not as expected.
         """
         with e2b_explained():
-            return bool(await self._client.AsyncTemplate.exists(name))
+            return await template_exists(name, **self._options)
 
-    async def sandboxes(self, metadata: Mapping[str, str]) -> list[Sandbox]:
-        """Return running and paused sandboxes that have this metadata (raises as `has_template`)."""
+    async def all_sandboxes(self) -> list[Sandbox]:
+        """Return every sandbox of the team, whoever made it (raises as `has_template`).
+
+        A sandbox that is resumed while the list is read can be missing from it, so the running ones are read
+        before and after the paused ones.
+        """
+        running, paused = e2b.SandboxState.RUNNING, e2b.SandboxState.PAUSED
+        found: dict[str, Sandbox] = {}
+        for state in (running, paused, running):
+            found |= await self._listed(e2b.SandboxQuery(state=[state]))
+        return list(found.values())
+
+    async def _listed(self, query: e2b.SandboxQuery) -> dict[str, Sandbox]:
         found: dict[str, Sandbox] = {}
         with e2b_explained():
-            states = [e2b.SandboxState.RUNNING, e2b.SandboxState.PAUSED]
-            query = e2b.SandboxQuery(metadata=dict(metadata), state=states)
             pages = self._client.AsyncSandbox.list(query=query, limit=_PAGE)
             while pages.has_next:
                 for info in await pages.next_items():
                     found[info.sandbox_id] = _sandbox(info)
+        return found
+
+    async def sandboxes(self, metadata: Mapping[str, str]) -> list[Sandbox]:
+        """Return running and paused sandboxes that have this metadata (raises as `has_template`)."""
+        states = [e2b.SandboxState.RUNNING, e2b.SandboxState.PAUSED]
+        found = await self._listed(e2b.SandboxQuery(metadata=dict(metadata), state=states))
         # Callers kill what is listed: the sandboxes' own metadata decides, not the server's filter.
         return [each for each in found.values() if metadata.items() <= each.metadata.items()]
 
@@ -237,6 +130,32 @@ class E2BTeam:
                 return None
             raise
 
+    async def snapshots(self, prefix: str, sandbox_id: str | None = None) -> list[str]:
+        """Return the IDs of the snapshots whose names begin with `prefix` (raises as `has_template`).
+
+        `sandbox_id` limits them to those that were taken of this sandbox, which may be gone.
+        """
+        found = []
+        with e2b_explained():
+            pages = self._client.AsyncSandbox.list_snapshots(sandbox_id=sandbox_id, limit=_PAGE)
+            while pages.has_next:
+                for info in await pages.next_items():
+                    names = (info.snapshot_id, *info.names)
+                    if any(each.rpartition("/")[2].startswith(prefix) for each in names):
+                        found.append(str(info.snapshot_id))
+        return sorted(found)
+
+    async def delete_snapshot(self, snapshot_id: str) -> bool:
+        """Delete a snapshot. Return False if a sandbox was created from it (raises as `has_template`)."""
+        try:
+            with e2b_explained():
+                await self._client.AsyncSandbox.delete_snapshot(snapshot_id)
+        except CloudError as error:
+            if getattr(error.__cause__, "status_code", None) == 400:
+                return False
+            raise
+        return True
+
     async def kill(self, sandboxes: Sequence[Sandbox]) -> None:
         """Kill sandboxes, except those that are gone already (raises as `has_template`)."""
         for each in sandboxes:
@@ -246,7 +165,11 @@ class E2BTeam:
 
 def _sandbox(info: Any) -> Sandbox:
     return Sandbox(
-        info.sandbox_id, info.state is e2b.SandboxState.PAUSED, dict(info.metadata or {}), info.started_at
+        info.sandbox_id,
+        info.state is e2b.SandboxState.PAUSED,
+        dict(info.metadata or {}),
+        info.started_at,
+        info.template_id,
     )
 
 

@@ -12,7 +12,8 @@ from managed_session_api.names import METADATA_INSTALLATION
 from rich.console import Console
 
 from managed_session_cli import keys
-from managed_session_cli.clouds import AnthropicEnvironment, CloudError, E2BTeam, check_api_key
+from managed_session_cli.anthropic_environment import AnthropicEnvironment, check_api_key
+from managed_session_cli.clouds import CloudError, E2BTeam
 from managed_session_cli.cluster import Object
 from managed_session_cli.errors import CommandError
 

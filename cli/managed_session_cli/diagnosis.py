@@ -11,12 +11,13 @@ from enum import StrEnum
 
 from managed_session_api.conditions import PASSING_REASONS, ConditionStatus, ConditionType
 from managed_session_api.credentials import REQUIRED_CREDENTIALS, Credential
-from managed_session_api.names import METADATA_RESOURCE_UID, VERSION
+from managed_session_api.names import METADATA_RESOURCE_UID, METADATA_SHARED, VERSION
 from managed_session_api.resource import ManagedSession
 from managed_session_api.session_class import ManagedSessionClass
 
 from managed_session_cli import keys
-from managed_session_cli.clouds import Sandbox, WorkSummary
+from managed_session_cli.anthropic_environment import WorkSummary
+from managed_session_cli.clouds import Sandbox
 from managed_session_cli.cluster import Object
 from managed_session_cli.crd_fields import fields, is_established
 from managed_session_cli.operator_presence import Presence
@@ -222,10 +223,26 @@ def endpoints(slices: Sequence[Object], *, webhook_wanted: bool = True) -> Check
     )  # fmt: skip
 
 
+def snapshots(count: int, retained: int) -> list[Check]:
+    """Count the installation's snapshots in E2B, and those that have outlived their session."""
+    if not count:
+        return []
+    detail = f"{counted(count, 'snapshot')}, {retained} of deleted sessions; E2B bills their storage"
+    if retained:
+        detail += ". `managed-sessions retained` lists them, with --delete ID removes one"
+    return [Check("snapshots", CheckResult.OK, detail)]
+
+
 def orphans(sandboxes: Sequence[Sandbox], found: Sequence[ManagedSession]) -> Check:
     """Check that each sandbox of this installation in E2B belongs to a resource."""
     identities = {each.identity for each in found}
-    lost = [each for each in sandboxes if each.metadata.get(METADATA_RESOURCE_UID) not in identities]
+    owners = {each.status.sandbox.shared_by for each in found} - {None}
+    lost = [
+        each
+        for each in sandboxes
+        if each.metadata.get(METADATA_RESOURCE_UID) not in identities
+        and each.metadata.get(METADATA_SHARED) not in owners
+    ]
     paused = sum(each.paused for each in sandboxes)
     detail = f"{len(sandboxes) - paused} running, {paused} paused"
     if not lost:

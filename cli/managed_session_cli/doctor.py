@@ -20,7 +20,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from managed_session_cli import diagnosis, keys
-from managed_session_cli.clouds import AnthropicEnvironment, CloudError, E2BTeam, check_api_key
+from managed_session_cli.anthropic_environment import AnthropicEnvironment, check_api_key
+from managed_session_cli.clouds import CloudError, E2BTeam
 from managed_session_cli.cluster import Cluster, Reference
 from managed_session_cli.diagnosis import Check, CheckResult
 from managed_session_cli.errors import ClusterError
@@ -36,6 +37,7 @@ from managed_session_cli.operator_presence import presence
 from managed_session_cli.rollout import rollout
 from managed_session_cli.session_diagnosis import session_checks
 from managed_session_cli.sessions import find_session
+from managed_session_cli.snapshots import retained_snapshots
 from managed_session_cli.wording import counted
 
 _FILE_WIDTH = 250
@@ -94,6 +96,7 @@ class Examination:
             ("sessions", lambda: diagnosis.sessions(self._sessions())),
             ("classes", self._classes),
             ("sandboxes", self._sandboxes),
+            ("snapshots", self._snapshots),
         ]
         for name, check in named:
             checks += _attempt(name, check)
@@ -213,11 +216,22 @@ class Examination:
         found = self._cluster.list(API_VERSION, CLASS_KIND, self._installation.namespace)
         return diagnosis.classes([ManagedSessionClass.model_validate(each) for each in found])
 
-    def _sandboxes(self) -> list[Check]:
-        team = self._team()
+    @cached_property
+    def _own_id(self) -> str | None:
+        """The installation's ID."""
         deployment = self._cluster.get(self._installation.deployment(OPERATOR))
         system = self._cluster.get(Reference("v1", "Namespace", self._installation.system_namespace))
-        own = installation_id(deployment, self._cluster.get(self._installation.settings), system)
+        return installation_id(deployment, self._cluster.get(self._installation.settings), system)
+
+    def _snapshots(self) -> list[Check]:
+        team, own = self._team(), self._own_id
+        if team is None or own is None:
+            return []
+        known, left = retained_snapshots(team, own, self._sessions())
+        return diagnosis.snapshots(len(known), len(left))
+
+    def _sandboxes(self) -> list[Check]:
+        team, own = self._team(), self._own_id
         if team is None or own is None:
             return []
         # Sandboxes first: one that is created meanwhile has its resource already.

@@ -6,7 +6,14 @@ import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from managed_session_api.names import CLASS_PLURAL, GROUP, PLURAL, RESOURCE_NAMESPACE, SYSTEM_NAMESPACE
+from managed_session_api.names import (
+    CLASS_PLURAL,
+    GROUP,
+    PLURAL,
+    RESOURCE_NAMESPACE,
+    SHARED_PLURAL,
+    SYSTEM_NAMESPACE,
+)
 
 from managed_session_cli.cluster import Cluster, Object, Permission, Reference
 from managed_session_cli.errors import CommandError
@@ -19,9 +26,9 @@ WEBHOOK = "managed-session-webhook"
 PART_OF = {"app.kubernetes.io/part-of": "managed-sessions"}
 CRDS = tuple(
     Reference("apiextensions.k8s.io/v1", "CustomResourceDefinition", f"{plural}.{GROUP}")
-    for plural in (PLURAL, CLASS_PLURAL)
+    for plural in (PLURAL, CLASS_PLURAL, SHARED_PLURAL)
 )
-"""The definitions of ManagedSession and ManagedSessionClass."""
+"""The definitions of all kinds."""
 
 _INSTALLATION_ID = "MANAGED_SESSIONS_INSTALLATION_ID"
 _NAMESPACE = "MANAGED_SESSIONS_NAMESPACE"

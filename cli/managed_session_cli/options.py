@@ -18,6 +18,16 @@ Context = Annotated[
 ]
 Namespace = Annotated[str, typer.Option(help="Namespace of the ManagedSessions.")]
 SystemNamespace = Annotated[str, typer.Option(help="Namespace of the pods and their credentials.")]
+Session = Annotated[
+    str,
+    typer.Argument(
+        metavar="SESSION", help="ID of the session, or name of its ManagedSession.", show_default=False
+    ),
+]
+Wake = Annotated[
+    bool, typer.Option("--wake", help="Resume a paused sandbox, transfer the files, and pause it again.")
+]
+MostMib = Annotated[int, typer.Option("--limit-mib", help="Refuse to download more MiB than this.", min=1)]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 DEFAULT_NAMESPACE = RESOURCE_NAMESPACE

@@ -8,14 +8,13 @@ from e2b.api.client.models import SandboxDetail
 from e2b.api.client_async import get_api_client, get_envd_api
 from e2b.connection_config import ConnectionConfig
 from e2b.envd.api import ENVD_API_FILES_ROUTE, ahandle_envd_api_exception
-from managed_session_worker.paths import Paths
 
 from managed_session_cli.clouds import SandboxGoneError, SandboxPausedError, e2b_explained, e2b_options
 
-WORKER_LOG = Paths().worker_log
-
 _SECONDS = 30.0
 _AWAKE_SECONDS = 60
+_USER = "root"
+"""Only root may look into the folders of sessions that share a sandbox."""
 
 
 class SandboxFiles:
@@ -71,13 +70,21 @@ class SandboxFiles:
         url = config.get_sandbox_url(self._sandbox_id, domain if isinstance(domain, str) else config.domain)
         wanted = {"Range": f"bytes={start}-", "Accept-Encoding": "identity"} if start else {}
         answer = await get_envd_api(config, url).get(
-            ENVD_API_FILES_ROUTE, params={"path": path}, headers=wanted, timeout=_SECONDS
+            ENVD_API_FILES_ROUTE, params={"path": path, "username": _USER}, headers=wanted, timeout=_SECONDS
         )
         if answer.status_code == 416:
             return None
         if (error := await ahandle_envd_api_exception(answer, {404: e2b.FileNotFoundException})) is not None:
             raise error
         return answer.content if answer.status_code == 206 else answer.content[start:]
+
+    async def paused(self) -> bool:
+        """Return whether the sandbox is paused, without waking it (raises as `read`)."""
+        with e2b_explained():
+            detail = await self._detail()
+        if detail is None:
+            raise SandboxGoneError
+        return detail.state.value != "running"
 
     async def wake(self) -> None:
         """Resume the sandbox for a minute at least (raises as `read`)."""

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from managed_session_cli import keys
-from managed_session_cli.clouds import API_KEY_ADVICE, anthropic_explained, anthropic_tls
+from managed_session_cli.anthropic_environment import API_KEY_ADVICE, anthropic_explained, anthropic_tls
 from managed_session_cli.cluster import Cluster, Reference
 from managed_session_cli.conversation import Conversation
 from managed_session_cli.errors import ClusterError, CommandError

@@ -21,12 +21,14 @@ from managed_session_api.names import (
     METADATA_RESOURCE_UID,
     METADATA_SESSION,
     identity,
+    snapshot_prefix,
     token_secret_name,
 )
 from rich.console import Console
 
 from managed_session_cli import keys
-from managed_session_cli.clouds import AnthropicEnvironment, CloudError, E2BTeam, Sandbox
+from managed_session_cli.anthropic_environment import AnthropicEnvironment
+from managed_session_cli.clouds import CloudError, E2BTeam, Sandbox
 from managed_session_cli.cluster import Cluster, Object, Permission, Reference
 from managed_session_cli.errors import ClusterError, CommandError, NotFoundError
 from managed_session_cli.installation import (
@@ -38,6 +40,7 @@ from managed_session_cli.installation import (
 from managed_session_cli.manifests import DELETION_GUARD
 from managed_session_cli.operator_presence import presence
 from managed_session_cli.removal import cluster_wide_stays, describe_waiting, removal_order
+from managed_session_cli.shared_sandboxes import delete_shared_sandboxes
 from managed_session_cli.uninstall_guard import guard, put_guard
 from managed_session_cli.uninstall_survey import Survey, survey
 from managed_session_cli.wording import counted
@@ -84,7 +87,9 @@ def uninstall(cluster: Cluster, installation: Installation, options: Options, co
         _delete_sessions_without_operator(cluster, installation, found, console)
     _delete(cluster, installation.deployment(OPERATOR))
     _until_pods_are_gone(cluster, installation, OPERATOR, deadline)
+    delete_shared_sandboxes(cluster, installation, console)
     _kill_remaining_sandboxes(found, deadline, console)
+    _name_what_stays(found, console)
     _delete_rest(cluster, installation, found, options, deadline, console)
 
 
@@ -271,6 +276,24 @@ def _kill_remaining_sandboxes(found: Survey, deadline: float, console: Console) 
     console.print("Sandboxes    none left in E2B" + (f" ({killed} killed now)" if killed else ""))
 
 
+def _name_what_stays(found: Survey, console: Console) -> None:
+    """Name the snapshots that outlive the installation. An error does not stop the removal."""
+    if found.e2b_key is None or found.installation_id is None:
+        return
+    try:
+        left = asyncio.run(E2BTeam(found.e2b_key).snapshots(snapshot_prefix(found.installation_id)))
+    except CloudError as error:
+        console.print(f"  ! cannot tell whether snapshots stay in E2B: {error}", markup=False)
+        return
+    if left:
+        listed = "\n  ".join(left)
+        console.print(
+            f"Snapshots    {counted(len(left), 'snapshot')} of deleted sessions stay in E2B, which bills "
+            f"their storage. Delete those that you do not need with E2B's tools:\n  {listed}",
+            markup=False,
+        )
+
+
 async def _kill_all(team: E2BTeam, metadata: dict[str, str], deadline: float) -> int:
     killed: set[str] = set()
     while left := await team.sandboxes(metadata):
@@ -320,7 +343,8 @@ def _delete_rest(
         _until(partial(_is_gone, cluster, reference), f"{reference} to be gone", deadline)
     console.print(f"Cluster      {counted(deleted, 'object')} deleted")
     if stays:
-        names = " and ".join(each.name for each in CRDS)
+        *first, last = (each.name for each in CRDS)
+        names = f"{', '.join(first)} and {last}"
         console.print(f"  ! the CRDs {names} stay: {stays}", markup=False)
     console.print("\n[bold green]Uninstalled.[/]" if deleted else "\nThere was nothing to remove.")
 

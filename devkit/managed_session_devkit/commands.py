@@ -21,8 +21,8 @@ def demo() -> None:
     """Play a demo of the whole system on this machine. You need no account.
 
     Starts a Kubernetes control plane, simulators of Anthropic and E2B, the webhook and the operator. Plays
-    the smoke test of E2B's guide and a session with a class, checks the results from outside, and removes
-    everything again.
+    the smoke test of E2B's guide, a session with a class, and one with a repository, a secret and an output.
+    Checks the results from outside, and removes everything again.
     """
     from managed_session_devkit.control_plane import resolve_binaries  # noqa: PLC0415 - quick --help
     from managed_session_devkit.demo.demo import run_demo  # noqa: PLC0415

@@ -25,6 +25,8 @@ from managed_session_operator.clients.anthropic.work_queue import WorkQueue
 from managed_session_operator.clients.anthropic.workspace_sessions import WorkspaceSessions
 from managed_session_operator.clients.clock import SystemClock
 from managed_session_operator.clients.e2b.open_calls import OPEN_SECONDS
+from managed_session_operator.clients.e2b.sandbox_cleaning import SandboxCleaning
+from managed_session_operator.clients.e2b.sandbox_preparation import SandboxPreparations
 from managed_session_operator.clients.e2b.sandbox_skills import SandboxSkills
 from managed_session_operator.clients.e2b.sandboxes import Sandboxes
 from managed_session_operator.clients.e2b.worker_streams import WorkerStreams
@@ -32,10 +34,13 @@ from managed_session_operator.clients.kubernetes.calls import kubernetes_call
 from managed_session_operator.clients.kubernetes.classes import Classes
 from managed_session_operator.clients.kubernetes.events import EventRecorder
 from managed_session_operator.clients.kubernetes.leadership import Leadership
+from managed_session_operator.clients.kubernetes.managed_sandboxes import ManagedSandboxes
+from managed_session_operator.clients.kubernetes.referenced_values import ReferencedValues
 from managed_session_operator.clients.kubernetes.resources import Resources
 from managed_session_operator.clients.kubernetes.session_tokens import SessionTokens
 from managed_session_operator.clients.kubernetes.watch import Watch
 from managed_session_operator.clients.rotating_key import RotatingKey
+from managed_session_operator.clients.skill_cache.archives import cached
 from managed_session_operator.controller.class_changes import ClassChanges
 from managed_session_operator.controller.class_feed import ClassFeed
 from managed_session_operator.controller.class_reports import ClassReports
@@ -55,6 +60,7 @@ from managed_session_operator.resync.session_end_checks import SessionEndChecks
 from managed_session_operator.settings import OperatorSettings
 from managed_session_operator.steps.context import Context
 from managed_session_operator.steps.session_records import SessionRecords
+from managed_session_operator.steps.sharing import Sharing
 from managed_session_operator.steps.skill_delivery import SkillDelivery
 
 logger = logging.getLogger(__name__)
@@ -167,23 +173,36 @@ class OperatorApp:
                 timeout=settings.request_timeout_seconds,
             ),
             sandboxes=sandboxes,
+            snapshots=sandboxes.snapshots,
+            cleaning=SandboxCleaning(sandboxes),
             runs=WorkerStreams(
                 sandboxes,
                 on_change=self._queue.add,
                 accept_timeout=settings.worker_start_timeout_seconds,
             ),
             skills=SkillDelivery(
-                work_queue.skills,
+                cached(
+                    work_queue.skills,
+                    settings.skill_cache_folder,
+                    mebibytes=settings.skill_cache_mib,
+                    deliveries=settings.skill_downloads,
+                    metrics=self.metrics.skill_cache,
+                ),
                 lambda sandbox: SandboxSkills(sandboxes, sandbox),
                 settings,
                 self.metrics,
             ),
+            preparations=SandboxPreparations(sandboxes, settings.create_timeout_seconds),
+            values=ReferencedValues(api_client, settings.namespace, timeout=timeout),
             records=SessionRecords(
                 Resources(api_client, settings.namespace, fence=fence, timeout=timeout),
                 self._cache,
                 self._events,
                 clock,
                 self.metrics.status_writes.inc,
+            ),
+            sharing=Sharing(
+                ManagedSandboxes(api_client, settings.namespace, fence=fence, timeout=timeout), clock
             ),
             tokens=SessionTokens(api_client, settings.namespace, fence=fence, timeout=timeout),
             events=self._events,
@@ -378,9 +397,10 @@ class OperatorApp:
         metrics.oldest_wait.set((context.now() - since).total_seconds() if since is not None else 0)
         metrics.queue_depth.set(len(context.positions()))
         waits = user_wait.begun(self._cache.all())
-        context.listings.user_waits = len(waits)
-        metrics.awaiting_user.set(len(waits))
-        metrics.oldest_user_wait.set((context.now() - min(waits)).total_seconds() if waits else 0)
+        paused = sum(user_wait.is_paused(each) for each in self._cache.all())
+        context.listings.user_waits, context.listings.paused_waits = len(waits) - paused, paused
+        oldest = (context.now() - min(waits)).total_seconds() if waits else 0.0
+        metrics.user_waits.set(user_wait.by_age(waits, context.now()), paused, oldest)
 
 
 async def default_installation_id(api_client: client.ApiClient, system_namespace: str, timeout: float) -> str:

@@ -10,6 +10,67 @@ _PREFIX = "managed_sessions_"
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 
 
+class UserWaitMetrics:
+    """Metrics of the sessions that wait for their user."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, meaning: str, *labels: str) -> Gauge:
+            return Gauge(_PREFIX + name, meaning, labels, registry=registry)
+
+        self._all = gauge("awaiting_user", "Sessions that wait for their user.")
+        self._paused = gauge(
+            "awaiting_user_paused", "Those of them whose sandbox is paused and holds no slot."
+        )
+        self._by_age = gauge(
+            "awaiting_user_by_age",
+            "Sessions that wait for their user, by the longest time that the label stands for.",
+            "age",
+        )
+        self._oldest = gauge("oldest_user_wait_seconds", "How long the longest of these sessions has waited.")
+        self.pauses = Counter(
+            f"{_PREFIX}user_waits",
+            "Sandboxes that were paused while their session waits for its user, or resumed under the same "
+            "worker by the answer, by action.",
+            ["action"],
+            registry=registry,
+        )
+
+    def set(self, by_age: Mapping[str, int], paused: int, oldest_seconds: float) -> None:
+        """Set the gauges.
+
+        Args:
+            by_age: number of waiting sessions of every age, also where it is 0.
+            paused: how many of them have a paused sandbox.
+            oldest_seconds: how long the longest has waited.
+        """
+        self._all.set(sum(by_age.values()))
+        self._paused.set(paused)
+        self._oldest.set(oldest_seconds)
+        for age, count in by_age.items():
+            self._by_age.labels(age).set(count)
+
+
+class SkillCacheMetrics:
+    """Metrics of the cache of skills' archives."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.archives = Counter(
+            f"{_PREFIX}skill_cache",
+            "Archives of skills, by outcome: hit, shared (with a download under way), miss, damaged, or "
+            "uncached because the disk failed or lacks room.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.size = Gauge(
+            f"{_PREFIX}skill_cache_bytes", "Size of the archives of skills on disk.", registry=registry
+        )
+        self.downloaded = Counter(
+            f"{_PREFIX}skill_download_bytes",
+            "Bytes of skills' archives that were downloaded by way of the cache.",
+            registry=registry,
+        )
+
+
 class Metrics:
     """The operator's metrics, in a registry of their own."""
 
@@ -39,6 +100,7 @@ class Metrics:
         self.skills = counter(
             "skills", "Skills of sandboxes, by outcome: written, or missing in a turn.", "outcome"
         )
+        self.skill_cache = SkillCacheMetrics(self.registry)
         self.offer_to_heartbeat = Histogram(
             f"{_PREFIX}offer_to_heartbeat_seconds",
             "Time from the queue's offer to the worker's first heartbeat.",
@@ -66,12 +128,7 @@ class Metrics:
         self.oldest_wait = gauge(
             "oldest_wait_seconds", "How long the first resource in the wait queue has waited."
         )
-        self.awaiting_user = gauge(
-            "awaiting_user", "Sessions whose worker waits for the user; each holds a sandbox slot."
-        )
-        self.oldest_user_wait = gauge(
-            "oldest_user_wait_seconds", "How long the longest of these sessions has waited."
-        )
+        self.user_waits = UserWaitMetrics(self.registry)
         self.queue_depth = gauge(
             "queue_depth", "Sessions whose work waited in the queue for a sandbox slot, at the last resync."
         )

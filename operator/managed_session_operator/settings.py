@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -67,6 +68,19 @@ class OperatorSettings(Settings):
         ge=1,
         le=3600,
         description="Seconds to wait for a session's first message, and for the work of an announced run.",
+    )
+    pause_while_waiting_seconds: int = Field(
+        default=60,
+        ge=0,
+        le=86400,
+        description="Seconds that a worker waits for its session's user (to confirm a tool call, or to "
+        "return a custom tool's result) before its sandbox is paused and its slot is free; 0 means never.",
+    )
+    max_parallel_calls: int = Field(
+        default=8,
+        ge=1,
+        le=20,
+        description="How many tool calls of different threads of one session run at the same time.",
     )
     worker_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Log level of worker.log in the sandboxes."
@@ -232,14 +246,26 @@ class OperatorSettings(Settings):
         default=4,
         ge=1,
         le=100,
-        description="Maximum number of concurrent skill downloads, over all sessions. Each needs up to 20 "
-        "MiB of memory, whatever the skill's size.",
+        description="Maximum number of skills that are downloaded or delivered at once, over all sessions. "
+        "Each needs up to 20 MiB of memory, whatever the skill's size.",
     )
     skill_timeout_seconds: float = Field(
         default=120.0,
         gt=0,
         le=600,
         description="Timeout for moving one skill from Anthropic into a sandbox, in seconds.",
+    )
+    skill_cache_folder: Path | None = Field(
+        default=None,
+        description="Folder in which the operator keeps archives of skills, so that each version is "
+        "downloaded once. Without it, each sandbox's skills are downloaded anew. `deploy/` sets it.",
+    )
+    skill_cache_mib: int = Field(
+        default=256,
+        ge=0,
+        le=1_048_576,
+        description="Maximum size of these archives together, in MiB; 0 turns the cache off. More than 256 "
+        "needs a larger volume in `deploy/`.",
     )
     tool_call_attempts: int = Field(
         default=3,

@@ -51,6 +51,7 @@ class ManagedSessionClient:
         timeout: timeout of one call in seconds, including the repetition. Default: that of `client`.
         fence: called before each write is sent. Raises if the write must not be sent.
         plural: plural name of the kind. ManagedSessionClasses are only read, and their status written.
+        kind: the kind of what is created.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class ManagedSessionClient:
         timeout: float | None = None,
         fence: Callable[[], None] = lambda: None,
         plural: str = names.PLURAL,
+        kind: str = names.KIND,
     ) -> None:
         self._client = client
         self._namespace = namespace
@@ -69,6 +71,7 @@ class ManagedSessionClient:
         self._timeout = timeout
         self._fence = fence
         self._plural = plural
+        self._kind = kind
         self._path = f"/apis/{names.GROUP}/{names.VERSION}/namespaces/{namespace}/{plural}"
 
     async def get(self, name: str, *, from_cache: bool = False) -> Body | None:
@@ -114,7 +117,7 @@ class ManagedSessionClient:
             metadata["finalizers"] = list(finalizers)
         if annotations:
             metadata["annotations"] = annotations
-        body = {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": metadata, "spec": spec}
+        body = {"apiVersion": names.API_VERSION, "kind": self._kind, "metadata": metadata, "spec": spec}
         return await self._call("create", "POST", self._path, self._managed(), body)
 
     async def patch(self, name: str, resource_version: str, body: Body) -> Body:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from managed_session_api import names
 from managed_session_cli.conversation import Conversation
+from managed_session_cli.worker_template import ensure_template
 from managed_session_devkit.control_plane import ControlPlane
 from managed_session_devkit.system.local_system import LocalSystem
 
@@ -106,6 +107,25 @@ async def test_a_class_selects_by_the_name_of_the_agent_and_by_metadata(system: 
         async with Conversation.join(system.user, session.id) as conversation:
             await conversation.say("Run: true")
             assert await class_of(system, session.id) == expected
+
+
+async def test_two_classes_have_two_templates(system: LocalSystem) -> None:
+    await ensure_template("managed-session-worker-second:1", **system.clouds.e2b_options)
+    for name in ("first", "second"):
+        selector = {"sessionMetadata": {"matchLabels": {"template": name}}}
+        sandbox = (
+            {"template": f"managed-session-worker-{name}:1"} if name == "second" else {"env": {"A": "1"}}
+        )
+        await make_class(system, name, {"selector": selector, "session": {"sandbox": sandbox}})
+    for name, template in (("first", "managed-session-worker"), ("second", "managed-session-worker-second")):
+        session = await system.user.beta.sessions.create(
+            agent=system.agent_id,
+            environment_id=system.clouds.environment_id,
+            metadata={"template": name},
+        )
+        async with Conversation.join(system.user, session.id) as conversation:
+            await conversation.say("Run: true")
+            assert (await only_sandbox(system, session.id)).alias == template
 
 
 async def test_network_rules_change_in_the_running_sandbox_and_the_rest_with_the_next(

@@ -25,11 +25,51 @@ FULL = "every-field-is-set"
 
 EXAMPLES: dict[str, Any] = {
     "spec.sessionID": "sesn_01EveryField",
+    "spec.routing.scope": "session",
     "spec.environmentID": "env_01OfSomebodyElse",
     "spec.sandbox.metadata": {"team": "a"},
     "spec.sandbox.env": {"REPORT_LANGUAGE": "en"},
     "spec.sandbox.network.allow": ["api.anthropic.com"],
     "spec.sandbox.network.deny": ["0.0.0.0/0"],
+    "spec.sandbox.network.preset": "open",
+    "spec.sandbox.secrets[].host": "api.anthropic.com",
+    "spec.sandbox.setup.repositories": [
+        {
+            "url": "https://git.example.com/code",
+            "path": "code",
+            "ref": "x",
+            "depth": 1,
+            "credential": {"secretRef": {"name": "x", "key": "x"}, "username": "x"},
+        },
+        {
+            "url": "ssh://git@git.example.com/more",
+            "path": "more",
+            "credential": {"secretRef": {"name": "x", "key": "x"}, "knownHosts": "x"},
+        },
+    ],
+    "spec.sandbox.setup.files": [
+        {"path": "a", "mode": "0644", "url": "https://files.example.com/a", "sha256": "0" * 64},
+        {"path": "b", "configMap": {"name": "x", "key": "x"}},
+        {"path": "c", "secret": {"name": "x", "key": "x"}},
+    ],
+    "spec.sandbox.setup.fromSessionMetadata.policy": "Allow",
+    "spec.sandbox.setup.fromSessionMetadata.urlPrefixes": ["https://git.example.com/"],
+    "spec.sandbox.setup.fromSessionMetadata.credentials[].urlPrefix": "https://git.example.com/",
+    "spec.sandbox.volumes[].path": "/mnt/volume",
+    "spec.sandbox.buckets[].path": "/mnt/bucket",
+    "spec.sandbox.buckets[].readOnly": False,
+    "spec.sandbox.buckets[].endpoint": "https://storage.example.com",
+    "spec.sandbox.archil[].path": "/mnt/archil",
+    "spec.sandbox.outputs.bucketPath": "/mnt/bucket",
+    "spec.sandbox.trust.certificateAuthorities": [{"configMapRef": {"name": "x", "key": "x"}}],
+    "spec.sandbox.proxy.httpProxy": "http://proxy.example.com:3128",
+    "spec.sandbox.proxy.httpsProxy": "http://proxy.example.com:3128",
+    "status.activeToday.day": "2026-11-23",
+    "status.effective.volumes": [{"name": "x", "path": "/mnt/volume"}],
+    "status.effective.buckets": [{"type": "S3", "bucket": "xxx", "path": "/mnt/bucket"}],
+    "status.effective.archil": [
+        {"disk": "x", "region": "x", "path": "/mnt/archil", "secretRef": {"name": "x"}}
+    ],
     "status.conditions[].reason": "Idle",
 }
 """Where the schema alone does not say what is valid."""
@@ -90,7 +130,7 @@ def example(of: dict[str, Any], path: str) -> Any:
         case "array":
             return [example(of["items"], f"{path}[]")]
         case "integer":
-            return max(of.get("minimum", 0), 61 if "maximum" in of else 1)
+            return max(of.get("minimum", 0), min(of["maximum"], 61) if "maximum" in of else 1)
         case "boolean":
             return True
     return "2026-11-23T16:00:00.000000Z" if of.get("format") == "date-time" else "x" * of.get("minLength", 1)

@@ -114,7 +114,7 @@ async def test_least_resource_gets_the_defaults_that_no_setting_has(sessions: Se
     found = json.loads(await sessions.kubectl("get", names.SHORT_NAME, NAME, "--output=json"))
     assert found["spec"] == {
         "sessionID": SESSION,
-        "routing": {"scope": "session"},
+        "routing": {},
         "sandbox": {},
         "lifecycle": {},
     }
@@ -150,6 +150,10 @@ async def test_fullest_resource_is_taken_as_it_is(sessions: Sessions) -> None:
             "idleTTLSeconds": 60,
             "ttlSecondsAfterEnd": 0,
             "onSandboxLost": "Fail",
+        },
+        "requests": {
+            "snapshot": "before-upgrade.1",
+            "restore": {"id": "2026-01-01T00:00:00Z", "snapshotID": "team/snapshot-1:default"},
         },
     }
     await sessions.create(spec)

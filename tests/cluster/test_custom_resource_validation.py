@@ -28,6 +28,31 @@ def network(*, allow: list[str] | None = None, deny: list[str] | None = None) ->
     return sandbox(network={"allow": allow or [], "deny": deny or []})
 
 
+def setup(**fields: Any) -> dict[str, Any]:
+    return sandbox(setup=fields)
+
+
+def bucket(path: str = "/mnt/data", **more: Any) -> dict[str, Any]:
+    return {"type": "S3", "bucket": "reports", "path": path, **more}
+
+
+def requests(**fields: Any) -> dict[str, Any]:
+    return {"sessionID": SESSION, "requests": fields}
+
+
+def secret(host: str = "api.example.com", header: str = "Authorization", **more: Any) -> dict[str, Any]:
+    return {"host": host, "header": header, "secretRef": {"name": "github", "key": "token"}, **more}
+
+
+def authority(**source: Any) -> dict[str, Any]:
+    return {"certificateAuthorities": [source]}
+
+
+def variable(name: str) -> dict[str, Any]:
+    return {"name": name, "secretRef": {"name": "github", "key": "token"}}
+
+
+PEM = "-----BEGIN CERTIFICATE-----\nYQ==\n-----END CERTIFICATE-----"
 CONDITION = {
     "type": "Ready",
     "status": "True",
@@ -47,8 +72,20 @@ BAD_RESOURCES = [
     Refused(
         "scope",
         "spec.routing.scope",
-        'supported values: "session"',
+        'supported values: "session", "agent", "environment"',
         {"sessionID": "a", "routing": {"scope": "user"}},
+    ),
+    Refused(
+        "shared sandbox with a template",
+        "spec.routing.scope",
+        "sets nothing of the sandbox itself",
+        {"sessionID": "a", "routing": {"scope": "agent"}, "sandbox": {"template": "worker"}},
+    ),
+    Refused(
+        "shared sandbox whose files are kept",
+        "spec.routing.scope",
+        "a shared sandbox has no snapshots",
+        {"sessionID": "a", "routing": {"scope": "agent"}, "lifecycle": {"deletionPolicy": "Retain"}},
     ),
     Refused("unknown field", "spec.lifecycle.idleTTL", "unknown field", lifecycle(idleTTL=60)),
     Refused("empty template", "spec.sandbox.template", "at least 1 chars", sandbox(template="")),
@@ -67,6 +104,117 @@ BAD_RESOURCES = [
         "spec.sandbox.timeoutSeconds",
         "must be of type integer",
         sandbox(timeoutSeconds="15m"),
+    ),
+    Refused(
+        "network preset",
+        "spec.sandbox.network.preset",
+        'supported values: "open", "allowlist", "closed"',
+        sandbox(network={"preset": "none"}),
+    ),
+    Refused(
+        "closed network with a host",
+        "spec.sandbox.network.allow",
+        'the preset "closed" allows nothing but Anthropic',
+        sandbox(network={"preset": "closed", "allow": ["pypi.org"]}),
+    ),
+    Refused(
+        "allowlist with a denied range",
+        "spec.sandbox.network.deny",
+        "deny everything already",
+        sandbox(network={"preset": "allowlist", "deny": ["10.0.0.0/8"]}),
+    ),
+    Refused(
+        "proxy without a URL",
+        "spec.sandbox.proxy",
+        "set httpProxy, httpsProxy or both",
+        sandbox(proxy={"noProxy": ["a.example"]}),
+    ),
+    Refused(
+        "proxy's credential in its URL",
+        "spec.sandbox.proxy.httpsProxy",
+        "should match",
+        sandbox(proxy={"httpsProxy": "http://user:password@proxy.example:3128"}),
+    ),
+    Refused(
+        "two sources of an authority",
+        "spec.sandbox.trust.certificateAuthorities[0]",
+        "exactly one of pem, configMapRef and secretRef",
+        sandbox(trust=authority(pem=PEM, secretRef={"name": "ca", "key": "ca.pem"})),
+    ),
+    Refused(
+        "no certificate",
+        "spec.sandbox.trust.certificateAuthorities[0].pem",
+        "must have certificates in PEM",
+        sandbox(trust=authority(pem="ca.pem")),
+    ),
+    Refused(
+        "private key of an authority",
+        "spec.sandbox.trust.certificateAuthorities[0].pem",
+        "no private key",
+        sandbox(trust=authority(pem=f"{PEM}\n-----BEGIN PRIVATE KEY-----")),
+    ),
+    Refused(
+        "secret in a closed network",
+        "spec.sandbox.secrets",
+        'use the preset "allowlist"',
+        sandbox(network={"preset": "closed"}, secrets=[secret()]),
+    ),
+    Refused(
+        "secret's host with a port",
+        "spec.sandbox.secrets[0].host",
+        "should match",
+        sandbox(secrets=[secret("a.example:443")]),
+    ),
+    Refused(
+        "long host", "spec.sandbox.secrets[0].host", "more than 128", sandbox(secrets=[secret("a" * 129)])
+    ),
+    Refused(
+        "long header",
+        "spec.sandbox.secrets[0].header",
+        "more than 64",
+        sandbox(secrets=[secret(header="a" * 65)]),
+    ),
+    Refused(
+        "header with a colon",
+        "spec.sandbox.secrets[0].header",
+        "should match",
+        sandbox(secrets=[secret(header="a:")]),
+    ),
+    Refused(
+        "header of the connection",
+        "spec.sandbox.secrets[0].header",
+        'the header "Host" belongs to',
+        sandbox(secrets=[secret(header="Host")]),
+    ),
+    Refused(
+        "placeholder",
+        "spec.sandbox.secrets[0].prefix",
+        "placeholders",
+        sandbox(secrets=[secret(prefix="${e2b.secrets.a}")]),
+    ),
+    Refused(
+        "eleven hosts",
+        "spec.sandbox.secrets",
+        "for at most 10 hosts",
+        sandbox(secrets=[secret(f"h{number}.example") for number in range(11)]),
+    ),
+    Refused(
+        "one header twice",
+        "spec.sandbox.secrets",
+        "the same header twice",
+        sandbox(secrets=[secret(), secret(header="authorization")]),
+    ),
+    Refused(
+        "variable from a Secret with a reserved name",
+        "spec.sandbox.envFrom[0].name",
+        'the name "E2B_API_KEY" is not allowed',
+        sandbox(envFrom=[variable("E2B_API_KEY")]),
+    ),
+    Refused(
+        "variable in both",
+        "spec.sandbox.envFrom",
+        "remove it from one of the two",
+        sandbox(env={"A": "1"}, envFrom=[variable("A")]),
     ),
     Refused(
         "operator's metadata",
@@ -112,7 +260,7 @@ BAD_RESOURCES = [
     Refused(
         "host without denying the rest",
         "spec.sandbox.network.allow",
-        'the host name "api.example.com" requires "0.0.0.0/0" in spec.sandbox.network.deny',
+        'the host name "api.example.com" requires the preset "allowlist", or "0.0.0.0/0" in',
         network(allow=["192.0.2.1", "api.example.com"], deny=["10.0.0.0/8"]),
     ),
     Refused(
@@ -148,9 +296,147 @@ BAD_RESOURCES = [
         "at most 64 items",
         network(deny=[f"10.0.0.{n}" for n in range(65)]),
     ),
+    Refused(
+        "password in a repository's URL",
+        "spec.sandbox.setup.repositories[0].url",
+        "name a Secret in credential instead",
+        setup(repositories=[{"url": "https://me:password@example.com/code"}]),
+    ),
+    Refused(
+        "SSH without a key",
+        "spec.sandbox.setup.repositories[0].credential",
+        "needs a credential",
+        setup(repositories=[{"url": "git@example.com:code.git"}]),
+    ),
+    Refused(
+        "path that leads upwards",
+        "spec.sandbox.setup.files[0].path",
+        "must be relative to /mnt/session",
+        setup(files=[{"path": "a/../../etc/x", "configMap": {"name": "a", "key": "b"}}]),
+    ),
+    Refused(
+        "file without a source",
+        "spec.sandbox.setup.files[0]",
+        "exactly one of configMap, secret and url",
+        setup(files=[{"path": "a"}]),
+    ),
+    Refused(
+        "download without a checksum",
+        "spec.sandbox.setup.files[0].sha256",
+        "sha256 belongs to url",
+        setup(files=[{"path": "a", "url": "https://example.com/a"}]),
+    ),
+    Refused(
+        "prefix that ends in a name",
+        "spec.sandbox.setup.fromSessionMetadata.urlPrefixes[0]",
+        'end with "/"',
+        setup(fromSessionMetadata={"urlPrefixes": ["https://example.com/acme"]}),
+    ),
+    Refused(
+        "long hook",
+        "spec.sandbox.hooks.beforePause.timeoutSeconds",
+        "less than or equal to 300",
+        sandbox(hooks={"beforePause": {"command": "true", "timeoutSeconds": 301}}),
+    ),
+    Refused(
+        "volume outside /mnt",
+        "spec.sandbox.volumes[0].path",
+        '"/home/user/data" must be below /mnt',
+        sandbox(volumes=[{"name": "shared", "path": "/home/user/data"}]),
+    ),
+    Refused(
+        "volume's name",
+        "spec.sandbox.volumes[0].name",
+        "should match",
+        sandbox(volumes=[{"name": "my data", "path": "/mnt/data"}]),
+    ),
+    Refused(
+        "bucket over the session's files",
+        "spec.sandbox.buckets[0].path",
+        "not in /mnt/session or /mnt/memory; choose a path such as /mnt/data",
+        sandbox(buckets=[bucket("/mnt/session/data")]),
+    ),
+    Refused(
+        "bucket's path that leads upwards",
+        "spec.sandbox.buckets[0].path",
+        "must be below /mnt",
+        sandbox(buckets=[bucket("/mnt/../etc/data")]),
+    ),
+    Refused(
+        "bucket's type",
+        "spec.sandbox.buckets[0].type",
+        'supported values: "S3", "GCS", "R2"',
+        sandbox(buckets=[bucket(type="Azure")]),
+    ),
+    Refused(
+        "R2 without an endpoint",
+        "spec.sandbox.buckets[0].endpoint",
+        "needs its endpoint, https://ACCOUNT.r2.cloudflarestorage.com",
+        sandbox(buckets=[bucket(type="R2")]),
+    ),
+    Refused(
+        "key in an endpoint",
+        "spec.sandbox.buckets[0].endpoint",
+        "put keys into the Secret",
+        sandbox(buckets=[bucket(endpoint="https://key:secret-value@minio.example.com")]),
+    ),
+    Refused(
+        "option in a bucket's name",
+        "spec.sandbox.buckets[0].bucket",
+        "should match",
+        sandbox(buckets=[bucket(bucket="reports,allow_root")]),
+    ),
+    Refused(
+        "option in a bucket's prefix",
+        "spec.sandbox.buckets[0].prefix",
+        "should match",
+        sandbox(buckets=[bucket(prefix="a,suid")]),
+    ),
+    Refused(
+        "disk without a Secret",
+        "spec.sandbox.archil[0].secretRef",
+        "Required value",
+        sandbox(archil=[{"disk": "org/disk", "region": "aws-us-east-1", "path": "/mnt/disk"}]),
+    ),
+    Refused(
+        "one path twice",
+        "spec.sandbox.buckets[1]",
+        "Duplicate value",
+        sandbox(buckets=[bucket(), bucket()]),
+    ),
+    Refused(
+        "storage inside other storage",
+        "spec.sandbox",
+        "must not overlap; give each one a directory of its own",
+        sandbox(volumes=[{"name": "a", "path": "/mnt/data"}], buckets=[bucket("/mnt/data/reports")]),
+    ),
+    Refused(
+        "nine buckets",
+        "spec.sandbox.buckets",
+        "at most 8 items",
+        sandbox(buckets=[bucket(f"/mnt/data{number}") for number in range(9)]),
+    ),
+    Refused(
+        "snapshot to start from",
+        "spec.sandbox.fromSnapshot",
+        "should match",
+        sandbox(fromSnapshot="team/a b"),
+    ),
     Refused("yes for true", "spec.sandbox.autoResume", "must be of type boolean", sandbox(autoResume="yes")),
     Refused(
         "no idle time", "spec.worker.maxIdleSeconds", "greater than or equal to 1", worker(maxIdleSeconds=0)
+    ),
+    Refused(
+        "no parallel call",
+        "spec.worker.maxParallelCalls",
+        "greater than or equal to 1",
+        worker(maxParallelCalls=0),
+    ),
+    Refused(
+        "too many parallel calls",
+        "spec.worker.maxParallelCalls",
+        "less than or equal to 20",
+        worker(maxParallelCalls=21),
     ),
     Refused(
         "no time to attach",
@@ -181,6 +467,39 @@ BAD_RESOURCES = [
         lifecycle(ttlSecondsAfterEnd=-1),
     ),
     Refused("lost", "spec.lifecycle.onSandboxLost", '"Recreate", "Fail"', lifecycle(onSandboxLost="Ignore")),
+    Refused(
+        "deletion policy",
+        "spec.lifecycle.deletionPolicy",
+        'supported values: "Delete", "Retain"',
+        lifecycle(deletionPolicy="Orphan"),
+    ),
+    Refused(
+        "no snapshot to keep",
+        "spec.lifecycle.snapshots.keepLast",
+        "greater than or equal to 1",
+        lifecycle(snapshots={"keepLast": 0}),
+    ),
+    Refused(
+        "many snapshots to keep",
+        "spec.lifecycle.snapshots.keepLast",
+        "less than or equal to 20",
+        lifecycle(snapshots={"keepLast": 21}),
+    ),
+    Refused(
+        "requested snapshot's name", "spec.requests.snapshot", "should match", requests(snapshot="My state")
+    ),
+    Refused(
+        "restore of nothing",
+        "spec.requests.restore.snapshotID",
+        "Required value",
+        requests(restore={"id": "1"}),
+    ),
+    Refused(
+        "restore without an ID",
+        "spec.requests.restore.id",
+        "Required value",
+        requests(restore={"snapshotID": "team/a:default"}),
+    ),
 ]
 
 BAD_UPDATES = [
@@ -229,7 +548,7 @@ BAD_UPDATES = [
     Refused(
         "the rest is no longer denied",
         "spec.sandbox.network.allow",
-        'requires "0.0.0.0/0"',
+        'requires the preset "allowlist"',
         {"sandbox": {"network": {"deny": []}}},
         network(allow=["*.example.com"], deny=["0.0.0.0/0"]),
     ),
@@ -251,6 +570,12 @@ BAD_STATUSES = [
         "status.lastEvent.createdAt",
         "Required value",
         {"lastEvent": {"id": "1", "type": "x"}},
+    ),
+    Refused(
+        "unnamed snapshot",
+        "status.snapshots[0].name",
+        "Required value",
+        {"snapshots": [{"sandboxID": "isandbox"}]},
     ),
     Refused("half a policy", "status.effective.logLevel", "Required value", {"effective": {"template": "x"}}),
     Refused(

@@ -11,7 +11,7 @@ from ..support.sessions import QUICK, becomes, begin, condition, resource, sandb
 from ..support.systems import StartSystem
 from ..support.waiting import eventually
 
-DEADLY = "Run: echo x >> /mnt/session/runs; kill -9 $PPID; sleep 1"
+DEADLY = "Run: echo x >> /mnt/session/runs; kill -9 $(pgrep -x session-worker); sleep 60"
 
 
 async def deaths_counted(system: LocalSystem, session_id: str, deaths: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from managed_session_api.names import API_VERSION, CLASS_PLURAL, FINALIZER, GROUP, KIND, PLURAL
+from managed_session_api.names import API_VERSION, CLASS_PLURAL, FINALIZER, GROUP, KIND, PLURAL, SHARED_PLURAL
 from managed_session_devkit.control_plane import ControlPlane, KubectlError, established
 from managed_session_devkit.system.local_system import LocalSystem
 
@@ -26,6 +26,7 @@ GUARDED = [
     ("namespace/managed-sessions-system",),
     (DEFINITION,),
     (f"crd/{CLASS_PLURAL}.{GROUP}",),
+    (f"crd/{SHARED_PLURAL}.{GROUP}",),
     (f"deployment/{OPERATOR}", SYSTEM),
     (f"serviceaccount/{OPERATOR}", SYSTEM),
     (f"role/{OPERATOR}", SYSTEM),

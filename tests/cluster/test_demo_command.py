@@ -13,7 +13,9 @@ DEMO_SECONDS = 300.0
 COMMAND = (sys.executable, "-m", "managed_session_cli.main", "demo")
 
 
-async def test_demo_passes_its_own_checks_and_shows_a_class(control_plane: ControlPlane) -> None:
+async def test_demo_passes_its_own_checks_and_shows_classes_a_secret_and_an_output(
+    control_plane: ControlPlane,
+) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MANAGED_SESSIONS_")}
     process = await asyncio.create_subprocess_exec(
         *COMMAND,
@@ -30,3 +32,7 @@ async def test_demo_passes_its_own_checks_and_shows_a_class(control_plane: Contr
     assert ["gold" in row.split() for row in sessions].count(True) == 1, "of two sessions, one has the class"
     assert len(sessions) == 2
     assert '"network":"class/gold@1"' in after
+    third = after.partition("A third session")[2]
+    for check in ("the repository was there", "no file of its sandbox", "after the pause, the shell goes on"):
+        assert f"✓ {check}" in third
+    assert "--download results\n" in third

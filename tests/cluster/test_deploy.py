@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 import yaml
-from managed_session_api.names import CLASS_PLURAL, PLURAL, RESOURCE_NAMESPACE, SYSTEM_NAMESPACE
+from managed_session_api.names import (
+    CLASS_PLURAL,
+    PLURAL,
+    RESOURCE_NAMESPACE,
+    SHARED_PLURAL,
+    SYSTEM_NAMESPACE,
+)
 from managed_session_devkit.control_plane import ControlPlane, KubectlError, established
 
 from ..support.waiting import eventually
@@ -38,7 +44,13 @@ RIGHTS: dict[tuple[str, str], set[Right]] = {
         ("managedagents.dev", f"{PLURAL}/status", "", "patch"),
         *(("managedagents.dev", CLASS_PLURAL, "", verb) for verb in ("list", "watch")),
         ("managedagents.dev", f"{CLASS_PLURAL}/status", "", "patch"),
+        *(
+            ("managedagents.dev", SHARED_PLURAL, "", verb)
+            for verb in ("get", "list", "create", "patch", "delete")
+        ),
+        ("managedagents.dev", f"{SHARED_PLURAL}/status", "", "patch"),
         *(("", "secrets", "", verb) for verb in ("get", "create", "update", "delete")),
+        ("", "configmaps", "", "get"),
         ("", "events", "", "create"),
     },
     (OPERATOR, SYSTEM_NAMESPACE): {
@@ -232,6 +244,8 @@ async def test_account_may(
         (OPERATOR, "patch", "events", "", RESOURCE_NAMESPACE, "x"),
         (OPERATOR, "list", "secrets", "", RESOURCE_NAMESPACE, ""),
         (OPERATOR, "list", "secrets", "", SYSTEM_NAMESPACE, ""),
+        (OPERATOR, "list", "configmaps", "", RESOURCE_NAMESPACE, ""),
+        (OPERATOR, "get", "configmaps", "", SYSTEM_NAMESPACE, "x"),
         (OPERATOR, "list", PLURAL, "managedagents.dev", "", ""),
         (OPERATOR, "update", "leases", "coordination.k8s.io", SYSTEM_NAMESPACE, "another"),
         (OPERATOR, "delete", "leases", "coordination.k8s.io", SYSTEM_NAMESPACE, OPERATOR),

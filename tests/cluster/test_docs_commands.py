@@ -45,8 +45,8 @@ IMAGE = "registry.example.com/team/managed-sessions:0.1.0"
 SECONDS = 120.0
 WAYS: dict[str, list[str]] = {
     "cli": [
-        "install.md", "credentials.md", "resource.md", "classes.md", "operate.md", "troubleshooting.md",
-        "exposing.md", "upgrade.md", "uninstall.md",
+        "install.md", "credentials.md", "resource.md", "classes.md", "templates.md", "operate.md",
+        "troubleshooting.md", "exposing.md", "upgrade.md", "uninstall.md",
     ],
     "kubectl": ["install.md", "uninstall.md"],
     "hand": ["uninstall.md"],

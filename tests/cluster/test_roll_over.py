@@ -55,9 +55,10 @@ async def served_by_one_worker(system: LocalSystem, conversation: Conversation) 
 
 async def test_tool_call_that_outlasts_the_longest_running_time_goes_on(system: LocalSystem) -> None:
     async with begin(system) as conversation:
-        answer = await conversation.say(LONG_CALL)
+        await conversation.say("Run: mkdir here; cd here; of_shell=through")
+        answer = await conversation.say(f"{LONG_CALL}; pwd; echo $of_shell")
         assert "before" in answer
-        assert "after" in answer
+        assert "after\n/mnt/session/here\nthrough" in answer, "and so does the shell"
         await served_by_one_worker(system, conversation)
         assert (await only_sandbox(system, conversation)).resumes >= 1
         ledger = await system.e2b_admin.ledger()

@@ -154,6 +154,7 @@ async def test_what_is_not_locked_for_the_session_is_taken(
         ("allowPublicTraffic", {"sandbox": {"allowPublicTraffic": True}}),
         ("maxIdleSeconds", {"worker": {"maxIdleSeconds": 5}}),
         ("attachTimeoutSeconds", {"worker": {"attachTimeoutSeconds": 5}}),
+        ("maxParallelCalls", {"worker": {"maxParallelCalls": 5}}),
         ("logLevel", {"worker": {"logLevel": "INFO"}}),
         ("idleTTLSeconds", {"lifecycle": {"idleTTLSeconds": 0}}),
         ("ttlSecondsAfterEnd", {"lifecycle": {"ttlSecondsAfterEnd": 0}}),

@@ -97,9 +97,7 @@ BAD_CLASSES = [
     ),
     Refused("precedence", "spec.precedence", "less than or equal to 1000000", {"precedence": 1000001}),
     Refused("word for a precedence", "spec.precedence", "must be of type integer", {"precedence": "high"}),
-    Refused(
-        "unknown locked field", "spec.locked[0]", '"template", "timeoutSeconds"', {"locked": ["suspend"]}
-    ),
+    Refused("unknown locked field", "spec.locked[0]", 'supported values: "scope"', {"locked": ["suspend"]}),
     Refused("locked twice", "spec.locked[1]", "Duplicate value", {"locked": ["env", "env"]}),
     Refused(
         "more guaranteed than allowed",
@@ -138,7 +136,7 @@ BAD_CLASSES = [
     Refused(
         "host without denying the rest",
         "spec.session.sandbox.network.allow",
-        '"api.example.com" requires "0.0.0.0/0" in spec.session.sandbox.network.deny',
+        '"api.example.com" requires the preset "allowlist", or "0.0.0.0/0" in spec.session.sandbox',
         sandbox(network={"allow": ["api.example.com"]}),
     ),
     Refused(
@@ -211,7 +209,12 @@ GOOD_CLASSES: dict[str, dict[str, Any]] = {
                 "autoResume": True,
                 "allowPublicTraffic": False,
             },
-            "worker": {"maxIdleSeconds": 86400, "attachTimeoutSeconds": 86400, "logLevel": "DEBUG"},
+            "worker": {
+                "maxIdleSeconds": 86400,
+                "attachTimeoutSeconds": 86400,
+                "maxParallelCalls": 20,
+                "logLevel": "DEBUG",
+            },
             "lifecycle": {
                 "suspend": False,
                 "idleTTLSeconds": 60,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import stat
@@ -157,6 +158,29 @@ async def test_running_sandbox_without_a_skill_says_so(system: LocalSystem) -> N
         ]
         sandbox.path("/mnt/session/go").touch()
         assert await conversation.answer() == "done"
+
+
+async def test_each_version_is_downloaded_once_for_all_sandboxes(system: LocalSystem) -> None:
+    admin = system.anthropic_admin
+    skill = await admin.add_skill("shared", {"SKILL.md": "one"})
+    agent = await agent_with(system, skill)
+
+    async def read_in_new_session() -> str:
+        async with begin_with(system, agent) as conversation:
+            return await conversation.say("Run: cat skills/shared/SKILL.md")
+
+    async def downloads() -> int:
+        calls = (await admin.ledger()).calls
+        return sum(call["operation"] == "skills.download" for call in calls)
+
+    before = await downloads()
+    assert set(await asyncio.gather(read_in_new_session(), read_in_new_session())) == {"one"}
+    await system.operator.restart()
+    assert await read_in_new_session() == "one"
+    assert await downloads() == before + 1
+    await admin.add_skill("shared", {"SKILL.md": "two"}, skill_id=skill["skill_id"])
+    assert await read_in_new_session() == "two"
+    assert await downloads() == before + 2
 
 
 async def _turn_over(system: LocalSystem, conversation: Conversation) -> None:

@@ -91,7 +91,9 @@ async def test_second_turn_after_a_pause_has_the_first_ones_files_and_sandbox(sy
         await session.say("Run: echo left-by-the-first > /mnt/session/file")
         first = await idle(system, session.session_id)
         sandbox_id = first["status"]["sandbox"]["id"]
-        assert (await system.e2b_admin.sandbox(sandbox_id)).state == "paused"
+        sandbox = await system.e2b_admin.sandbox(sandbox_id)
+        assert sandbox.state == "paused"
+        assert sandbox.raw["lifecycle"] == {"onTimeout": "pause", "autoResume": False}
         assert await session.say("Run: cat /mnt/session/file") == "left-by-the-first"
         second = await idle(system, session.session_id, turns=2)
     assert second["status"]["sandbox"]["id"] == sandbox_id

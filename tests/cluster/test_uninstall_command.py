@@ -27,6 +27,7 @@ KINDS = (
 )
 DEFINITION = f"{names.PLURAL}.{names.GROUP}"
 CLASSES = f"{names.CLASS_PLURAL}.{names.GROUP}"
+SHARED = f"{names.SHARED_PLURAL}.{names.GROUP}"
 OPERATOR = "managed-session-operator"
 
 
@@ -147,7 +148,7 @@ async def test_nothing_is_left_after_one_command_although_sessions_begin_meanwhi
         assert "the operator confirmed that their sandboxes are gone" in ended.output
         await nothing_is_left(site)
         assert (await site.kubectl("get", "validatingadmissionpolicies", "--output=name")).split() == []
-        for definition in (DEFINITION, CLASSES):
+        for definition in (DEFINITION, CLASSES, SHARED):
             assert await site.get("customresourcedefinition", definition) == {}
         for session_id in session_ids:
             [sandbox] = await site.sandboxes_of(session_id)
@@ -226,7 +227,7 @@ async def test_who_may_act_in_given_namespaces_alone_removes_everything_but_thes
             ended = await uninstall(site, f"--kubeconfig={tenant}")
     assert ended.code == 0, ended.text
     assert f"The namespace {site.namespace} stays" in ended.output
-    assert f"the CRDs {DEFINITION} and {CLASSES} stay: you lack permissions" in ended.output
+    assert f"the CRDs {DEFINITION}, {CLASSES} and {SHARED} stay: you lack permissions" in ended.output
     [sandbox] = await site.sandboxes_of(session_id)
     assert sandbox.state == "killed"
     for namespace in (site.namespace, site.system_namespace):

@@ -14,6 +14,7 @@ from managed_session_api.names import (
     GROUP,
     PLURAL,
     RESOURCE_NAMESPACE,
+    SHARED_PLURAL,
     SYSTEM_NAMESPACE,
 )
 from managed_session_devkit.control_plane import ControlPlane, KubectlError
@@ -23,6 +24,7 @@ from ..support.waiting import eventually
 DEPLOY = Path(__file__).parents[2] / "deploy"
 SESSIONS = f"{PLURAL}.{GROUP}"
 CLASSES = f"{CLASS_PLURAL}.{GROUP}"
+SHARED = f"{SHARED_PLURAL}.{GROUP}"
 BUILT_IN = ("view", "edit", "admin")
 OWN = tuple(f"managed-sessions-{name}" for name in BUILT_IN)
 
@@ -98,7 +100,8 @@ async def test_holder_has_these_verbs_on_sessions_and_classes_and_writes_no_stat
     found = await rights(installed, role, RESOURCE_NAMESPACE)
     ours = {(resource, verb) for resource, verb in found if GROUP in resource or "*" in resource}
     on_sessions = {(SESSIONS, verb) for verb in ON_SESSIONS[role]}
-    assert ours == on_sessions | {(CLASSES, verb) for verb in ON_CLASSES[role]}
+    on_shared = {(SHARED, verb) for verb in READ}
+    assert ours == on_sessions | {(CLASSES, verb) for verb in ON_CLASSES[role]} | on_shared
 
 
 @pytest.mark.parametrize("role", ["view", *OWN])

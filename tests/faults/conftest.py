@@ -8,6 +8,7 @@ import pytest
 from managed_session_devkit.control_plane import ControlPlane
 
 from ..support.fixtures import FAILED, control_plane, pytest_runtest_makereport, show_logs
+from ..support.shared_sandboxes import shared_sandboxes
 from ..support.system_pool import SystemPool
 from .scenario import Scenario
 
@@ -26,7 +27,8 @@ async def system_pool(control_plane: ControlPlane) -> AsyncIterator[SystemPool]:
 async def scenario(system_pool: SystemPool, request: pytest.FixtureRequest) -> AsyncIterator[Scenario]:
     """A scenario in the system of the row's arrangement; a failed row's system is not used again."""
     system, proxies = await system_pool.set_up(request.node.callspec.params["row"].arrangement)
-    scenario = Scenario(system, proxies)
+    earlier = frozenset(each.id for each in await shared_sandboxes(system))
+    scenario = Scenario(system, proxies, earlier)
     yield scenario
     await scenario.calm()
     await scenario.close()

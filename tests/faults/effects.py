@@ -68,6 +68,10 @@ def _status_change(body: dict[str, Any]) -> str:
                 "firstHeartbeatAt": "heartbeat",
                 "acknowledgedAt": "acknowledged",
             }[field]
+    if work.get("waitPausedAt"):
+        return "wait paused"
+    if work.get("waitResumedAt"):
+        return "wait resumed"
     if work.get("claim"):
         return "claim"
     if sandbox.get("id"):

@@ -18,7 +18,7 @@ class Outcome:
 
     Attributes:
         sandboxes: how many sandboxes of a session may have got a worker: more than one only where the row
-            loses one on purpose.
+            loses one on purpose. Those that the row's sessions share count for each of them.
         unanswered: messages of all sessions together that nobody can serve any more; the row itself checks
             that the resource says why.
         results_posted_again: posts of results whose first answer the row loses.

@@ -7,11 +7,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
+from managed_session_api import names
 from managed_session_cli.conversation import Conversation
+from managed_session_devkit.simulators.e2b.client import SimulatedSandbox
 from managed_session_devkit.system.local_system import LocalSystem
 
 from ..support.api_server_proxy import ApiServerProxy, Rule
-from ..support.sessions import begin, paused, written_down
+from ..support.sessions import begin, begin_with_store, written_down
+from ..support.shared_sandboxes import shared_sandboxes
 from ..support.waiting import eventually
 from .effects import Effect
 
@@ -59,14 +62,21 @@ class Scenario:
     Args:
         system: in which it is played.
         proxies: before the API server, by pod name.
+        earlier: IDs of the shared sandboxes of earlier rows, which have the system's E2B in common.
     """
 
-    def __init__(self, system: LocalSystem, proxies: Mapping[str, ApiServerProxy]) -> None:
+    def __init__(
+        self,
+        system: LocalSystem,
+        proxies: Mapping[str, ApiServerProxy],
+        earlier: frozenset[str] = frozenset(),
+    ) -> None:
         self.system = system
         self.proxies = proxies
         self.sessions: dict[str, Conversation] = {}
         self.sent: Counter[str] = Counter()
         """Messages of the users, by session."""
+        self._earlier = earlier
         self._e2b_before: dict[str, Any] = {}
         self._stack = AsyncExitStack()
 
@@ -86,6 +96,12 @@ class Scenario:
         self.sessions[conversation.session_id] = conversation
         return conversation
 
+    async def begin_with_store(self, store: str) -> Conversation:
+        """The same with a memory store."""
+        conversation = await self._stack.enter_async_context(begin_with_store(self.system, store))
+        self.sessions[conversation.session_id] = conversation
+        return conversation
+
     async def send(self, conversation: Conversation, text: str) -> None:
         """Send a message as the session's user."""
         self.sent[conversation.session_id] += 1
@@ -96,12 +112,27 @@ class Scenario:
         await self.send(conversation, text)
         return await conversation.answer(timeout_seconds=seconds)
 
+    async def shared(self, *states: str) -> list[SimulatedSandbox]:
+        """The sandboxes that sessions of this row share, by default all that ever were."""
+        found = await shared_sandboxes(self.system, *states)
+        return [each for each in found if each.id not in self._earlier]
+
+    async def sandboxes_for(self, session_id: str) -> list[SimulatedSandbox]:
+        """All that the session ever had: its own sandboxes, and those that the row's sessions share."""
+        return [
+            each
+            for each in await self.system.e2b_admin.sandboxes()
+            if each.metadata.get(names.METADATA_SESSION) == session_id
+            or (names.METADATA_SHARED in each.metadata and each.id not in self._earlier)
+        ]
+
     async def settled(self, conversation: Conversation, *, seconds: float = 60) -> None:
         """Wait until the session's one sandbox is paused, and its resource says so."""
 
         async def look() -> bool:
             session_id = conversation.session_id
-            return await paused(self.system, session_id) and await written_down(self.system, session_id)
+            alive = [each.state for each in await self.sandboxes_for(session_id) if each.state != "killed"]
+            return alive == ["paused"] and await written_down(self.system, session_id)
 
         await eventually("the sandbox is paused and the turn written down", look, seconds=seconds)
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from ..support.arrangements import QUEUE_ONLY, SHORT_ANNOUNCEMENTS, SHORT_COUNTDOWN
+from ..support.arrangements import QUEUE_ONLY, SHORT_ANNOUNCEMENTS, SHORT_COUNTDOWN, USER_WAITS
 from ..support.sessions import resource
 from ..support.waiting import eventually
 from . import verdict
 from .effects import Effect, kubernetes_effect
+from .families import user_waits
 from .kubectl_actions import becomes_phase, delete, patch, status
 from .row import Outcome, Row
 from .scenario import Scenario
@@ -72,7 +73,15 @@ async def _suspended_in_a_turn_and_ended(scenario: Scenario) -> None:
     await eventually("the resource of the deleted session is gone", gone)
 
 
+async def _a_wait(scenario: Scenario) -> None:
+    conversation = await user_waits.ask(scenario)
+    await user_waits.rests(scenario, conversation)
+    await user_waits.allow(scenario, conversation)
+    assert await conversation.answer() == "x"
+
+
 LIVES = [
+    Row(FAMILY, "a turn that waits for its user", _a_wait, arrangement=USER_WAITS),
     Row(FAMILY, "a long turn", _a_long_turn, arrangement=SHORT_COUNTDOWN),
     Row(
         FAMILY,

@@ -8,10 +8,9 @@ from functools import partial
 from managed_session_api import names
 from managed_session_cli.conversation import Conversation
 from managed_session_devkit.simulators.anthropic.client import SessionReport
-from managed_session_devkit.simulators.e2b.client import SimulatedSandbox
 from managed_session_devkit.system.local_system import LocalSystem
 
-from ..support.sessions import sandboxes_of
+from ..support.shared_sandboxes import owners
 from ..support.waiting import eventually
 from .row import Outcome
 from .scenario import Scenario
@@ -26,7 +25,7 @@ async def check(scenario: Scenario, outcome: Outcome) -> None:
         report = await _calm_session(scenario, conversation)
         unanswered += _unanswered(report)
         _assert_nothing_doubled(report, outcome, sent=scenario.sent[conversation.session_id])
-        await _assert_one_sandbox_worked(scenario.system, conversation.session_id, outcome.sandboxes)
+        await _assert_one_sandbox_worked(scenario, conversation.session_id, outcome.sandboxes)
     assert unanswered == outcome.unanswered, f"{unanswered} messages are not answered"
     await _assert_nothing_stranded(scenario)
     if outcome.gone:
@@ -42,8 +41,10 @@ async def remove(scenario: Scenario) -> None:
     if resources:
         await system.kubectl("delete", *resources, "--ignore-not-found", "--timeout=60s")
     for session_id in scenario.sessions:
-        await eventually("no sandbox is left", partial(_no_sandbox, system, session_id))
+        await eventually("no sandbox is left", partial(_no_sandbox, scenario, session_id))
         await eventually("no token is left", partial(_no_token, system, session_id))
+    if await scenario.shared():
+        await eventually("no ManagedSandbox is left", partial(_no_owner, system))
 
 
 async def _calm_session(scenario: Scenario, conversation: Conversation) -> SessionReport:
@@ -51,7 +52,7 @@ async def _calm_session(scenario: Scenario, conversation: Conversation) -> Sessi
     session_id = conversation.session_id
 
     async def at_rest() -> bool:
-        alive = [each for each in await sandboxes_of(scenario.system, session_id) if each.state != "killed"]
+        alive = [each for each in await scenario.sandboxes_for(session_id) if each.state != "killed"]
         return len(alive) <= 1 and all(each.state == "paused" for each in alive)
 
     await eventually("nothing runs and at most one sandbox is left", at_rest, seconds=SETTLE_SECONDS)
@@ -69,9 +70,9 @@ def _assert_nothing_doubled(report: SessionReport, outcome: Outcome, *, sent: in
     assert counts["results_repeated"] <= outcome.results_posted_again, "no result is given twice"
 
 
-async def _assert_one_sandbox_worked(system: LocalSystem, session_id: str, most: int) -> None:
-    ever = {each.id for each in await sandboxes_of(system, session_id)}
-    starts = (await system.e2b_admin.ledger(operation="process_start")).calls
+async def _assert_one_sandbox_worked(scenario: Scenario, session_id: str, most: int) -> None:
+    ever = {each.id for each in await scenario.sandboxes_for(session_id)}
+    starts = (await scenario.system.e2b_admin.ledger(operation="process_start")).calls
     worked = {call["sandboxID"] for call in starts if call.get("sandboxID") in ever}
     assert len(worked) <= most, f"{len(worked)} sandboxes got a worker"
 
@@ -92,9 +93,12 @@ async def _absent(system: LocalSystem, session_id: str) -> bool:
     return not found.strip()
 
 
-async def _no_sandbox(system: LocalSystem, session_id: str) -> bool:
-    left: list[SimulatedSandbox] = await sandboxes_of(system, session_id)
-    return all(each.state == "killed" for each in left)
+async def _no_sandbox(scenario: Scenario, session_id: str) -> bool:
+    return all(each.state == "killed" for each in await scenario.sandboxes_for(session_id))
+
+
+async def _no_owner(system: LocalSystem) -> bool:
+    return not await owners(system)
 
 
 async def _no_token(system: LocalSystem, session_id: str) -> bool:

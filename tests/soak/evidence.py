@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -57,6 +59,7 @@ class Evidence:
         stranded: sessions whose work was acknowledged and never started.
         left: sandboxes, Secrets and resources left after all resources were deleted.
         leaks: where a secret was found, and which one.
+        unauthorized: number of requests to which E2B has not added a secret.
     """
 
     sessions: tuple[SessionEvidence, ...] = ()
@@ -64,6 +67,7 @@ class Evidence:
     stranded: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
     leaks: tuple[str, ...] = ()
+    unauthorized: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,12 @@ def judge(evidence: Evidence) -> list[Finding]:
         *(Finding(each, "acknowledged work has no worker") for each in evidence.stranded),
         *(Finding("", f"left after everything was deleted: {each}") for each in evidence.left),
         *(Finding("", f"a secret is in {each}") for each in evidence.leaks),
+        *_of_requests(evidence.unauthorized),
     ]
+
+
+def _of_requests(unauthorized: int) -> list[Finding]:
+    return [Finding("", f"{unauthorized} requests lacked the secret")] if unauthorized else []
 
 
 def _of_session(session: SessionEvidence) -> list[Finding]:
@@ -111,3 +120,19 @@ def _of_sandboxes(sandboxes: tuple[SandboxEvidence, ...]) -> list[Finding]:
             ids = ", ".join(each.sandbox_id for each in several)
             found.append(Finding(several[0].session_id, f"resource {uid} had workers in {ids}"))
     return found
+
+
+def leaks(texts: Mapping[str, str], secrets: Mapping[str, str]) -> tuple[str, ...]:
+    """Return which text contains which secret, as it is or in base64, alone or within something longer."""
+    return tuple(
+        f"{where}: {which}"
+        for where, text in texts.items()
+        for which, secret in secrets.items()
+        if any(each in text for each in (secret, *_encoded(secret)))
+    )
+
+
+def _encoded(secret: str) -> list[str]:
+    # Three bytes are encoded together. Characters that depend on neighbouring bytes are left out.
+    shifted = [base64.b64encode(bytes(shift) + secret.encode()).decode() for shift in range(3)]
+    return [text[4 if shift else 0 : -4] for shift, text in enumerate(shifted)]

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from managed_session_api import names
 from managed_session_api.credentials import OPERATOR_CREDENTIALS, Credential
 from managed_session_devkit.simulators.anthropic.client import SessionReport
 from managed_session_devkit.simulators.anthropic.credentials import TOKEN_PREFIX
+from managed_session_worker.paths import Paths
 
-from .evidence import Evidence, SandboxEvidence, SessionEvidence
+from .evidence import Evidence, SandboxEvidence, SessionEvidence, leaks
+from .prepared_sessions import SECRET
 from .shared_state import SharedState, lost_by_e2b, session_of
 from .users import User
 
 _DELETE_SECONDS = 90.0
+WORKER_LOG = Paths().worker_log
 
 
 async def resources(shared: SharedState) -> dict[str, dict[str, Any]]:
@@ -24,18 +27,20 @@ async def resources(shared: SharedState) -> dict[str, dict[str, Any]]:
     return {item["spec"]["sessionID"]: item for item in json.loads(found)["items"]}
 
 
-async def collect_evidence(shared: SharedState, users: Iterable[User]) -> Evidence:
+async def collect_evidence(shared: SharedState, users: Sequence[User]) -> Evidence:
     """Inspect everything, delete all resources, and inspect what is left."""
     sessions = tuple([await _session(shared, user) for user in users if user.session_id])
     sandboxes = await _sandboxes(shared)
     _, stranded = await shared.system.anthropic_admin.work()
+    told = await _told(shared, users)
     await shared.system.delete_sessions(_DELETE_SECONDS)
     return Evidence(
         sessions=sessions,
         sandboxes=sandboxes,
         stranded=tuple(stranded),
         left=await _left(shared),
-        leaks=_leaks(shared),
+        leaks=_leaks(shared, told),
+        unauthorized=shared.prepared.unauthorized,
     )
 
 
@@ -90,12 +95,31 @@ async def _sandboxes(shared: SharedState) -> tuple[SandboxEvidence, ...]:
 async def _left(shared: SharedState) -> tuple[str, ...]:
     alive = [each for each in await shared.system.e2b_admin.sandboxes() if each.state != "killed"]
     objects = await shared.system.kubectl("get", f"{names.PLURAL},secrets", "--output=name")
-    return (*(f"sandbox {each.id}, {each.state}" for each in alive), *objects.split())
+    found = [each for each in objects.split() if each != f"secret/{SECRET}"]
+    return (*(f"sandbox {each.id}, {each.state}" for each in alive), *found)
 
 
-def _leaks(shared: SharedState) -> tuple[str, ...]:
-    """Return which pods' logs contain a credential or a session token."""
+async def _told(shared: SharedState, users: Sequence[User]) -> dict[str, str]:
+    """Return everything that people and other programs can read of the sessions, by where it is."""
+    system = shared.system
+    told = {
+        kind: await system.control_plane.kubectl("get", kind, "--all-namespaces", "--output=json")
+        for kind in (names.PLURAL, names.CLASS_PLURAL, "events", "configmaps")
+    }
+    for user in users:
+        report = await system.anthropic_admin.session(user.session_id) if user.session_id else None
+        told[f"the events of {user.session_id}"] = json.dumps(report.events) if report else ""
+    for sandbox in await system.e2b_admin.sandboxes("running", "paused"):
+        log = sandbox.path(WORKER_LOG)
+        told[f"worker.log in {sandbox.id}"] = log.read_text(errors="replace") if log.is_file() else ""
+    return told
+
+
+def _leaks(shared: SharedState, told: dict[str, str]) -> tuple[str, ...]:
+    """Return where a credential, a session token or a secret of a prepared session can be read."""
     secrets = {
+        "the token of an API": shared.prepared.token,
+        "the value of a variable": shared.prepared.variable,
         **shared.system.clouds.only(OPERATOR_CREDENTIALS),
         "session token": TOKEN_PREFIX,
         "API key": shared.system.api_key,
@@ -105,8 +129,5 @@ def _leaks(shared: SharedState) -> tuple[str, ...]:
     }
     # The environment's ID is not a secret.
     secrets.pop(Credential.ANTHROPIC_ENVIRONMENT_ID, None)
-    found = []
-    for name, pod in shared.pods.items():
-        text = pod.log.read_text(errors="replace")
-        found += [f"the log of {name}: {which}" for which, value in secrets.items() if value in text]
-    return tuple(found)
+    logs = {f"the log of {name}": pod.log.read_text(errors="replace") for name, pod in shared.pods.items()}
+    return leaks({**logs, **told}, secrets)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
 
 THINK_SECONDS = (0.0, 0.1, 0.3, 1.5, 3.0)
 """Pauses between turns, shorter and longer than a worker waits for the next message."""
 IN_A_ROW = (1, 1, 1, 1, 1, 2, 3)
 """Numbers of messages that are sent without waiting for an answer."""
 INTERRUPTED_SHARE = 0.05
+ANSWERED_AFTER = (0.5, 4.0, 4.0, 10.0, 20.0)
+"""Times until a person answers: before the sandbox is paused, while it is, and after the lease has lapsed."""
+THREADS = 3
 BODIES = (
     "true",
     "true",
@@ -21,6 +27,21 @@ BODIES = (
     "ls --all /mnt/session",
 )
 WORKSPACE = "/mnt/session"
+SHOWS = (
+    f'echo "prepared: $(cat {WORKSPACE}/settings.txt) $(cat {WORKSPACE}/made)'
+    ' $(printf %s "$SOAK_VARIABLE" | sha256sum | cut -c1-16)"; '
+    'echo "api: $(curl --silent --max-time 5 http://api.example.com/)"; '
+)
+"""What a prepared session's task shows: the setup's file and script, a variable's digest, an API's answer."""
+
+
+class Kind(StrEnum):
+    """How a task's calls are made."""
+
+    RUN = "run"
+    CONFIRM = "confirm"
+    CUSTOM = "custom"
+    THREADS = "threads"
 
 
 @dataclass(frozen=True)
@@ -30,23 +51,46 @@ class Message:
     Attributes:
         token: unique text in the soak: the content of the file, and a part of the answer.
         body: command that takes time or prints much.
+        kind: how its calls are made.
+        prepared: whether the session's sandbox has what `SHOWS` shows.
     """
 
     token: str
     body: str
+    kind: Kind = Kind.RUN
+    prepared: bool = False
 
     @property
     def text(self) -> str:
         """The message's text. Running its command a second time changes nothing."""
-        file = f"{WORKSPACE}/kept-{self.token}"
-        return (
-            f"Run: {self.body}; echo kept-{self.token} > {file}; cat {WORKSPACE}/kept-*; "
-            f"echo done-{self.token}"
-        )
+        command, last = self.body, f"echo done-{self.token}"
+        beside = [f"{WORKSPACE}/beside-{self.token}-{number}" for number in range(THREADS)]
+        if self.kind is Kind.THREADS:
+            command, last = "true", f"cat {' '.join(beside)} >/dev/null && {last}"
+        command += f"; echo kept-{self.token} > {WORKSPACE}/kept-{self.token}; cat {WORKSPACE}/kept-*; "
+        command += (SHOWS if self.prepared else "") + last
+        match self.kind:
+            case Kind.RUN:
+                return f"Run: {command}"
+            case Kind.CONFIRM:
+                return _script({**_bash(command), "permission": "ask"})
+            case Kind.CUSTOM:
+                return _script({"tool": "approve", "input": {}, "custom": True}, _bash(command))
+            case Kind.THREADS:
+                threads = [[_bash(f"{self.body}; echo made > {file}")] for file in beside]
+                return _script({"threads": threads}, _bash(command))
 
     def again(self, times: int) -> Message:
         """Return the same task as a new message, after the first one was interrupted."""
-        return Message(f"{self.token.partition('r')[0]}r{times}", self.body)
+        return replace(self, token=f"{self.token.partition('r')[0]}r{times}")
+
+
+def _script(*steps: dict[str, Any]) -> str:
+    return json.dumps({"script": [*steps, {"say": "{result}"}]})
+
+
+def _bash(command: str) -> dict[str, Any]:
+    return {"tool": "bash", "input": {"command": command}}
 
 
 @dataclass(frozen=True)
@@ -57,11 +101,13 @@ class Turn:
         think_seconds: pause before the turn.
         messages: messages that are sent one after the other, without waiting.
         interrupt_after_seconds: when the user interrupts it, after the last message. None: never.
+        answer_after_seconds: when the user answers a call that waits for a person.
     """
 
     think_seconds: float
     messages: tuple[Message, ...]
     interrupt_after_seconds: float | None
+    answer_after_seconds: float
 
 
 @dataclass(frozen=True)
@@ -91,16 +137,36 @@ class PlannedFault:
 def turns(seed: int, session: int, count: int) -> list[Turn]:
     """Return the turns of one session."""
     chosen = random.Random(f"{seed}/session/{session}")
-    return [_turn(chosen, f"s{session}t{number}") for number in range(1, count + 1)]
+    prepared = is_prepared(seed, session)
+    return [_turn(chosen, f"s{session}t{number}", prepared=prepared) for number in range(1, count + 1)]
 
 
-def _turn(chosen: random.Random, name: str) -> Turn:
+def _turn(chosen: random.Random, name: str, *, prepared: bool) -> Turn:
+    count = chosen.choice(IN_A_ROW)
+    # While a session waits for a person, Anthropic takes no further message.
+    kinds = list(Kind) if count == 1 else [Kind.RUN, Kind.THREADS]
     messages = tuple(
-        Message(f"{name}m{number}", chosen.choice(BODIES)) for number in range(1, chosen.choice(IN_A_ROW) + 1)
+        Message(
+            f"{name}m{number}",
+            chosen.choice(BODIES),
+            chosen.choice([Kind.RUN, Kind.RUN, *kinds]),
+            prepared,
+        )
+        for number in range(1, count + 1)
     )
     interrupted = chosen.random() < INTERRUPTED_SHARE
     after = chosen.uniform(0.2, 3.0)
-    return Turn(chosen.choice(THINK_SECONDS), messages, after if interrupted else None)
+    return Turn(
+        chosen.choice(THINK_SECONDS),
+        messages,
+        after if interrupted else None,
+        chosen.choice(ANSWERED_AFTER),
+    )
+
+
+def is_prepared(seed: int, session: int) -> bool:
+    """Return whether the session has a class with a setup and secrets."""
+    return random.Random(f"{seed}/prepared/{session}").random() < 0.5
 
 
 def ends_itself(seed: int, session: int) -> bool:

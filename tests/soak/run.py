@@ -14,12 +14,14 @@ from typing import Any
 from managed_session_api.credentials import Credential
 from managed_session_devkit.control_plane import ControlPlane
 
+from ..support.echo_server import EchoServer
 from ..support.system_pool import SystemPool
 from ..support.systems import FORK_SERVER
 from .chaos import inject_faults
 from .evidence import Finding, judge
 from .evidence_collection import collect_evidence, resources
-from .plan import ends_itself, has_api_key, turns
+from .plan import ends_itself, has_api_key, is_prepared, turns
+from .prepared_sessions import PreparedSessions
 from .shared_state import SOAK, SharedState
 from .timeline import render, timeline
 from .users import User
@@ -120,9 +122,9 @@ class Soak:
         for number in numbers:
             if self.closing():
                 return
-            user = User(self.shared, number, self.closing)
-            self.users.append(user)
             seed = self.options.seed
+            user = User(self.shared, number, self.closing, prepared=is_prepared(seed, number))
+            self.users.append(user)
             self.playing += 1
             await user.play(turns(seed, number, self.options.turns), deletes=ends_itself(seed, number))
             self.playing -= 1
@@ -176,7 +178,9 @@ async def run_soak(options: Options) -> bool:
         system_pool = SystemPool(control_plane)
         stack.push_async_callback(system_pool.close)
         system, proxies = await system_pool.set_up(SOAK)
-        soak = Soak(options, SharedState(control_plane, system, proxies), began)
+        prepared = PreparedSessions(await stack.enter_async_context(EchoServer()))
+        await prepared.declare(system)
+        soak = Soak(options, SharedState(control_plane, system, proxies, prepared), began)
         print(
             f"{time.monotonic() - began:5.0f} s  the system is ready; logs are in {system.folder}", flush=True
         )
@@ -206,6 +210,8 @@ def summary(soak: Soak) -> list[str]:
         soak.line(),
         f"slowest answer: {slowest:.0f} s",
         f"interrupts by users as planned: {sum(r.interrupts for r in records)}",
+        f"calls that waited for a person, answered late: {sum(r.answered for r in records)}",
+        f"requests with the secret: {len(shared.prepared.api.requests)}",
         f"interrupts that a condition asked for: {dict(remedies)}",
         f"messages that the operator interrupted: {sum(r.recovered for r in records)}",
         f"incomplete answers, requested again: {len(spoiled)}",

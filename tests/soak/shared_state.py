@@ -18,6 +18,7 @@ from managed_session_devkit.system.pod import Pod
 from ..support.api_server_proxy import ApiServerProxy
 from ..support.arrangements import Arrangement
 from ..support.sessions import QUICK, sandboxes_of
+from .prepared_sessions import PreparedSessions
 from .trace import Deletions, Trace
 
 CONCURRENT_SANDBOXES = 100
@@ -40,6 +41,7 @@ SOAK = Arrangement(
         "kubernetes_timeout_seconds": "5",
         "max_active_sandboxes": "20",
         "attach_timeout_seconds": "5",
+        "pause_while_waiting_seconds": "2",
         "worker_start_timeout_seconds": "10",
         # The faults end workers in their calls, and every call has to be served all the same.
         "tool_call_attempts": "100",
@@ -48,7 +50,7 @@ SOAK = Arrangement(
         "end_check_seconds": "20",
     },
     anthropic={"work": {"lease_ttl_seconds": LEASE_SECONDS}, "webhooks": {"time_scale": 0.1}},
-    e2b={"max_concurrent_sandboxes": CONCURRENT_SANDBOXES},
+    e2b={"max_concurrent_sandboxes": CONCURRENT_SANDBOXES, "egress_proxy": True},
 )
 
 
@@ -60,6 +62,7 @@ class SharedState:
         control_plane: the control plane, which the chaos may stop.
         system: the system under test.
         proxies: proxies in front of the API server, by pod.
+        prepared: what the prepared sessions use.
         sessions: IDs of the sessions that users play.
         suspended: resources that the chaos has suspended.
         chaos_is_over: set when no more faults may be injected and lasting ones have to end.
@@ -69,6 +72,7 @@ class SharedState:
     control_plane: ControlPlane
     system: LocalSystem
     proxies: dict[str, ApiServerProxy]
+    prepared: PreparedSessions
     trace: Trace = field(default_factory=Trace)
     deletions: Deletions = field(default_factory=Deletions)
     sessions: set[str] = field(default_factory=set)

@@ -16,7 +16,10 @@ from managed_session_api.conditions import Reason
 from managed_session_api.reasons import REASONS
 from managed_session_devkit.simulators.anthropic.client import ControlError, SessionReport
 
+from .late_answers import LateAnswers
 from .plan import Message, Turn
+from .prepared_sessions import METADATA
+from .reports import answer_to, is_answered, is_closed, last_answer
 from .shared_state import SharedState, condition
 
 if TYPE_CHECKING:
@@ -53,6 +56,7 @@ class UserRecord:
         recovered: messages that the operator interrupted.
         spoiled: incomplete answers, because the task's command was aborted.
         files_lost: losses of files that faults explain.
+        answered: calls that waited for this user and were answered late.
         complaints: broken promises.
     """
 
@@ -63,6 +67,7 @@ class UserRecord:
     recovered: int = 0
     spoiled: list[str] = field(default_factory=list)
     files_lost: int = 0
+    answered: int = 0
     complaints: list[str] = field(default_factory=list)
     slowest_seconds: float = 0.0
 
@@ -73,11 +78,15 @@ class User:
     Args:
         shared: state of the soak.
         number: number of the session in the soak.
+        prepared: whether the session has the class with a setup and secrets.
         closing: returns whether the soak is ending, so that no more turns may begin.
     """
 
-    def __init__(self, shared: SharedState, number: int, closing: Callable[[], bool]) -> None:
+    def __init__(
+        self, shared: SharedState, number: int, closing: Callable[[], bool], *, prepared: bool = False
+    ) -> None:
         self.number = number
+        self._prepared = prepared
         self.session_id = ""
         self.record = UserRecord()
         self._shared = shared
@@ -101,7 +110,9 @@ class User:
 
     async def _play(self, turns: Iterable[Turn], *, deletes: bool) -> None:
         session = await self._client.beta.sessions.create(
-            agent=self._shared.system.agent_id, environment_id=self._shared.system.clouds.environment_id
+            agent=self._shared.system.agent_id,
+            environment_id=self._shared.system.clouds.environment_id,
+            metadata=METADATA if self._prepared else {},
         )
         self.session_id = session.id
         self._shared.sessions.add(session.id)
@@ -127,7 +138,7 @@ class User:
             if repeat > 1:
                 await asyncio.sleep(_READS_SECONDS)
             await self._send(pending)
-            report = await self._wait(pending, on_purpose)
+            report = await self._wait(pending, on_purpose, turn.answer_after_seconds)
             if report is None:
                 return False
             again = [message.again(repeat) for message in pending if not await self._check(report, message)]
@@ -150,17 +161,20 @@ class User:
         )
 
     async def _wait(
-        self, messages: tuple[Message, ...], interrupt_after: float | None
+        self, messages: tuple[Message, ...], interrupt_after: float | None, answer_after: float
     ) -> SessionReport | None:
         """Wait until all messages are answered or interrupted. Return the report, or None after a timeout."""
         began = time.monotonic()
         asked = began + _ASK_KUBERNETES_SECONDS
+        answers = LateAnswers(self._client, self.session_id)
         planned = None if interrupt_after is None else began + interrupt_after
         while True:
             report = await self._shared.system.anthropic_admin.session(self.session_id)
             if all(is_closed(report, message) for message in messages):
+                self.record.answered += answers.given
                 self.record.slowest_seconds = max(self.record.slowest_seconds, time.monotonic() - began)
                 return report
+            await answers.give(report, answer_after)
             now = time.monotonic()
             if planned is not None and now >= planned:
                 # An interrupt ends the turn of one message, and the user wants to end all.
@@ -207,8 +221,15 @@ class User:
             return False
         answer = answer_to(report, message)
         if answer is None:
-            self.record.spoiled.append(_last_answer(report, message))
+            self.record.spoiled.append(last_answer(report, message))
             return False
+        if message.prepared:
+            if self._shared.prepared.shown not in answer:
+                self._complain(f"{message.token}: the sandbox is not prepared: {answer[-200:]!r}")
+            if "api: served" not in answer:
+                # A pause may have cut the request off.
+                self.record.spoiled.append(last_answer(report, message))
+                return False
         seen = set(re.findall(r"kept-(s\d+t\d+m\d+(?:r\d+)?)", answer))
         missing = [token for token in self._kept if token not in seen]
         if missing:
@@ -296,40 +317,3 @@ def _asks_for_interrupt(reason: str) -> bool:
         return _INTERRUPT in REASONS[Reason(reason)].remedy
     except (ValueError, KeyError):
         return False
-
-
-def _turn_of(report: SessionReport, message: Message) -> Any:
-    wanted = f"done-{message.token}"
-    sent = next(
-        (e["id"] for e in report.events if e["type"] == "user.message" and _text(e).endswith(wanted)), None
-    )
-    return next((turn for turn in report.turns if turn.message_id == sent), None)
-
-
-def is_closed(report: SessionReport, message: Message) -> bool:
-    """Return whether a message is answered or interrupted."""
-    turn = _turn_of(report, message)
-    return turn is not None and (turn.answered_at is not None or turn.interrupted_at is not None)
-
-
-def is_answered(report: SessionReport, message: Message) -> bool:
-    """Return whether the message's turn has ended with an answer."""
-    turn = _turn_of(report, message)
-    return turn is not None and turn.answered_at is not None
-
-
-def answer_to(report: SessionReport, message: Message) -> str | None:
-    """Return the agent's answer, or None if it is incomplete."""
-    wanted = f"done-{message.token}"
-    texts = (_text(event) for event in report.events if event["type"] == "agent.message")
-    return next((text for text in texts if text.endswith(wanted)), None)
-
-
-def _last_answer(report: SessionReport, message: Message) -> str:
-    last = [_text(event) for event in report.events if event["type"] == "agent.message"][-1:]
-    return f"{message.token}: {last[0][-200:] if last else 'nothing'}"
-
-
-def _text(event: dict[str, Any]) -> str:
-    blocks = event.get("content") or []
-    return "\n".join(block.get("text", "") for block in blocks if block.get("type") == "text").strip()

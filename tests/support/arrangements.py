@@ -86,6 +86,22 @@ SHORT_COUNTDOWN = Arrangement(
 )
 """A running sandbox's countdown is restarted every few seconds."""
 
+SHORT_LIFE = Arrangement(
+    "short life",
+    webhook=False,
+    operator={"sandbox_max_lifetime_seconds": "10"},
+    anthropic={"work": {"enqueue_at_creation": False}},
+)
+"""A sandbox is rolled over after a few seconds."""
+
+USER_WAITS = Arrangement(
+    "user waits",
+    webhook=False,
+    operator={"pause_while_waiting_seconds": "1"},
+    anthropic={"work": {"lease_ttl_seconds": 8, "enqueue_at_creation": False}},
+)
+"""A sandbox is soon paused while its user is awaited, and its worker's lease ends within seconds."""
+
 IMPATIENT = Arrangement(
     "impatient",
     operator={

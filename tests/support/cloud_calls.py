@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import e2b
-from managed_session_cli.clouds import AnthropicEnvironment, E2BTeam
+from managed_session_cli.anthropic_environment import AnthropicEnvironment
+from managed_session_cli.clouds import E2BTeam
 from managed_session_operator.clients.anthropic.work_queue import WorkQueue
 from managed_session_operator.clients.e2b.sandboxes import Sandboxes
 from managed_session_operator.clients.rotating_key import RotatingKey

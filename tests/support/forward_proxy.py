@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from contextlib import suppress
 from typing import Self
 from urllib.parse import urlsplit
+
+_REFUSAL = (
+    b'HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm="proxy"\r\n'
+    b"Connection: close\r\nContent-Length: 0\r\n\r\n"
+)
 
 
 class ForwardProxy:
@@ -13,10 +19,12 @@ class ForwardProxy:
 
     Args:
         hosts: names that lead to a port of this machine, `name:port` to port; others are looked up.
+        login: `user:password` that it demands; None for nothing.
     """
 
-    def __init__(self, hosts: dict[str, int] | None = None) -> None:
+    def __init__(self, hosts: dict[str, int] | None = None, login: str | None = None) -> None:
         self._hosts = hosts or {}
+        self._login = login
         self.asked: list[str] = []
         """`host:port` of each request, in order."""
         self.url = ""
@@ -32,6 +40,9 @@ class ForwardProxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
+            if not self._allows(head):
+                writer.write(_REFUSAL)
+                return
             method, target, version = head.split(b"\r\n", 1)[0].decode().split(" ")
             if method == "CONNECT":
                 authority, first = target, b""
@@ -57,6 +68,12 @@ class ForwardProxy:
             pass
         finally:
             writer.close()
+
+    def _allows(self, head: bytes) -> bool:
+        if self._login is None:
+            return True
+        expected = b"proxy-authorization: basic " + base64.b64encode(self._login.encode())
+        return any(line.lower() == expected.lower() for line in head.split(b"\r\n"))
 
 
 async def _relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

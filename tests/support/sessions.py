@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from managed_session_api import names
@@ -47,6 +48,17 @@ def begin(system: LocalSystem, agent_id: str | None = None) -> AbstractAsyncCont
     return Conversation.begin(
         system.user, agent_id=agent_id or system.agent_id, environment_id=system.clouds.environment_id
     )
+
+
+@asynccontextmanager
+async def begin_with_store(system: LocalSystem, store: str) -> AsyncIterator[Conversation]:
+    """The same with a memory store, which the agent may write to."""
+    resources: Any = [{"type": "memory_store", "memory_store_id": store, "access": "read_write"}]
+    session = await system.user.beta.sessions.create(
+        agent=system.agent_id, environment_id=system.clouds.environment_id, resources=resources
+    )
+    async with Conversation.join(system.user, session.id) as conversation:
+        yield conversation
 
 
 async def resource(system: LocalSystem, session_id: str) -> dict[str, Any]:

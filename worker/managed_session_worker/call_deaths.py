@@ -54,6 +54,16 @@ class _RefusingTool:
         return await self._tool.call(arguments)
 
 
+def is_last_attempt(call: str, deaths: CallDeaths, attempts: int) -> bool:
+    """Return whether a call that has ended workers, or ran beside one that did, may run only once more.
+
+    It then runs alone. If the worker ends again, this call was the cause, and the calls that only ran beside
+    it are not refused for it.
+    """
+    number: int = deaths.get(call, {}).get("deaths", 0)
+    return 0 < number == attempts - 1
+
+
 def refuse_fatal_calls(
     tools: Sequence[Any], deaths: CallDeaths, attempts: int, running: Callable[[], str | None]
 ) -> list[Any]:
@@ -63,7 +73,7 @@ def refuse_fatal_calls(
         tools: The tools for the SDK's runner.
         deaths: The deaths of this session's calls so far.
         attempts: How many times a call may run.
-        running: Returns the tool use ID of the call that the runner has just begun; it runs one at a time.
+        running: Returns the tool use ID of the call that this task serves.
     """
     refusals = {
         identifier: _refusal(entry) for identifier, entry in deaths.items() if entry["deaths"] >= attempts
@@ -91,7 +101,7 @@ def killed_by(status: int | None, memory_kills_before: int | None) -> str:
 
     Args:
         status: Its wait status, or None if that is unknown.
-        memory_kills_before: `memory_kills` when its call began; None if there was no call.
+        memory_kills_before: `memory_kills` when its newest call began; None if there was no call.
     """
     after = memory_kills()
     if memory_kills_before is not None and after is not None and after > memory_kills_before:

@@ -117,7 +117,7 @@ class CommandOutput:
         kept = True
         try:
             target = os.open(
-                log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+                log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
             )
             os.write(target, self._tail)
         except OSError:
@@ -145,6 +145,11 @@ class CommandOutput:
 
 _keepers: list[subprocess.Popen[bytes]] = []
 """Processes that read background output; they outlive this one."""
+
+
+def keepers() -> "list[subprocess.Popen[bytes]]":
+    """Return the keepers that have not been reaped."""
+    return list(_keepers)
 
 
 def reap_keepers() -> None:

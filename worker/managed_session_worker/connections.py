@@ -7,6 +7,7 @@ and send heartbeats and results again.
 """
 
 import socket
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -31,6 +32,14 @@ _SOCKET_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 20_000),
 )
 """The kernel probes an idle connection after 10 s, and gives one up after 20 s without acknowledgement."""
+_SYSTEM_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+"""Where distributions have the system's store as one file."""
 _STREAM_PATH = "/events/stream"
 
 Trace = Callable[[str, dict[str, Any]], Awaitable[None]]
@@ -57,16 +66,24 @@ class StreamTimeout:
 class Connections:
     """Makes the HTTP client for one run of the SDK's worker, and keeps track of its connections."""
 
-    def __init__(self) -> None:
+    def __init__(self, proxy: str | None = None, authorities: str | None = None) -> None:
+        self._proxy = proxy
+        self._authorities = authorities
         self._sockets: list[Any] = []
         self._stream_timeout = StreamTimeout()
 
     def client(self) -> DefaultAsyncHttpxClient:
         """Return the SDK's own HTTP client with the limits of this module. The caller closes it.
 
-        It ignores the environment, whose proxies and certificates are for the agent's commands.
+        It ignores the environment, whose proxies and certificates are for the agent's commands. Its own come
+        with the start request.
         """
-        return DefaultAsyncHttpxClient(trust_env=False, event_hooks={"request": [self._prepare]})
+        own: dict[str, Any] = {}
+        if self._proxy is not None:
+            own["proxy"] = self._proxy
+        if self._authorities is not None:
+            own["verify"] = trusting(self._authorities)
+        return DefaultAsyncHttpxClient(trust_env=False, event_hooks={"request": [self._prepare]}, **own)
 
     def reset(self, why: str) -> None:
         """Shut down all connections at once. Calls that wait on one fail, and the SDK retries them."""
@@ -115,6 +132,19 @@ class Connections:
         with suppress(OSError):  # Without these options a dead connection is noticed later.
             for option in _SOCKET_OPTIONS:
                 connection.setsockopt(*option)
+
+
+def trusting(authorities: str) -> ssl.SSLContext:
+    """Return a context that trusts the system's authorities and these (PEM).
+
+    Whatever variables say, so that nobody but root decides whom the worker trusts.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for bundle in _SYSTEM_BUNDLES:
+        with suppress(OSError):  # Not every image has the file, and what is in one may be unreadable.
+            context.load_verify_locations(cafile=bundle)
+    context.load_verify_locations(cadata=authorities)
+    return context
 
 
 def _least(given: float | None, most: float) -> float:

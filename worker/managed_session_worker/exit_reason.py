@@ -25,7 +25,7 @@ class ExitReason(StrEnum):
         meaning: What has happened.
         remedy: What to do about it.
         gives_lease_back: Whether the worker has given its lease back, or never had one. After any other
-            reason the lease lapses, and the agent's background processes are killed.
+            reason the lease lapses, and what the worker's unfinished calls have started is killed.
     """
 
     writer: Writer
@@ -99,7 +99,7 @@ class ExitReason(StrEnum):
     SUPERSEDED = (
         "Superseded",
         Writer.WORKER,
-        "A newer claim took over; everything that this worker had started was killed first.",
+        "A newer claim took over; what this worker's unfinished calls had started was killed first.",
         _PASSES,
     )
     KILLED = (

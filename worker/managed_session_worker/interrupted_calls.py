@@ -1,12 +1,12 @@
-"""Keeps the SDK from running tool calls that the session's user has interrupted.
+"""Finds the tool calls that the session's user has interrupted, or whose thread or session has ended.
 
 At each start the SDK's worker runs every call that has no result in the history, even one that was
 interrupted turns ago, and the platform then refuses the result. So the history that the SDK reads gets a
-result for each interrupted call. A call that is interrupted while it waits to run is not run either.
+result for each such call. `side_by_side` ends those that run, and does not run those that wait to.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx2
@@ -16,13 +16,23 @@ from managed_session_worker.unread_events import UnreadEvents
 _RESULT_OF = {"agent.tool_use": "user.tool_result", "agent.custom_tool_use": "user.custom_tool_result"}
 _KEYS = {"user.tool_result": "tool_use_id", "user.custom_tool_result": "custom_tool_use_id"}
 _IDLE = ("session.status_idle", "session.thread_status_idle")
+_THREAD_STATUS = "session.thread_status_"
+_SESSION_ENDS = ("session.status_terminated", "session.deleted")
 
 
 class InterruptedCalls:
-    """Finds, in a session's events, the calls that were interrupted before they had a result."""
+    """Finds, in a session's events, the calls that ended so before they had a result.
 
-    def __init__(self) -> None:
+    Args:
+        on_read: Called after events were read.
+    """
+
+    def __init__(self, on_read: Callable[[], None] = lambda: None) -> None:
+        self._on_read = on_read
         self._unread = UnreadEvents()
+        self._first_thread: object = None
+        """The first thread whose status the log tells. It is the primary one, unless calls name it."""
+        self._named: set[object] = set()
         self._open: dict[str, tuple[str, object]] = {}
         """Calls without a result: the type of their result, and their thread."""
         self._interrupted: set[str] = set()
@@ -34,25 +44,39 @@ class InterruptedCalls:
         """Read the next events, in order; skip those that were read before."""
         for identifier, kind, event in self._unread.among(events):
             self._take(identifier, kind, event)
+        self._on_read()
 
     def _take(self, identifier: str, kind: str, event: Mapping[str, Any]) -> None:
         thread = event.get("session_thread_id")
+        if kind.startswith(_THREAD_STATUS) and self._first_thread is None:
+            self._first_thread = thread
         if kind in _RESULT_OF:
+            self._named.add(thread)
             self._open[identifier] = (_RESULT_OF[kind], thread)
         elif kind in _KEYS:
             answered = str(event.get(_KEYS[kind]))
             self._open.pop(answered, None)
             self._interrupted.discard(answered)
-        elif kind == "user.interrupt":
-            # An interrupt without a thread applies to all threads.
-            self._interrupted.update(
-                call for call, (_, owner) in self._open.items() if thread is None or owner == thread
-            )
+        elif kind == "user.interrupt" and thread is not None:
+            self._end_calls({thread, None} if self._is_primary(thread) else {thread})
+        elif kind == "user.interrupt" or kind in _SESSION_ENDS:
+            self._end_calls(None)
+        elif kind == "session.thread_status_terminated":
+            self._end_calls({thread})
         elif kind in _IDLE:
             reason = event.get("stop_reason")
             named = reason.get("event_ids") if isinstance(reason, Mapping) else None
             # The session still waits for these.
             self._interrupted.difference_update(map(str, named or ()))
+
+    def _end_calls(self, threads: set[object] | None) -> None:
+        """Take note that the open calls of these threads have ended; None: of all threads."""
+        self._interrupted.update(
+            call for call, (_, owner) in self._open.items() if threads is None or owner in threads
+        )
+
+    def _is_primary(self, thread: object) -> bool:
+        return thread == self._first_thread and thread not in self._named
 
     def results(self) -> list[dict[str, Any]]:
         """Return a result event for each interrupted call."""

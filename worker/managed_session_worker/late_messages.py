@@ -36,7 +36,7 @@ NEVER = "1970-01-01T00:00:00Z"
 UNLEASED_SECONDS = 300
 """The lease that the SDK is shown while there is none. A longer suspension ends the worker."""
 
-_LEASE_CALL = re.compile(r"/work/[^/]+/(heartbeat|stop)$")
+LEASE_CALL = re.compile(r"/work/[^/]+/(heartbeat|stop)$")
 _STARTING = frozenset(
     {"user.message", "user.define_outcome", "session.status_running", "session.status_rescheduled"}
 )
@@ -132,7 +132,7 @@ class LocalLeaseAnswers(SDKMiddleware):
 
     async def handle_async(self, request: Any, call_next: Any) -> Any:
         """Answer a heartbeat or a stop; pass any other attempt on."""
-        found = _LEASE_CALL.search(str(request.url).split("?", 1)[0])
+        found = LEASE_CALL.search(str(request.url).split("?", 1)[0])
         if found is None:
             return await call_next(request)
         if found[1] == "stop":

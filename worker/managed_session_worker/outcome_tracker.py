@@ -64,8 +64,7 @@ class OutcomeTracker:
         self._refused: set[str] = set()
         self._in_flight: dict[str, str] = {}
         self._statuses: dict[str, int] = {}
-        self.current_call: str | None = None
-        """The tool call that the SDK executes, or executed last. It executes one at a time."""
+        self._interrupted: set[str] = set()
         self.ending: Ending | None = None
         self.found_stopped = False
         """Whether the work item was stopped before this worker could take its lease."""
@@ -81,9 +80,9 @@ class OutcomeTracker:
         return identifier in self._posted
 
     @property
-    def call(self) -> tuple[str, str] | None:
-        """Tool use ID and tool of the newest call whose result is neither delivered nor given up."""
-        return next(reversed(self._in_flight.items()), None)
+    def calls(self) -> dict[str, str]:
+        """Tools of the calls whose results are neither delivered nor given up, by ID, in order of start."""
+        return dict(self._in_flight)
 
     def conclude(self, reason: ExitReason, message: str) -> None:
         """Record why the run ends. The first reason wins."""
@@ -148,7 +147,6 @@ class OutcomeTracker:
 
     def tool_started(self, identifier: str, tool: str) -> None:
         """Handle the start of a tool call."""
-        self.current_call = identifier
         self._called.add(identifier)
         self._in_flight[identifier] = tool
         self._count()
@@ -156,6 +154,13 @@ class OutcomeTracker:
     def tool_skipped(self, identifier: str) -> None:
         """Handle a tool call that turned out to be for somebody else."""
         self._called.discard(identifier)
+        self._in_flight.pop(identifier, None)
+        self._count()
+
+    def tool_interrupted(self, identifier: str) -> None:
+        """Handle a tool call that was ended, or not run, because nobody waits for it any more."""
+        if identifier in self._called and identifier not in self._posted:
+            self._interrupted.add(identifier)
         self._in_flight.pop(identifier, None)
         self._count()
 
@@ -173,6 +178,7 @@ class OutcomeTracker:
             {
                 "toolCalls": len(self._called),
                 "toolErrors": len(self._failed),
+                "toolCallsInterrupted": len(self._interrupted),
                 "resultsPosted": len(self._posted),
                 "resultsRefused": len(self._refused - self._posted),
             }

@@ -7,7 +7,8 @@ descendants, even after `setsid`, `nohup` or a double fork.
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,13 +34,17 @@ class Process:
 
 
 class Reaper:
-    """Collects the exit statuses of all children, adopted orphans included."""
+    """Reaps all children, adopted orphans included, and keeps the exit statuses of those that it watches."""
 
     def __init__(self) -> None:
-        self._statuses: dict[int, int] = {}
+        self._statuses: dict[int, int | None] = {}
+
+    def watch(self, pid: int) -> None:
+        """Keep the exit status of this child, from now until it is taken."""
+        self._statuses[pid] = None
 
     def reap(self) -> None:
-        """Collect every child that has ended; never blocks."""
+        """Reap every child that has ended; never blocks."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -47,13 +52,28 @@ class Reaper:
                 return
             if pid == 0:
                 return
-            self._statuses[pid] = status
+            if pid in self._statuses:
+                self._statuses[pid] = status
 
     def take(self, pid: int) -> int | None:
-        """Return the wait status of `pid` if it has ended, and drop all other statuses."""
-        status = self._statuses.pop(pid, None)
-        self._statuses.clear()
+        """Return the wait status of a watched child if it has ended, and forget that child."""
+        status = self._statuses.get(pid)
+        if status is not None:
+            del self._statuses[pid]
         return status
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Hold back the supervisor's signals during a fork: no child may run their handlers before it is ready.
+
+    A child leaves this block only by its end, and unblocks them itself.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def boot_ticks() -> int:
@@ -76,13 +96,15 @@ def process_table() -> dict[int, Process]:
     return table
 
 
-def descendants(table: dict[int, Process], roots: set[int]) -> Iterator[Process]:
-    """Yield every process below one of `roots`, without the roots themselves."""
+def descendants(
+    table: dict[int, Process], roots: set[int], spared: Collection[int] = ()
+) -> Iterator[Process]:
+    """Yield every process below one of `roots`, without the roots and without all at or below `spared`."""
     children: dict[int, list[Process]] = {}
     for process in table.values():
         children.setdefault(process.parent, []).append(process)
     pending = list(roots)
-    seen = set(roots)
+    seen = {*roots, *spared}
     while pending:
         for process in children.get(pending.pop(), []):
             if process.pid not in seen:
@@ -91,17 +113,39 @@ def descendants(table: dict[int, Process], roots: set[int]) -> Iterator[Process]
                 yield process
 
 
-def marked(table: dict[int, Process], marker: str, uid: int | None) -> Iterator[Process]:
+def started_since(
+    table: dict[int, Process], parent: int, ticks: int, spared: Collection[int | None] = ()
+) -> Iterator[Process]:
+    """Yield the children of `parent` that were started at `ticks` or later, each with everything below it.
+
+    What is below an older or a spared child stays out, even if it is younger: it is that child's work.
+    """
+    young = {
+        each.pid
+        for each in table.values()
+        if each.parent == parent and each.started >= ticks and each.pid not in spared
+    }
+    yield from (table[pid] for pid in young)
+    yield from descendants(table, young)
+
+
+def marked(
+    table: dict[int, Process],
+    marker: str,
+    uid: int | None,
+    spares: Callable[[dict[int, Process]], Callable[[Process], bool]] = lambda _: lambda _: False,
+) -> Iterator[Process]:
     """Yield what an earlier supervisor's workers left: processes of `uid`, or with `marker` as a variable.
 
     A process can escape the test for the marker by clearing its environment, but not the test for the user.
+    `spares` says which processes of the user belong to another supervisor (see `neighbours`).
     """
     needle = marker.encode()
-    lineage = _lineage(table, os.getpid())
+    own, spared = lineage(table, os.getpid()), spares(table)
     for process in table.values():
-        if process.pid in lineage:
+        if process.pid in own:
             continue
-        if uid is not None and process.uid == uid:
+        if uid is not None and process.uid == uid and not spared(process):
             yield process
             continue
         try:
@@ -112,12 +156,13 @@ def marked(table: dict[int, Process], marker: str, uid: int | None) -> Iterator[
             yield process
 
 
-def _lineage(table: dict[int, Process], pid: int) -> set[int]:
-    lineage = {1}
-    while pid in table and pid not in lineage:
-        lineage.add(pid)
+def lineage(table: dict[int, Process], pid: int) -> set[int]:
+    """Return a process with all those above it, and the first one."""
+    found = {1}
+    while pid in table and pid not in found:
+        found.add(pid)
         pid = table[pid].parent
-    return lineage
+    return found
 
 
 def kill_all(
@@ -143,14 +188,3 @@ def kill_all(
             return alive
         if alive:
             time.sleep(PASS_INTERVAL_SECONDS)
-
-
-def kill_descendants(reaper: Reaper, seconds: float) -> list[int]:
-    """Kill everything below this process; see `kill_all`."""
-    own = {os.getpid()}
-    return kill_all(lambda table: descendants(table, own), reaper, seconds)
-
-
-def kill_marked(marker: str, uid: int | None, reaper: Reaper, seconds: float) -> list[int]:
-    """Kill what an earlier supervisor's workers left; see `marked` and `kill_all`."""
-    return kill_all(lambda table: marked(table, marker, uid), reaper, seconds)

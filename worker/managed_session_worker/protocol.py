@@ -72,8 +72,11 @@ class StartRequest:
     attach_timeout_seconds: float = 60.0
     tool_call_attempts: int = 3
     call_deaths: CallDeaths = field(default_factory=dict)
+    max_parallel_calls: int = 8
     log_level: str = "INFO"
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    proxy: str | None = field(default=None, repr=False)
+    certificate_authorities: str | None = None
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> "StartRequest":
@@ -95,8 +98,11 @@ class StartRequest:
             attach_timeout_seconds=_seconds(document, "attachTimeoutSeconds", 60.0),
             tool_call_attempts=_integer({"toolCallAttempts": 3, **document}, "toolCallAttempts"),
             call_deaths=_call_deaths(document),
+            max_parallel_calls=max(1, _integer({"maxParallelCalls": 8, **document}, "maxParallelCalls")),
             log_level=_text({"logLevel": "INFO", **document}, "logLevel").upper(),
             environment=_environment(document),
+            proxy=_optional_text(document, "proxy"),
+            certificate_authorities=_optional_text(document, "certificateAuthorities"),
         )
         if request.work_secret is None and request.environment_key is None:
             raise RequestRejectedError(
@@ -127,8 +133,11 @@ class StartRequest:
                 "attachTimeoutSeconds": self.attach_timeout_seconds,
                 "toolCallAttempts": self.tool_call_attempts,
                 "callDeaths": self.call_deaths,
+                "maxParallelCalls": self.max_parallel_calls,
                 "logLevel": self.log_level,
                 "environment": dict(self.environment),
+                "proxy": self.proxy,
+                "certificateAuthorities": self.certificate_authorities,
             }
         )
 

@@ -4,6 +4,9 @@ The SDK's bash tool reads its shell through a single pipe. A background process 
 shell ends, stalls when nobody reads, writes into the results of later commands, and keeps a command waiting
 whose shell has ended. Here each command writes to its own pipe, and the shell reports exit statuses through
 another one.
+
+What the agent leaves in its shell (traps, functions, options) can keep the status from being reported. The
+command then ends as one that has run out of time.
 """
 
 import asyncio
@@ -19,10 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from managed_session_worker import processes
+from managed_session_worker.awake_time import within
 from managed_session_worker.command_output import CommandOutput, OutputFolder, reap_keepers
 
 _LEAST_STATUS_DESCRIPTOR = 200
 """Least descriptor number for exit statuses in the shell: above those that people use in their commands."""
+_STATUS_BYTES = 4096
+"""More than a status needs: the agent may write to the status pipe too, without end."""
 _SETTLE_SECONDS = 0.1
 """How long processes may hold the pipe of a command that has ended before they count as background."""
 _SETTLE_CHECK_SECONDS = 0.01
@@ -71,7 +77,7 @@ class Shell:
         """Start it.
 
         Args:
-            workdir: Where it begins.
+            workdir: Where it begins, or "/" if the agent has made that impossible.
             environment: All of its variables.
             folder: Holds pipes and background output.
             limit: How many bytes of a command's output to keep.
@@ -89,11 +95,11 @@ class Shell:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                cwd=workdir,
+                cwd=workdir if os.access(workdir, os.X_OK) else "/",
                 env={**environment, "PS1": "", "PS2": "", "TERM": "dumb"},
                 pass_fds=(status_writer,),
                 bufsize=0,
-                # So that a command's `kill 0` does not reach the worker.
+                # So that a command's `kill 0` does not reach the host.
                 start_new_session=True,
             )
         except OSError:
@@ -110,6 +116,11 @@ class Shell:
             os.set_blocking(descriptor, False)
 
     @property
+    def process(self) -> "subprocess.Popen[bytes]":
+        """The process of the shell."""
+        return self._process
+
+    @property
     def ended(self) -> str:
         """How the shell ended, for people; empty while it lives."""
         code = self._process.poll()
@@ -120,10 +131,12 @@ class Shell:
     async def run(self, number: int, command: str, seconds: float) -> Outcome:
         """Run one command until it or the shell ends.
 
+        Cancelling this kills the shell with what the command has started.
+
         Args:
             number: A number that no other command of this folder has.
             command: What bash evaluates.
-            seconds: How long it may take.
+            seconds: How long it may take, while the sandbox is not paused.
 
         Raises:
             CommandTimeoutError: It took longer. The shell has ended too.
@@ -133,16 +146,12 @@ class Shell:
         pipe = self._folder.path() / f"{number}.pipe"
         output = CommandOutput(pipe, self._limit)
         began = processes.boot_ticks()
+        # Nobody can guess the mark, so nothing that the agent has left running reports a status in advance.
+        mark = os.urandom(8).hex()
         loop = asyncio.get_running_loop()
         loop.add_reader(output.descriptor, self._read, loop, output)
         try:
-            async with asyncio.timeout(seconds):
-                # With `eval`, a syntax error fails the command and not the shell.
-                await self._send(
-                    f"{{ eval -- {shlex.quote(command)}\n}} </dev/null >{shlex.quote(str(pipe))} 2>&1 "
-                    f"{self._status_writer}>&-; printf '{number} %d\\n' $? >&{self._status_writer}\n"
-                )
-                status = await self._status(number)
+            status = await within(seconds, self._evaluate(mark, command, pipe))
             loop.remove_reader(output.descriptor)
             output.drain()
             await self._settle(output)
@@ -161,6 +170,15 @@ class Shell:
             loop.remove_reader(output.descriptor)
             output.close()
 
+    async def _evaluate(self, mark: str, command: str, pipe: Path) -> int | None:
+        # With `eval`, a syntax error fails the command and not the shell. After an unbalanced quote, bash 5.2
+        # knows no reserved word at the beginning of the next line, so an empty line follows.
+        await self._send(
+            f"{{ eval -- {shlex.quote(command)}\n}} </dev/null >{shlex.quote(str(pipe))} 2>&1 "
+            f"{self._status_writer}>&-; printf '{mark} %d\\n' $? >&{self._status_writer}\n\n"
+        )
+        return await self._status(mark)
+
     @staticmethod
     def _read(loop: asyncio.AbstractEventLoop, output: CommandOutput) -> None:
         if not output.read():
@@ -178,14 +196,14 @@ class Shell:
             except BrokenPipeError:
                 return
 
-    async def _status(self, number: int) -> int | None:
-        """Wait for the exit status of command `number`; None if the shell was killed before that."""
+    async def _status(self, mark: str) -> int | None:
+        """Wait for the exit status with this mark; None if the shell was killed before that."""
         closed = False
         while True:
             ready = await _ready(self._exit, None if closed else self._statuses)
             # Also after the shell's end: it may have reported the status just before.
             closed = not self._read_statuses()
-            status = self._reported_status(number)
+            status = self._reported_status(mark)
             if status is not None:
                 return status
             if ready == self._exit:
@@ -198,14 +216,14 @@ class Shell:
             data = os.read(self._statuses, 4096)
         except BlockingIOError:
             return True
-        self._unread += data
+        self._unread = (self._unread + data)[-_STATUS_BYTES:]
         return bool(data)
 
-    def _reported_status(self, number: int) -> int | None:
+    def _reported_status(self, mark: str) -> int | None:
         *lines, self._unread = self._unread.split(b"\n")
         for line in lines:
             words = line.split()
-            if len(words) == 2 and words[0] == str(number).encode() and words[1].isdigit():
+            if len(words) == 2 and words[0] == mark.encode() and words[1].isdigit():
                 return int(words[1])
         return None
 

@@ -4,15 +4,16 @@
 
 The process is part of the template's snapshot, so its start must not depend on the clock, on entropy or on
 variables that are set when a sandbox is created. It first closes what E2B leaves open. It does not serve a
-sandbox in which others than root could change what it runs.
+sandbox in which others than root could change what it runs. In a sandbox that several sessions share, it
+forks a supervisor for each of them (see `session_supervisor`).
 """
 
 import argparse
-import fcntl
 import gc
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 if __package__ in (None, ""):  # Run by path: make the package importable instead of its single modules.
@@ -21,6 +22,7 @@ if __package__ in (None, ""):  # Run by path: make the package importable instea
 
 from managed_session_worker import preload
 from managed_session_worker.hardening import audit_files, audit_loaded_code, harden, summary
+from managed_session_worker.neighbours import Neighbours
 from managed_session_worker.paths import Paths
 from managed_session_worker.prepare import AGENT_ACCOUNT
 from managed_session_worker.privileges import (
@@ -29,6 +31,8 @@ from managed_session_worker.privileges import (
     forbid_memory_access,
     set_memory_kill_preference,
 )
+from managed_session_worker.session_supervisor import enter
+from managed_session_worker.supervisor_lock import take_lock
 from managed_session_worker.supervisor_socket import SupervisorSocket
 from managed_session_worker.worker_manager import WorkerManager
 from managed_session_worker.workspace import give_to, keep_reserve, make_directories
@@ -48,11 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
     paths = Paths.from_environment()
     make_directories(paths)
     keep_reserve(paths)
-    # The file stays open, and so the lock is held, as long as this process lives.
-    lock = Path(paths.lock).open("w")  # noqa: SIM115
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    # The descriptor stays open, and so the lock is held, as long as this process lives.
+    if take_lock(paths) is None:
         logger.info("another supervisor serves this sandbox already")
         return 0
     os.chdir("/")
@@ -74,7 +75,7 @@ def _serve(paths: Paths, account: Account) -> int:
         return _refuse(paths, found)
     gc.collect()
     Path(paths.interpreter).write_text(sys.executable)
-    manager = WorkerManager(paths, account)
+    manager = WorkerManager(paths, account, Neighbours(paths), partial(enter, paths, account))
     manager.recover()
     logger.info("workers run as %s (uid %d)", account.name, account.uid)
     SupervisorSocket(paths, manager).run()

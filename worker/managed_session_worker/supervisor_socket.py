@@ -83,7 +83,7 @@ class SupervisorSocket:
             self._watch_reports()
             for key, events in self._selector.select():
                 self._dispatch(key, events, signals, listener)
-        self._manager.kill_running(ExitReason.KILLED, "the supervisor was stopped by a signal")
+        self._manager.close(ExitReason.KILLED, "the supervisor was stopped by a signal")
         Path(self._paths.socket).unlink(missing_ok=True)
 
     def drop(self, connection: Connection) -> None:

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,26 +67,30 @@ class SupervisorState:
             "toolErrors": 0,
             "resultsPosted": 0,
             "resultsRefused": 0,
-            "call": None,
+            "toolCallsInterrupted": 0,
+            "calls": [],
             "unsynchronised": [],
+            "memoryFailures": [],
         }
         self._save()
         return self.running
 
-    def record_call(self, call: Mapping[str, Any] | None) -> None:
-        """Record the call that the worker is about to run, or None once its result needs nothing more.
+    def record_calls(self, calls: Sequence[Mapping[str, Any]]) -> None:
+        """Record the calls that the worker runs, before a new one begins.
 
         Args:
-            call: Its `id` and `tool`, and `memoryKills`, the worker's `call_deaths.memory_kills` before it.
+            calls: Their `id` and `tool`, and `memoryKills`, the worker's `call_deaths.memory_kills` before
+                each of them; in order of start. A call is left out once its result needs nothing more.
         """
         record = self.running
         if record is None:
             return
-        before, record["call"] = record["call"], None
-        if before is not None:
-            self.deaths.pop(before["id"], None)
-        if call is not None:
-            record["call"] = dict(call)
+        before = {call["id"] for call in record["calls"]}
+        record["calls"] = [dict(call) for call in calls]
+        running = {call["id"] for call in calls}
+        for ended in before - running:
+            self.deaths.pop(ended, None)
+        if running - before:
             self.checkpoint()
 
     def checkpoint(self) -> None:
@@ -115,11 +119,11 @@ class SupervisorState:
         if status is not None:
             record["exitCode"] = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
             record["signal"] = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-        call = record["call"]
         if reason.gives_lease_back:  # The turn is over.
             self.deaths = {}
-        elif call is not None:
-            self.deaths = call_deaths.counted(self.deaths, call, cause or message)
+        else:
+            for call in record["calls"]:
+                self.deaths = call_deaths.counted(self.deaths, call, cause or message)
         record["callDeaths"] = self.deaths
         self.running = None
         try:

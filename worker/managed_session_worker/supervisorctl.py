@@ -6,10 +6,18 @@
     python3 -I -S supervisorctl.py stop CLAIM EPOCH
     python3 -I -S supervisorctl.py status
 
+In a sandbox that several sessions share, each of them has a supervisor of its own:
+
+    python3 -I -S supervisorctl.py session KEY start|watch|stop|status …  (as above, for one session)
+    python3 -I -S supervisorctl.py session KEY enter                      (prints the supervisor's `status`)
+    python3 -I -S supervisorctl.py session KEY run PROGRAM ARGUMENT…      (as root, in its mount namespace)
+    python3 -I -S supervisorctl.py session KEY leave                      (ends and removes the session)
+
 The operator runs this once per turn, so it must start quickly: it uses the standard library only, and little
 of it (`pathlib` alone would add a third to its start). If no supervisor runs (cold boot, out of memory), it
 starts one, detached. It continues a supervisor that a signal has stopped, and kills one that does not answer,
 so that the next one can.
+The session's supervisor is started if none runs. All this may be repeated at any time.
 Exit status: 0 after `exited` or `status`, 1 after `refused`, 2 for wrong arguments.
 """
 
@@ -33,6 +41,7 @@ from managed_session_worker.wire import (
     EPOCH_VARIABLE,
     FINAL_EVENTS,
     RESUMED_VARIABLE,
+    SESSION_KEY,
     RefusalCode,
     RequestRejectedError,
     refused,
@@ -47,10 +56,20 @@ CHECK_SECONDS = 2.0
 PING_SECONDS = 10.0
 """How often to send a ping. The operator takes a stream for dead after 30 s of silence."""
 RECONNECT_ATTEMPTS = 3
+ASK_AGAIN_SECONDS = 5.0
+"""How often the sandbox's supervisor is asked to start a session's, as long as that one does not listen."""
+LEAVE_SECONDS = 20.0
+"""How long a session's supervisor may take to end all that it has started."""
+LEAVE_ATTEMPTS = 3
 REPEATED_EVENTS = frozenset({"awaiting"})
 """Events that are sent again each time their content changes."""
 MAX_REQUEST_BYTES = 256 * 1024
 SUPERVISOR_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+USAGE = (
+    "usage: supervisorctl.py [session KEY] start CLAIM | watch CLAIM | stop CLAIM EPOCH | status\n"
+    "       supervisorctl.py session KEY enter | run PROGRAM ARGUMENT... | leave\n"
+)
 
 Event = dict[str, object]
 TYPE_CHECKING = False  # typing alone would take as long as all the rest
@@ -102,23 +121,54 @@ def connect(paths: Paths) -> socket.socket:
         RequestRejectedError: No supervisor came up in time.
     """
     deadline = time.monotonic() + SUPERVISOR_START_SECONDS
-    started = False
+    asked: float | None = None
     while True:
         connection = _try_connect(paths)
         if connection is not None:
             return connection
-        if not started:
+        if asked is not None and os.path.exists(paths.refusal):
+            raise _refusal(paths)
+        if paths.session and (asked is None or time.monotonic() > asked + ASK_AGAIN_SECONDS):
+            _ask_to_enter(paths)
+            asked = time.monotonic()
+        elif asked is None:
             _start_supervisor(paths)
-            started = True
-        elif os.path.exists(paths.refusal):
-            with open(paths.refusal) as file:
-                raise RequestRejectedError(RefusalCode.WRITABLE_BY_OTHERS, file.read())
+            asked = time.monotonic()
         if time.monotonic() > deadline:
             raise RequestRejectedError(
                 RefusalCode.START_FAILED,
                 f"no supervisor listened within {SUPERVISOR_START_SECONDS:.0f} s; see {paths.supervisor_log}",
             )
         time.sleep(0.02)
+
+
+def _refusal(paths: Paths) -> RequestRejectedError:
+    """Read why no supervisor serves. The file of a session's supervisor begins with a code."""
+    with open(paths.refusal) as file:
+        text = file.read()
+    code, _, why = text.partition("\n")
+    if code == RefusalCode.SHARING_UNSUPPORTED:
+        return RequestRejectedError(RefusalCode.SHARING_UNSUPPORTED, why)
+    return RequestRejectedError(RefusalCode.WRITABLE_BY_OTHERS, text)
+
+
+def _ask_to_enter(paths: Paths) -> None:
+    """Have the sandbox's supervisor start that of the session, unless it lives.
+
+    Raises:
+        RequestRejectedError: it refused, or there is none.
+    """
+    with connect(paths.of_session("")) as connection:
+        try:
+            connection.sendall(json.dumps({"command": "enter", "session": paths.session}).encode() + b"\n")
+            for line in event_lines(connection):
+                event = json.loads(line)
+                if event.get("event") == "refused":
+                    raise RequestRejectedError(RefusalCode(event["code"]), event["message"])
+                if event.get("event") in FINAL_EVENTS:
+                    return
+        except (ConnectionError, ValueError):
+            return  # It has died. The next one is asked again.
 
 
 def _try_connect(paths: Paths) -> socket.socket | None:
@@ -234,8 +284,7 @@ def event_lines(connection: socket.socket) -> "Iterator[bytes]":
 
     A supervisor that sends no line in time is killed.
     """
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    supervisor = struct.unpack("3i", credentials)[0]
+    supervisor = _peer(connection)
     silent_checks = 0  # A clock would also count the time of a pause.
     checks_per_ping = PING_SECONDS // CHECK_SECONDS
     answered = stopped = False
@@ -261,6 +310,13 @@ def event_lines(connection: socket.socket) -> "Iterator[bytes]":
         yield from lines
 
 
+def _peer(connection: socket.socket) -> int:
+    """Return the PID of the supervisor at the other end."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid: int = struct.unpack("3i", credentials)[0]
+    return pid
+
+
 def _send_signal(pid: int, number: int) -> None:
     try:
         os.kill(pid, number)
@@ -270,11 +326,66 @@ def _send_signal(pid: int, number: int) -> None:
 
 def _is_stopped(pid: int) -> bool:
     """Return whether a process is stopped. A pause stops all of them briefly; a signal does so for longer."""
+    return _state(pid) == "T"
+
+
+def _state(pid: int) -> str:
+    """Return the state of a process (proc(5), `stat`); "X" if there is none."""
     try:
         with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] == "T"
+            return file.read().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return "X"
+
+
+def run_in_session(paths: Paths, command: "list[str]") -> None:
+    """Replace this process by a program, as root, in the session's mount namespace.
+
+    Raises:
+        RequestRejectedError: no supervisor came up in time.
+        OSError: the namespace or the program could not be entered.
+    """
+    from managed_session_worker.session_namespace import join_namespace  # noqa: PLC0415 - rarely needed
+
+    with connect(paths) as connection:
+        join_namespace(_peer(connection))
+    os.execvp(command[0], command)  # noqa: S606
+
+
+def leave(paths: Paths) -> None:
+    """End the session's supervisor with all that it has started, and remove the session's folders.
+
+    A session that has none is left already. If its supervisor has died, another one is started, because that
+    finds and kills what is left.
+
+    Raises:
+        RequestRejectedError: a process survived, or the folders could not be removed. It can be repeated.
+    """
+    if not any(os.path.lexists(folder) for folder in paths.folders):
+        return
+    from managed_session_worker import session_removal  # noqa: PLC0415 - rarely needed
+
+    for _ in range(LEAVE_ATTEMPTS):
+        try:
+            with connect(paths) as connection:
+                supervisor = _peer(connection)
+                namespace = session_removal.namespace_of_supervisor(paths, supervisor)
+        except RequestRejectedError as rejection:
+            if rejection.code is not RefusalCode.SHARING_UNSUPPORTED:
+                raise
+            break  # It has never run anything.
+        _send_signal(supervisor, signal.SIGTERM)
+        _send_signal(supervisor, signal.SIGCONT)
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while (ended := _state(supervisor) in "XZ") or time.monotonic() < deadline:
+            if ended and session_removal.kill_in_namespace(namespace):
+                session_removal.remove(paths)
+                return
+            time.sleep(0.02)
+        _send_signal(supervisor, signal.SIGKILL)
+    else:
+        raise RequestRejectedError(RefusalCode.START_FAILED, "the session's processes survived SIGKILL")
+    session_removal.remove(paths)
 
 
 def print_event(event: Event) -> None:
@@ -285,39 +396,76 @@ def print_event(event: Event) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run one command and return the exit status."""
-    paths = Paths.from_environment()
-    claim = arguments[1] if len(arguments) > 1 else ""
-    epoch: int | None = None
+    paths, arguments = _place(arguments)
+    claim = arguments[1] if len(arguments) > 1 else None
+    epoch = (
+        int(arguments[2])
+        if arguments[:1] == ["stop"] and arguments[2:3] and arguments[2].isdecimal()
+        else None
+    )
     try:
-        match arguments:
-            case ["start", _]:
-                request = take_request(paths, claim)
-                check_permissions(paths)
-            case ["watch", _]:
-                request = _watch_request(claim)
-            case ["stop", _, number] if number.isdecimal():
-                epoch = int(number)
-                request = {"command": "stop", "claim": claim, "epoch": epoch}
-            case ["status"]:
-                request = {"command": "status"}
-            case _:
-                sys.stderr.write(
-                    "usage: supervisorctl.py start CLAIM | watch CLAIM | stop CLAIM EPOCH | status\n"
-                )
-                return 2
+        if paths.session and arguments == ["leave"]:
+            leave(paths)
+            print_event({"event": "left", "session": paths.session})
+            return 0
+        if paths.session and arguments[:1] == ["run"] and claim:
+            run_in_session(paths, arguments[1:])
+        request = _request(paths, arguments, epoch)
+        if request is None:
+            sys.stderr.write(USAGE)
+            return 2
         return exchange(paths, request)
     except RequestRejectedError as rejection:
-        print_event(refused(rejection, epoch=epoch, claim=claim or None))
+        print_event(refused(rejection, epoch=epoch, claim=claim))
         return 1
     except OSError as error:
         if not isinstance(error, BrokenPipeError):
             message = f"supervisorctl failed: {error.strerror or type(error).__name__}"
             start_failed = RequestRejectedError(RefusalCode.START_FAILED, message)
-            print_event(refused(start_failed, epoch=epoch, claim=claim or None))
+            print_event(refused(start_failed, epoch=epoch, claim=claim))
             return 1
         # The operator's stream was cut. The worker goes on; there is nobody to report to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
+
+
+def _place(arguments: list[str]) -> "tuple[Paths, list[str]]":
+    """Return whose supervisor is meant, and the other arguments."""
+    paths = Paths.from_environment()
+    match arguments:
+        case ["session", key, *rest] if SESSION_KEY.fullmatch(key):
+            return paths.of_session(key), rest
+    return paths, arguments
+
+
+def _request(paths: Paths, arguments: list[str], epoch: int | None) -> Event | None:
+    """Return the request of a command; None if there is no such command.
+
+    Raises:
+        RequestRejectedError: the request in the inbox cannot be used, or others could change what root runs.
+    """
+    match arguments:
+        case ["start", claim]:
+            request = take_request(paths, claim)
+            check_permissions(paths)
+            return request
+        case ["watch", claim]:
+            _check_entered(paths)
+            return _watch_request(claim)
+        case ["stop", claim, _] if epoch is not None:
+            _check_entered(paths)
+            return {"command": "stop", "claim": claim, "epoch": epoch}
+        case ["status"]:
+            return {"command": "status"}
+        case ["enter"] if paths.session:
+            return {"command": "status"}
+    return None
+
+
+def _check_entered(paths: Paths) -> None:
+    """Reject a request about a worker of a session that has never been here, or has left for good."""
+    if not os.path.exists(paths.run):
+        raise RequestRejectedError(RefusalCode.UNKNOWN_CLAIM, "this session is not in the sandbox")
 
 
 def _watch_request(claim: str) -> Event:

@@ -7,15 +7,17 @@ from typing import Any
 
 from anthropic import AnthropicError
 from anthropic import Middleware as SDKMiddleware
-from anthropic.lib.tools import BetaAsyncBuiltinFunctionTool, ToolError
-from anthropic.lib.tools._beta_functions import aclose_runnable_tool
+from anthropic.lib.tools import ToolError
 
 from managed_session_worker.worker_log import logger
+from managed_session_worker.wrapped_tool import WrappedTool
 
 PATIENCE_SECONDS = 10.0
 """How long to send a refused result again while its session still waits for it."""
 _FIRST_PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 2.0
+INTERRUPTED = "the user interrupted this call while it ran"
+"""The result of an interrupted call, should the session wait for it nevertheless."""
 _EVENTS = re.compile(r"/v1/sessions/[^/]+/events$")
 _TEMPORARY = frozenset({400, 404, 422})
 """"does not match any agent.tool_use event" (anthropic-sdk-python#1744), and what else may mean "not yet"."""
@@ -86,18 +88,18 @@ class CompletedCalls:
         self,
         current_call: Callable[[], str | None],
         delivered: Callable[[str], bool],
-        interrupted: Callable[[str], bool] = lambda _: False,
+        is_cut: Callable[[str], bool] = lambda _: False,
     ) -> None:
         """Take the functions that know the state of calls.
 
         Args:
-            current_call: Returns the ID of the call that the SDK executes.
+            current_call: Returns the ID of the call that the SDK executes in this task.
             delivered: Returns whether a call's result has been delivered.
-            interrupted: Returns whether the session's user has interrupted a call.
+            is_cut: Returns whether a running call is being ended because nobody waits for it any more.
         """
         self._current_call = current_call
         self._delivered = delivered
-        self._interrupted = interrupted
+        self._is_cut = is_cut
         self._ended: dict[str, Any] = {}
 
     def once(self, tools: Sequence[Any]) -> list[Any]:
@@ -111,9 +113,6 @@ class CompletedCalls:
             del self._ended[known]
         if call is None:
             return await tool.call(arguments)
-        if call not in self._ended and self._interrupted(call):
-            logger.info("not running a tool call that was interrupted before it ran tool_use_id=%s", call)
-            raise ToolError("interrupted before it ran")
         if call not in self._ended:
             self._ended[call] = await self._outcome(tool, arguments, call)
         else:
@@ -130,26 +129,17 @@ class CompletedCalls:
             return error
         except asyncio.CancelledError:
             # The SDK cancels a call that takes too long; this is its own message.
-            self._ended[call] = ToolError(f"tool {tool.name!r} timed out")
+            cut = self._is_cut(call)
+            self._ended[call] = ToolError(INTERRUPTED if cut else f"tool {tool.name!r} timed out")
             raise
 
 
-class _OnceTool(BetaAsyncBuiltinFunctionTool):
+class _OnceTool(WrappedTool):
     """Wraps a tool for the SDK, and runs each of its calls once."""
 
     def __init__(self, tool: Any, completed_calls: CompletedCalls) -> None:
-        self._tool = tool
+        super().__init__(tool)
         self._completed_calls = completed_calls
-
-    @property
-    def name(self) -> str:
-        return str(self._tool.name)
-
-    def to_dict(self) -> Any:
-        return self._tool.to_dict()
 
     async def call(self, input: object) -> Any:  # noqa: A002 - the SDK's name
         return await self._completed_calls.run(self._tool, input)
-
-    async def aclose(self) -> None:
-        await aclose_runnable_tool(self._tool)

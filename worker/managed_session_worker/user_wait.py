@@ -32,6 +32,11 @@ class UserWait:
         self._open: list[str] = []
         self._reported: list[Call] = []
 
+    @property
+    def waits(self) -> bool:
+        """Whether nothing but an answer of the session's user continues the turn, as far as is known."""
+        return bool(self._reported)
+
     def read(self, events: list[Any]) -> None:
         """Read the next events, in order; skip those that were read before."""
         for identifier, kind, event in self._unread.among(events):

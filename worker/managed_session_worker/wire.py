@@ -1,10 +1,14 @@
 """Defines names that `supervisorctl`, the supervisor and the operator share.
 
-`supervisorctl` starts once per turn and imports this module, so it uses nothing but `enum`, which `json` has
-loaded already.
+`supervisorctl` starts once per turn and imports this module, so it uses nothing but `enum` and `re`, which
+`json` has loaded already.
 """
 
+import re
 from enum import StrEnum
+
+SESSION_KEY = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+"""What names a session in a shared sandbox. It is one plain path component."""
 
 EPOCH_VARIABLE = "MANAGED_SESSION_EPOCH"
 """Read by `supervisorctl watch`: the supervisor rejects lower epochs from now on."""
@@ -31,6 +35,8 @@ class RefusalCode(StrEnum):
     """The worker of an earlier claim is finishing a tool call."""
     WRITABLE_BY_OTHERS = "WritableByOthers"
     """Others than root could change what runs as root."""
+    SHARING_UNSUPPORTED = "SharingUnsupported"
+    """This sandbox cannot hold several sessions."""
 
 
 class RequestRejectedError(Exception):

@@ -4,8 +4,10 @@ import asyncio
 import base64
 import json
 import logging
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, Coroutine
+from pathlib import Path
 from typing import Any, NoReturn
 
 from anthropic import AsyncAnthropic
@@ -16,13 +18,17 @@ from anthropic.lib.tools.agent_toolset import AgentToolContext
 from managed_session_worker import call_deaths
 from managed_session_worker.attach_deadline import AttachDeadline
 from managed_session_worker.bash_tool import agent_toolset
+from managed_session_worker.call_context import calling_tool_use
 from managed_session_worker.connections import Connections
+from managed_session_worker.earlier_commands import EarlierCommands
 from managed_session_worker.event_history import RetryingEventHistory
 from managed_session_worker.event_reader import EventReader
 from managed_session_worker.heartbeat_retry import HeartbeatRetry
 from managed_session_worker.idle_watch import IdleWatch
 from managed_session_worker.interrupted_calls import InterruptedCalls
+from managed_session_worker.lapsed_lease import LeaseCallsHeldBack, held_back
 from managed_session_worker.late_messages import Holder, LateMessages, LocalLeaseAnswers
+from managed_session_worker.memory_stores import MemoryStores
 from managed_session_worker.open_calls import NEWEST_EVENTS, still_open
 from managed_session_worker.outcome_tracker import (
     Ending,
@@ -34,10 +40,13 @@ from managed_session_worker.outcome_tracker import (
 from managed_session_worker.paths import Paths
 from managed_session_worker.protocol import RESUMED_SIGNAL, ExitReason, StartRequest, now
 from managed_session_worker.refused_results import RefusedResults
+from managed_session_worker.shell_client import ShellClient
+from managed_session_worker.side_by_side import ThreadCalls, side_by_side
 from managed_session_worker.suspend_detector import ClockReading, SuspendDetectingSelector, SuspendDetector
 from managed_session_worker.tool_results import CompletedCalls, RetryingResults
 from managed_session_worker.user_wait import UserWait, UserWaitReports
 from managed_session_worker.worker_log import logger
+from managed_session_worker.workspace import aside_of
 
 LEASE_LOST_GRACE_SECONDS = 65.0
 """After a lost lease the SDK may still upload memory files (two passes of 30 s); then the process ends."""
@@ -71,19 +80,35 @@ def session_token(request: StartRequest) -> str | None:
 class WorkItemRunner:
     """Serves one work item with the SDK's worker, and decides how it ends where the SDK does not."""
 
-    def __init__(self, request: StartRequest, paths: Paths, reporter: Reporter) -> None:
+    def __init__(
+        self, request: StartRequest, paths: Paths, reporter: Reporter, shells: socket.socket
+    ) -> None:
         self._request = request
+        self._shells = ShellClient(shells, lambda hangs: reporter.report("shells", hangs=hangs))
+        self._earlier_commands = EarlierCommands()
         self._paths = paths
         self._reporter = reporter
         self._first_heartbeat_seen = False
-        self._reported_call: tuple[str, str] | None = None
+        self._reported_calls: dict[str, dict[str, object]] = {}
         self._handling: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
-        self._connections = Connections()
-        user_wait = UserWaitReports(lambda calls: reporter.report("awaiting", calls=calls))
-        interrupted = InterruptedCalls()
+        self._connections = Connections(request.proxy, request.certificate_authorities)
+        user_wait = UserWaitReports(self._report_wait)
+        self._wait_report: asyncio.Task[None] | None = None
+        self._memory = MemoryStores(
+            Path(paths.memory),
+            aside_of(paths, request.claim),
+            report=lambda failures: reporter.report("memory", failures=failures),
+            report_unsynchronised=lambda files: reporter.report("unsynchronised", paths=files),
+        )
+        interrupted = InterruptedCalls(self._check_calls)
         self._idle_watch = IdleWatch(self._leave_idle, request.max_idle_seconds)
-        self._event_reader = EventReader(interrupted, UserWait(user_wait.changed), self._idle_watch)
+        self._user_wait = UserWait(user_wait.changed)
+        self._thawed = asyncio.Event()
+        """Set while it is not known who serves the session, after a pause that the lease did not survive."""
+        self._event_reader = EventReader(
+            interrupted, self._user_wait, self._idle_watch, self._earlier_commands
+        )
         self.suspend_detector = SuspendDetector(self._lease_expired, on_resume=self._resumed)
         self._tracker = OutcomeTracker(
             on_heartbeat=self._heartbeat,
@@ -91,9 +116,17 @@ class WorkItemRunner:
             on_lease_lost=self._lease_lost,
             on_result_refused=self._result_refused,
         )
+        self._calls = ThreadCalls(
+            request.max_parallel_calls,
+            unwanted=interrupted,
+            alone=lambda call: call_deaths.is_last_attempt(
+                call, request.call_deaths, request.tool_call_attempts
+            ),
+            ended=self._tracker.tool_interrupted,
+        )
         # Shared with late messages: a call that ran before the stop must not run again after it.
         self._completed_calls = CompletedCalls(
-            lambda: self._tracker.current_call, self._tracker.was_posted, interrupted.__contains__
+            calling_tool_use.get, self._tracker.was_posted, self._calls.is_cut
         )
 
     async def run(self) -> Ending:
@@ -103,7 +136,8 @@ class WorkItemRunner:
         if token is None:
             message = "the work secret holds no sessions token, and there is no environment key"
             return ExitReason.ERROR, message
-        logging.getLogger("anthropic").addHandler(LogObserver(tracker))
+        for handler in (LogObserver(tracker), self._memory.log_handler):
+            logging.getLogger("anthropic").addHandler(handler)
         asyncio.get_running_loop().add_signal_handler(RESUMED_SIGNAL, self._connections.reset, "resumed")
         async with self._connections.client() as http_client:
             # Given a credential, the SDK does not look for one in files that the agent may have written.
@@ -119,7 +153,7 @@ class WorkItemRunner:
             )
             self._start(AttachDeadline(self._client, request, tracker).watch(self._stop))
             try:
-                await self._handle_item()
+                await self._handle_item(LeaseCallsHeldBack(self._thawed.is_set))
                 await self._serve_late_messages()
             finally:
                 for task in self._background:
@@ -134,6 +168,7 @@ class WorkItemRunner:
             RetryingResults(self._still_open),
             RetryingEventHistory(),
             self._event_reader,
+            self._memory,
             RequestObserver(tracker, download_skills=request.environment_key is not None),
             HeartbeatRetry(),
         )
@@ -141,7 +176,9 @@ class WorkItemRunner:
             client,
             environment_key=request.environment_key,
             workdir=self._paths.workdir,
-            tools=lambda context: self._completed_calls.once(self._tools(context)),
+            tools=lambda context: held_back(
+                self._completed_calls.once(self._tools(context)), self._thawed.is_set
+            ),
             max_idle=request.max_idle_seconds,
         )
         self._handling = asyncio.create_task(
@@ -155,7 +192,8 @@ class WorkItemRunner:
         # The events may all have been read while the item was served before.
         self._idle_watch.restart()
         try:
-            await self._handling
+            with side_by_side(self._calls), self._memory.shared():
+                await self._handling
         except asyncio.CancelledError:
             logger.info("the work item was stopped through the SDK")
         except Exception as error:  # noqa: BLE001 - every failure becomes an exit record
@@ -172,8 +210,10 @@ class WorkItemRunner:
         """
         tracker, late = self._tracker, LateMessages(self._client, self._request)
         left = tracker.ending is None or tracker.ending[0] in (ExitReason.IDLE, ExitReason.NO_MESSAGE)
-        if not (left or tracker.found_stopped) or not await late.wait_for_this_worker():
+        left = left or tracker.found_stopped or self._thawed.is_set()
+        if not left or not await late.wait_for_this_worker():
             return
+        self._thawed.clear()
         logger.info("a message came while the work item was being stopped; serving it now")
         self._reporter.report("late", at=now())
         tracker.ending = None
@@ -181,16 +221,17 @@ class WorkItemRunner:
         await self._handle_item(LocalLeaseAnswers(self.suspend_detector.renew))
 
     async def _leave_when_taken(self, late: LateMessages) -> None:
-        """Leave once another worker can take over. A running tool call is finished first."""
+        """Leave once another worker can take over. Running tool calls are finished first."""
         if await late.until_taken() is Holder.OTHERS:
-            logger.info("the session's work is queued again; leaving after the call that runs")
+            logger.info("the session's work is queued again; leaving after the calls that run")
             self._stop(ExitReason.IDLE, "the session's work is queued again")
         else:
             self._stop(ExitReason.CREDENTIAL_REJECTED, "the session token is refused")
 
-    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._background.add(task)
+        return task
 
     def _heartbeat(self, sent: ClockReading, seconds: float) -> None:
         if seconds > 0:
@@ -202,25 +243,44 @@ class WorkItemRunner:
 
     def _counted(self, counts: dict[str, int]) -> None:
         self._reporter.report("counts", **counts)
-        call = self._tracker.call
-        if call != self._reported_call:
-            # Sent before the call runs: if it ends this worker, the supervisor knows which call it was. The
+        calls = self._tracker.calls
+        if calls.keys() != self._reported_calls.keys():
+            # Sent before a call runs: if it ends this worker, the supervisor knows which calls ran. The
             # supervisor may read this only after the worker's end, too late to count earlier memory kills.
-            self._reported_call = call
-            self._reporter.report(
-                "call",
-                id=call[0] if call else None,
-                tool=call[1] if call else None,
-                memoryKills=call_deaths.memory_kills() if call else None,
-            )
+            known, kills = self._reported_calls, call_deaths.memory_kills()
+            self._reported_calls = {
+                call: known.get(call) or {"id": call, "tool": tool, "memoryKills": kills}
+                for call, tool in calls.items()
+            }
+            self._reporter.report("calls", calls=list(self._reported_calls.values()))
+
+    def _report_wait(self, calls: list[dict[str, str]]) -> None:
+        """Report that the session waits for its user, or no longer does.
+
+        Once it is reported, the sandbox may be paused for long, and may be lost meanwhile. So what the agent
+        has written into memory stores is uploaded first.
+        """
+        if self._wait_report is not None:
+            self._wait_report.cancel()
+        if calls:
+            self._wait_report = self._start(self._flush_and_report(calls))
+        else:
+            self._reporter.report("awaiting", calls=[])
+
+    async def _flush_and_report(self, calls: list[dict[str, str]]) -> None:
+        await self._memory.flush()
+        self._reporter.report("awaiting", calls=calls)
+
+    def _check_calls(self) -> None:
+        self._calls.check()
 
     def _tools(self, context: AgentToolContext) -> list[Any]:
         request = self._request
         return call_deaths.refuse_fatal_calls(
-            agent_toolset(context),
+            agent_toolset(context, self._shells, self._earlier_commands.had_results),
             request.call_deaths,
             request.tool_call_attempts,
-            lambda: self._tracker.call[0] if self._tracker.call else None,
+            calling_tool_use.get,
         )
 
     def _leave_idle(self) -> None:
@@ -229,12 +289,20 @@ class WorkItemRunner:
             self._stop(ExitReason.IDLE, "the session was idle")
 
     def _lease_expired(self, seconds: float) -> None:
-        self._reporter.end(ExitReason.THAWED, f"frozen for {seconds:.0f} s, past the end of the lease")
+        message = f"frozen for {seconds:.0f} s, past the end of the lease"
+        if not self._user_wait.waits or self._tracker.tool_running or self._thawed.is_set():
+            self._reporter.end(ExitReason.THAWED, message)
+        # Nothing was running. Whoever can serve the session now does, and that may be nobody but this worker.
+        self._thawed.set()
+        self._resumed(seconds)
+        self._stop(ExitReason.THAWED, message)
 
     def _resumed(self, seconds: float) -> None:
         self._connections.reset(f"a clock jumped by {seconds:.0f} s")
 
     def _lease_lost(self, reason: ExitReason, message: str) -> None:
+        if self._thawed.is_set():
+            return
         # The SDK would finish a running tool call and post its result, although another worker may be running
         # it. With a refused token it would stop the item in mid-turn, and nobody would get the item again.
         refused_at_once = reason is ExitReason.CREDENTIAL_REJECTED and not self._first_heartbeat_seen
@@ -265,13 +333,19 @@ class WorkItemRunner:
             self._handling.cancel()
 
 
-def run_work_item(request: StartRequest, paths: Paths, reporter: Reporter) -> Ending:
+def run_work_item(request: StartRequest, paths: Paths, reporter: Reporter, shells: int) -> Ending:
     """Serve one work item to its end, on an event loop of its own.
+
+    Args:
+        request: What to serve.
+        paths: The sandbox's paths.
+        reporter: Reports to the supervisor.
+        shells: Descriptor of the socket on which the supervisor sends connections to the shell host.
 
     Returns:
         Why it ended. Some endings leave the process through `reporter.end` instead.
     """
-    item = WorkItemRunner(request, paths, reporter)
+    item = WorkItemRunner(request, paths, reporter, socket.socket(fileno=shells))
     selector = SuspendDetectingSelector(item.suspend_detector)
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as loop:
         return loop.run(item.run())

@@ -1,37 +1,22 @@
 """The forked worker process: serves one claim with Anthropic's own worker and reports to the supervisor."""
 
-import asyncio
 import gc
 import json
 import os
-import random
-import signal
-import ssl
 import sys
 from collections.abc import Mapping
 from typing import NoReturn
+from urllib.parse import urlsplit
 
+from managed_session_worker.agent_process import become_agent_process, marker
 from managed_session_worker.paths import Paths
-from managed_session_worker.privileges import (
-    Account,
-    die_with_parent,
-    drop_privileges,
-    forbid_memory_access,
-    set_memory_kill_preference,
-)
+from managed_session_worker.privileges import Account
 from managed_session_worker.protocol import ExitReason, StartRequest
 from managed_session_worker.work_item_runner import Reporter, run_work_item, session_token
 from managed_session_worker.worker_log import RedactingFormatter, log_to_standard_error, logger
 from managed_session_worker.workspace import prepare_as_agent
 
-MARKER_VARIABLE = "MANAGED_SESSION_SANDBOX"
-"""Marks all processes that a worker's tools start; `marker` makes the value."""
-
-
-def marker(paths: Paths) -> str:
-    """Return the `NAME=value` that is in the environment of every command of this sandbox only."""
-    stat = os.stat(paths.run)  # noqa: PTH116 - differs even between two sandboxes with one process table
-    return f"{MARKER_VARIABLE}={stat.st_dev}-{stat.st_ino}"
+PROCESS_NAME = "session-worker"
 
 
 class PipeReporter(Reporter):
@@ -43,7 +28,7 @@ class PipeReporter(Reporter):
 
     def report(self, kind: str, **content: object) -> None:
         """Send one report. If the supervisor has died, the kernel kills this process too."""
-        line = json.dumps({"report": kind, **content}).encode() + b"\n"
+        line = self._formatter.redact(json.dumps({"report": kind, **content})).encode() + b"\n"
         while line:
             line = line[os.write(self._descriptor, line) :]
 
@@ -57,7 +42,14 @@ class PipeReporter(Reporter):
 
 
 def run_worker(
-    request: StartRequest, *, paths: Paths, account: Account, report_to: int, log_to: int, supervisor: int
+    request: StartRequest,
+    *,
+    paths: Paths,
+    account: Account,
+    report_to: int,
+    shells: int,
+    log_to: int,
+    supervisor: int,
 ) -> NoReturn:
     """Serve `request` in this freshly forked process, and end the process.
 
@@ -66,13 +58,24 @@ def run_worker(
         paths: The sandbox's paths.
         account: The account to switch to.
         report_to: Descriptor of the pipe to the supervisor.
+        shells: Descriptor of the socket on which the supervisor sends connections to the shell host.
         log_to: Descriptor of the log file.
         supervisor: PID of the parent; this process must not outlive it.
     """
     formatter = RedactingFormatter(_secrets(request))
+    mark = marker(paths)
     reporter = PipeReporter(report_to, formatter)
     try:
-        _become_worker(request, paths, account, report_to, log_to, supervisor)
+        _become_worker(
+            request,
+            paths,
+            account,
+            mark,
+            report_to=report_to,
+            shells=shells,
+            log_to=log_to,
+            supervisor=supervisor,
+        )
         log_to_standard_error(request.log_level, formatter)
         leftovers = prepare_as_agent(paths, request.claim)
         if leftovers:
@@ -84,7 +87,7 @@ def run_worker(
         reporter.end(ExitReason.START_FAILED, f"{type(error).__name__}: {error}")
     try:
         logger.info("worker starts claim=%s session_id=%s", request.claim, request.session_id)
-        reason, message = run_work_item(request, paths, reporter)
+        reason, message = run_work_item(request, paths, reporter, shells)
     except BaseException as error:  # noqa: BLE001 - as above
         logger.exception("worker failed")
         reporter.end(ExitReason.ERROR, f"{type(error).__name__}: {error}")
@@ -92,44 +95,30 @@ def run_worker(
 
 
 def _become_worker(
-    request: StartRequest, paths: Paths, account: Account, report_to: int, log_to: int, supervisor: int
+    request: StartRequest,
+    paths: Paths,
+    account: Account,
+    mark: str,
+    *,
+    report_to: int,
+    shells: int,
+    log_to: int,
+    supervisor: int,
 ) -> None:
-    gc.disable()
-    asyncio.set_event_loop(None)
-    os.setsid()
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    signal.set_wakeup_fd(-1)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    null = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((null, 0), (log_to, 1), (log_to, 2)):
-        os.dup2(source, target)
-    _close_all_but({0, 1, 2, report_to})
-    set_memory_kill_preference(0)
-    drop_privileges(account)
-    forbid_memory_access()
-    die_with_parent(supervisor)
-    # Two sandboxes from one snapshot have the same state of these generators; only the kernel's differs.
-    seed = os.urandom(32) + request.claim.encode()
-    random.seed(seed)
-    ssl.RAND_add(seed, 0.0)
-    os.umask(0o022)
-    os.chdir(paths.workdir)
-    _set_environment(request.environment, paths, account)
+    become_agent_process(
+        PROCESS_NAME,
+        account,
+        workdir=paths.workdir,
+        log_to=log_to,
+        keep=(report_to, shells),
+        supervisor=supervisor,
+        seed=request.claim.encode(),
+    )
+    _set_environment(request.environment, paths, account, mark)
     gc.enable()
 
 
-def _close_all_but(kept: set[int]) -> None:
-    boundary = 3
-    for descriptor in sorted(kept):
-        if descriptor >= boundary:
-            os.closerange(boundary, descriptor)
-            boundary = descriptor + 1
-    os.closerange(boundary, min(65536, os.sysconf("SC_OPEN_MAX")))
-
-
-def _set_environment(extra: Mapping[str, str], paths: Paths, account: Account) -> None:
+def _set_environment(extra: Mapping[str, str], paths: Paths, account: Account, mark: str) -> None:
     """Set the variables of the template and the sandbox for the agent's commands, without the SDK's."""
     combined = {**os.environ, **extra}
     for name in list(combined):
@@ -137,11 +126,12 @@ def _set_environment(extra: Mapping[str, str], paths: Paths, account: Account) -
             del combined[name]
     combined.update(HOME=account.home, USER=account.name, LOGNAME=account.name, PWD=paths.workdir)
     combined.setdefault("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-    name, _, value = marker(paths).partition("=")
+    name, _, value = mark.partition("=")
     combined[name] = value
     os.environ.clear()
     os.environ.update(combined)
 
 
 def _secrets(request: StartRequest) -> list[str | None]:
-    return [request.work_secret, request.environment_key, session_token(request)]
+    credential = (urlsplit(request.proxy).password if request.proxy else None) or None
+    return [request.work_secret, request.environment_key, session_token(request), credential]

@@ -5,20 +5,24 @@ import json
 import logging
 import os
 import signal
+import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from managed_session_worker import call_deaths, processes, protocol
+from managed_session_worker.agent_process import marker
 from managed_session_worker.call_deaths import killed_by
+from managed_session_worker.neighbours import Neighbours
 from managed_session_worker.paths import Paths
 from managed_session_worker.privileges import Account
 from managed_session_worker.protocol import Event, ExitReason, StartRequest
+from managed_session_worker.shell_supervision import ShellSupervision
 from managed_session_worker.supervisor_state import Record, SupervisorState
 from managed_session_worker.wire import RefusalCode, RequestRejectedError, refused
-from managed_session_worker.worker import marker, run_worker
+from managed_session_worker.worker import run_worker
 from managed_session_worker.worker_log import open_worker_log
 from managed_session_worker.workspace import give_to, keep_reserve, remove_stale_requests
 
@@ -30,7 +34,7 @@ MAX_LISTENERS = 4
 """Listeners per claim. A listener whose stream was cut may stay connected for ever."""
 OUTLIVED_LEASE = "it hung or froze until its lease had lapsed"
 """Why a live worker is superseded."""
-COUNTERS = ("toolCalls", "toolErrors", "resultsPosted", "resultsRefused")
+COUNTERS = ("toolCalls", "toolErrors", "toolCallsInterrupted", "resultsPosted", "resultsRefused")
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +53,10 @@ class RunningWorker:
     claim: str
     pid: int
     reports: int
+    shells: socket.socket
+    """Where it waits for connections to the shell host."""
+    began: int
+    """When it was forked, in the unit of the process table."""
     unread: bytes = b""
     ended: tuple[ExitReason, str] | None = None
     takeover_requested_at: float | None = None
@@ -56,12 +64,24 @@ class RunningWorker:
 
 
 class WorkerManager:
-    """Forks, watches and kills workers. Not thread-safe: one event loop calls it."""
+    """Forks, watches and kills workers. Not thread-safe: one event loop calls it.
 
-    def __init__(self, paths: Paths, account: Account) -> None:
+    Args:
+        paths: The paths of the sandbox or, in a shared one, of the session that is served.
+        account: The user of workers and tools.
+        neighbours: The other supervisors of a shared sandbox, whose processes are spared.
+        enter: Answers a request to start a session's supervisor.
+    """
+
+    def __init__(
+        self, paths: Paths, account: Account, neighbours: Neighbours, enter: Callable[[Any], Event]
+    ) -> None:
         self._paths = paths
         self._account = account
+        self._neighbours = neighbours
+        self._enter = enter
         self._reaper = processes.Reaper()
+        self._shells = ShellSupervision(paths, account, self._reaper, neighbours)
         self._state = SupervisorState(paths)
         self._listeners: dict[str, list[Listener]] = {}
         self._survivors: list[int] = []
@@ -69,14 +89,21 @@ class WorkerManager:
         self.running: RunningWorker | None = None
 
     def recover(self) -> None:
-        """Clean up after an earlier supervisor: kill its processes and record how its claim ended."""
+        """Clean up after an earlier supervisor: kill its processes and record how its claim ended.
+
+        Then start the shell host, so that it is part of a template's snapshot.
+        """
         uid = self._account.uid if self._account.exclusive else None
-        left = processes.kill_marked(marker(self._paths), uid, self._reaper, KILL_SECONDS)
+        mark, spares = marker(self._paths), self._neighbours.spares
+        left = processes.kill_all(
+            lambda table: processes.marked(table, mark, uid, spares), self._reaper, KILL_SECONDS
+        )
         if left:
             logger.error("processes of an earlier worker are still alive: %s", left)
         if (record := self._state.running) is not None:
             cause = killed_by(None, _memory_kills(record))
             self._finish(ExitReason.KILLED, "the supervisor ended, and the worker with it", None, cause)
+        self._start_shells()
 
     def handle(self, document: Mapping[str, Any], listener: Listener) -> None:
         """Handle one request; the listener gets its events at once or as they happen."""
@@ -84,6 +111,9 @@ class WorkerManager:
         try:
             if document.get("command") == "status":
                 listener.send(self._status())
+                return
+            if document.get("command") == "enter":
+                listener.send(self._enter(document.get("session")))
                 return
             claim = protocol.claim_of(document)
             match document.get("command"):
@@ -98,7 +128,7 @@ class WorkerManager:
                     self._stop(claim, protocol.epoch_of(document), listener)
                 case _:
                     raise RequestRejectedError(
-                        RefusalCode.BAD_REQUEST, "command must be start, watch, stop or status"
+                        RefusalCode.BAD_REQUEST, "command must be start, watch, stop, status or enter"
                     )
         except RequestRejectedError as error:
             listener.send(refused(error, epoch=self._state.highest_epoch, claim=claim))
@@ -130,10 +160,18 @@ class WorkerManager:
             running.unread += data
         *lines, running.unread = running.unread.split(b"\n")
         for line in lines:
-            self._take_report(running, json.loads(line))
+            report = json.loads(line)
+            if report["report"] == "shells":
+                # The host that it was connected with has ended, or hangs.
+                if report["hangs"]:
+                    self._shells.kill()
+                self._connect_shells(running)
+            else:
+                self._take_report(running, report)
 
     def children_changed(self) -> None:
         """Reap the children that have ended, and finish the claim if the worker is one of them."""
+        self._shells.check()
         self._reaper.reap()
         running = self.running
         status = self._reaper.take(running.pid) if running else None
@@ -149,13 +187,17 @@ class WorkerManager:
         else:
             reason = ExitReason.ERROR
             message = f"the worker ended with status {os.WEXITSTATUS(status)} and no report"
-        if not reason.gives_lease_back:
-            # After an orderly end, the agent's background processes live on, also through a pause.
-            self._survivors = processes.kill_descendants(self._reaper, KILL_SECONDS)
+        if reason.gives_lease_back or self._waited(reason):
+            # Background processes live on, also through a pause.
+            self._shells.release()
+        else:
+            self._survivors = self._shells.end_work(running.pid, running.began)
         self._finish(reason, message, status, cause)
 
     def kill_running(self, reason: ExitReason, message: str, cause: str | None = None) -> None:
-        """Kill the worker and everything that its tools have started, with SIGKILL, and finish its claim.
+        """Kill the worker and everything that its unfinished calls have started, and finish its claim.
+
+        Idle shells and background processes of earlier calls live on.
 
         Args:
             reason: Why the worker ends.
@@ -166,7 +208,34 @@ class WorkerManager:
             RequestRejectedError: `StartFailed` if a process survived; the claim then stays as it is.
         """
         running = self.running
-        self._survivors = processes.kill_descendants(self._reaper, KILL_SECONDS)
+        if running is None or self._survivors:
+            self._survivors = self._kill_descendants()
+        else:
+            self._survivors = self._shells.end_work(running.pid, running.began)
+        self._finish_killed(running, reason, message, cause)
+
+    def close(self, reason: ExitReason, message: str) -> None:
+        """Kill everything below this process, shells and background processes too, and finish the claim.
+
+        A session's supervisor also kills what else runs in the session's mount namespace. The supervisor of
+        a shared sandbox spares those of the sessions.
+        """
+        self._survivors = self._kill_descendants(mates=True)
+        self._finish_killed(self.running, reason, message)
+
+    def _kill_descendants(self, *, mates: bool = False) -> list[int]:
+        own = {os.getpid()}
+
+        def below(table: dict[int, processes.Process]) -> Iterator[processes.Process]:
+            yield from processes.descendants(table, own, self._neighbours.supervisors(table))
+            if mates:
+                yield from self._neighbours.mates(table)
+
+        return processes.kill_all(below, self._reaper, KILL_SECONDS)
+
+    def _finish_killed(
+        self, running: RunningWorker | None, reason: ExitReason, message: str, cause: str | None = None
+    ) -> None:
         if self._survivors:
             message = f"processes of the earlier worker survived SIGKILL: {self._survivors}"
             raise RequestRejectedError(RefusalCode.START_FAILED, message)
@@ -188,13 +257,47 @@ class WorkerManager:
             )
         if self.running is not None or self._survivors:
             self._spare_late_worker(request.claim)
-            self.kill_running(ExitReason.SUPERSEDED, f"claim {request.claim} took over", OUTLIVED_LEASE)
+            message = f"claim {request.claim} took over"
+            if not self._kill_waiting_worker(message):
+                self.kill_running(ExitReason.SUPERSEDED, message, OUTLIVED_LEASE)
         deaths = call_deaths.merged(state.deaths, request.call_deaths)
         self._fork(replace(request, call_deaths=deaths))
         self._watch(request.claim, listener)
 
+    def _waited(self, reason: ExitReason) -> bool:
+        """Return whether a worker that outlived its lease did nothing but wait for the session's user.
+
+        No call of it was cut off, so the next worker repeats none. The agent's background processes are those
+        of finished calls, and live on as after an orderly end.
+        """
+        record = self._state.running or {}
+        waited = bool(record.get("awaiting")) and not record.get("calls")
+        return waited and reason in (ExitReason.THAWED, ExitReason.SUPERSEDED)
+
+    def _kill_waiting_worker(self, message: str) -> bool:
+        """Kill a worker that waits for the session's user, and leave the agent's background processes alive.
+
+        Return False if there is none, or if it began a call after all: a worker reports each call first.
+        """
+        running = self.running
+        if running is None or self._survivors or not self._waited(ExitReason.SUPERSEDED):
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(running.pid, signal.SIGKILL)
+        deadline = time.monotonic() + KILL_SECONDS
+        status = self._reaper.take(running.pid)
+        while status is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+            self._reaper.reap()
+            status = self._reaper.take(running.pid)
+        self.read_reports()
+        if status is None or not self._waited(ExitReason.SUPERSEDED):
+            return False
+        self._finish(ExitReason.SUPERSEDED, message, status)
+        return True
+
     def _spare_late_worker(self, claim: str) -> None:
-        """Refuse a newer claim while a worker that serves a late message may still finish its tool call.
+        """Refuse a newer claim while a worker that serves a late message may still finish its tool calls.
 
         Such a worker has no lease and leaves by itself once the session's work is queued again. If it were
         killed during a call, the next worker would run that call a second time.
@@ -218,32 +321,51 @@ class WorkerManager:
             log = open_worker_log(self._paths.worker_log)
             reading, writing = os.pipe()
             os.set_blocking(reading, False)
+            channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             record = self._state.begin(request)
             # The child closes descriptors by number, so no object of the parent may be finalized there.
             gc.freeze()
-            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD, signal.SIGTERM))
-            pid = os.fork()
-            if pid == 0:
-                run_worker(
-                    request,
-                    paths=self._paths,
-                    account=self._account,
-                    report_to=writing,
-                    log_to=log,
-                    supervisor=supervisor,
-                )
+            began = processes.boot_ticks()
+            with processes.signals_held():
+                pid = os.fork()
+                if pid == 0:
+                    run_worker(
+                        request,
+                        paths=self._paths,
+                        account=self._account,
+                        report_to=writing,
+                        shells=theirs.detach(),
+                        log_to=log,
+                        supervisor=supervisor,
+                    )
         except OSError as error:
             if self._state.running is not None:
                 self._finish(ExitReason.START_FAILED, f"the worker could not be forked: {error}", None)
             raise RequestRejectedError(
                 RefusalCode.START_FAILED, f"the worker could not be started: {error}"
             ) from error
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         os.close(log)
         os.close(writing)
+        theirs.close()
         record["pid"] = pid
-        self.running = RunningWorker(request.claim, pid, reading)
+        self._reaper.watch(pid)
+        self._shells.worker = pid
+        self.running = RunningWorker(request.claim, pid, reading, channel, began)
         self._state.checkpoint()
+        self._connect_shells(self.running)
+
+    def _start_shells(self) -> None:
+        try:
+            self._shells.start()
+        except OSError as error:
+            logger.error("the shell host could not be started: %s", error)  # noqa: TRY400 - for the log
+
+    def _connect_shells(self, running: RunningWorker) -> None:
+        """Give the worker a connection to the shell host. Without one, only its calls of `bash` fail."""
+        try:
+            self._shells.connect(running.shells)
+        except OSError as error:
+            logger.error("no shell host for claim %s: %s", running.claim, error)  # noqa: TRY400 - for the log
 
     def _record_leader(self, epoch: int) -> None:
         """Reject earlier leaders from now on. A full disk must not keep the new leader from watching."""
@@ -330,14 +452,15 @@ class WorkerManager:
                 self._broadcast(protocol.late(running.claim, report["at"]))
             case "counts":
                 record.update({name: report[name] for name in COUNTERS})
-            case "call":
-                kept = ("id", "tool", "memoryKills")
-                self._state.record_call({name: report[name] for name in kept} if report["id"] else None)
+            case "calls":
+                self._state.record_calls(report["calls"])
             case "awaiting":
                 record["awaiting"] = list(report["calls"])
                 self._broadcast(protocol.awaiting(running.claim, record["awaiting"]))
             case "unsynchronised":
                 record["unsynchronised"] = list(report["paths"])
+            case "memory":
+                record["memoryFailures"] = list(report["failures"])
             case "ended":
                 running.ended = (ExitReason.named(report["reason"]) or ExitReason.ERROR, report["message"])
 
@@ -347,6 +470,8 @@ class WorkerManager:
         running, self.running = self.running, None
         if running is not None:
             os.close(running.reports)
+            running.shells.close()
+            self._shells.worker = None
         if self._state.running is not None:
             self._state.running.pop("awaiting", None)
         record = self._state.finish(reason, message, status=status, cause=cause)
@@ -362,9 +487,10 @@ class WorkerManager:
 
 
 def _memory_kills(record: Record | None) -> int | None:
-    """Return how many processes had been killed for lack of memory when the record's call began."""
-    call = record.get("call") if record is not None else None
-    return call.get("memoryKills") if call is not None else None
+    """Return how many processes had been killed for lack of memory when the record's newest call began."""
+    calls = record["calls"] if record is not None else []
+    kills: int | None = calls[-1].get("memoryKills") if calls else None
+    return kills
 
 
 def _stale_epoch(epoch: int, highest: int) -> RequestRejectedError:

@@ -17,12 +17,17 @@ RESERVE_BYTES = 256 * 1024
 
 
 def make_directories(paths: Paths) -> None:
-    """Make the supervisor's own directories. Only root can enter those with requests and state."""
+    """Make the supervisor's own directories. Only root can enter those with requests and state.
+
+    In a shared sandbox, those that a session works in are entered through its mount namespace only.
+    """
+    private = [paths.run, paths.inbox]
+    if paths.session:
+        private = [str(Path(paths.own).parent), paths.own, *private]
     for directory, mode in (
         (paths.home, 0o755),
+        *((directory, 0o700) for directory in private),
         (paths.exits, 0o755),
-        (paths.run, 0o700),
-        (paths.inbox, 0o700),
     ):
         Path(directory).mkdir(parents=True, exist_ok=True)
         Path(directory).chmod(mode)
@@ -43,13 +48,17 @@ def give_to(account: Account, paths: Paths) -> None:
     """Make the directories that the agent works in, and make `account` their owner.
 
     Their content keeps its owner, except for skills. The parents belong to root, so nobody else can replace
-    a directory with a link.
+    a directory with a link. The agent may have closed a directory even to itself; the next worker
+    can enter it.
     """
     for directory in (paths.workdir, paths.memory):
         path = Path(directory)
         path.mkdir(parents=True, exist_ok=True)
         if os.geteuid() == 0 and path.stat().st_uid != account.uid:
             os.chown(directory, account.uid, account.gid, follow_symlinks=False)
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & stat.S_IRWXU != stat.S_IRWXU:
+            path.chmod(mode | stat.S_IRWXU)
     if os.geteuid() == 0:
         try:
             _give_skills_to(account, paths)
@@ -97,24 +106,33 @@ def prepare_as_agent(paths: Paths, claim: str) -> list[str]:
         except OSError as error:
             # The agent owns the workdir and may have put a file there. That must not end its session.
             logger.warning("could not make %s: %s", workdir / name, error.strerror)
-    moved: list[str] = []
-    aside = workdir / UNSYNCHRONISED_DIRECTORY / claim
+    aside = aside_of(paths, claim)
     for parent in (Path(paths.memory), workdir / "memory"):
         for marker in sorted(parent.glob(f"*/{MEMORY_STORE_MARKER}")):
             try:
-                aside.mkdir(parents=True, exist_ok=True)
-                moved.extend(_move(marker.parent, aside))
+                move_aside(marker.parent, aside)
             except OSError as error:
                 logger.warning("could not move %s aside: %s", marker.parent, error.strerror)
-    return moved[:MAX_REPORTED_FILES]
+    return leftovers_in(aside)
 
 
-def _move(store: Path, aside: Path) -> list[str]:
+def aside_of(paths: Paths, claim: str) -> Path:
+    """Return where leftover memory stores are kept that the worker of `claim` has found."""
+    return Path(paths.workdir) / UNSYNCHRONISED_DIRECTORY / claim
+
+
+def move_aside(store: Path, aside: Path) -> None:
+    """Move a leftover memory store into `aside`, under its own name if that is free. Raises OSError."""
+    aside.mkdir(parents=True, exist_ok=True)
     target = aside / store.name
     number = 1
-    while target.exists():
+    while target.is_symlink() or target.exists():
         number += 1
         target = aside / f"{store.name}-{number}"
     store.rename(target)
-    files = (path for path in sorted(target.rglob("*")) if path.is_file() and not path.is_symlink())
-    return [str(path) for path in files if path.name != MEMORY_STORE_MARKER]
+
+
+def leftovers_in(aside: Path) -> list[str]:
+    """Return the files of the stores that were moved to `aside`."""
+    files = (path for path in sorted(aside.rglob("*")) if path.is_file() and not path.is_symlink())
+    return [str(path) for path in files if path.name != MEMORY_STORE_MARKER][:MAX_REPORTED_FILES]

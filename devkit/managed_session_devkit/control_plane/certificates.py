@@ -3,6 +3,7 @@
 import datetime as dt
 import ipaddress
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,15 @@ class CertificateFiles:
     service_account_public_key: Path
 
 
+@dataclass(frozen=True)
+class ServerFiles:
+    """PEM files of a server. Only the owner can read the private key."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
 def issue_certificates(folder: Path) -> CertificateFiles:
     """Write a new authority's certificate, the certificates that it signs, and a service account key pair.
 
@@ -42,23 +52,8 @@ def issue_certificates(folder: Path) -> CertificateFiles:
     which RBAC lets do everything
     (https://kubernetes.io/docs/reference/access-authn-authz/rbac/#user-facing-roles).
     """
-    ca_key = ec.generate_private_key(ec.SECP256R1())
-    ca_name = _name("managed-sessions local control plane")
-    ca = (
-        _builder(ca_name, ca_name, ca_key)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(signs_certificates=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False)
-        .sign(ca_key, hashes.SHA256())
-    )
-    names: list[x509.GeneralName] = [x509.DNSName(name) for name in _SERVER_NAMES]
-    names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
-    server_key = ec.generate_private_key(ec.SECP256R1())
-    server = (
-        _leaf(_name("kube-apiserver"), server_key, ca, ExtendedKeyUsageOID.SERVER_AUTH)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .sign(ca_key, hashes.SHA256())
-    )
+    ca_key, ca = _authority("managed-sessions local control plane")
+    server_key, server = _server("kube-apiserver", _SERVER_NAMES, ca_key, ca)
     admin_key = ec.generate_private_key(ec.SECP256R1())
     admin = _leaf(_name("admin", "system:masters"), admin_key, ca, ExtendedKeyUsageOID.CLIENT_AUTH).sign(
         ca_key, hashes.SHA256()
@@ -78,6 +73,45 @@ def issue_certificates(folder: Path) -> CertificateFiles:
             ),
         ),
     )
+
+
+def issue_server(folder: Path, name: str) -> ServerFiles:
+    """Write a new authority's certificate, and the certificate of a server that it signs.
+
+    Args:
+        folder: where to write them.
+        name: the server's DNS name. The certificate is also valid for 127.0.0.1.
+    """
+    ca_key, ca = _authority(f"the authority of {name}")
+    key, certificate = _server(name, [name], ca_key, ca)
+    return ServerFiles(
+        ca=_write(folder / "ca.pem", _pem(ca)),
+        certificate=_write(folder / "server.pem", _pem(certificate)),
+        key=_write(folder / "server.key", _private_pem(key)),
+    )
+
+
+def _authority(common_name: str) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    key, name = ec.generate_private_key(ec.SECP256R1()), _name(common_name)
+    builder = (
+        _builder(name, name, key)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(signs_certificates=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+    return key, builder.sign(key, hashes.SHA256())
+
+
+def _server(
+    common_name: str, names: Iterable[str], ca_key: ec.EllipticCurvePrivateKey, ca: x509.Certificate
+) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in names]
+    alternatives.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
+    builder = _leaf(_name(common_name), key, ca, ExtendedKeyUsageOID.SERVER_AUTH).add_extension(
+        x509.SubjectAlternativeName(alternatives), critical=False
+    )
+    return key, builder.sign(ca_key, hashes.SHA256())
 
 
 def _name(common_name: str, organization: str | None = None) -> x509.Name:

@@ -1,4 +1,4 @@
-"""`managed-sessions demo`: plays the smoke test of E2B's guide, a session with a class and a second turn."""
+"""`managed-sessions demo`: plays the smoke test of E2B's guide, and two sessions with classes."""
 
 import asyncio
 import json
@@ -6,14 +6,23 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
-from managed_session_cli.conversation import Conversation, NoAnswerError, text_of
+from managed_session_cli.conversation import Conversation, NoAnswerError
 from managed_session_cli.errors import TemplateError
 from rich.console import Console
 
 from managed_session_devkit.control_plane import ControlPlaneBinaries, KubectlError, ProcessFailedError
 from managed_session_devkit.demo.demo_log import CheckFailedError, DemoLog
+from managed_session_devkit.demo.outside_services import outside_services
+from managed_session_devkit.demo.prepared_session import SHOP_METADATA, apply_shop, play_shop
 from managed_session_devkit.demo.resource_watch import ResourceWatch
-from managed_session_devkit.demo.session_class import CLASS_METADATA, apply_class, show_class
+from managed_session_devkit.demo.session_class import (
+    CLASS_METADATA,
+    CLASS_NAME,
+    MANIFEST,
+    apply_class,
+    show_class,
+)
+from managed_session_devkit.demo.user import begin, send
 from managed_session_devkit.system.local_system import LocalSystem
 
 SMOKE_MESSAGE = "Use bash to echo webhook-smoke-ok. Answer only with that text."
@@ -22,7 +31,7 @@ FILE = "/mnt/session/first-turn.txt"
 WORKER_LOG = "/opt/anthropic-managed-agents/worker.log"
 
 _SETTLE_SECONDS = 30.0
-_SETTINGS = {"max_idle_seconds": "2"}
+_SETTINGS = {"max_idle_seconds": "1"}
 """By default a worker waits ten seconds for the next message before its sandbox is paused."""
 
 _SMOKE_SCRIPT: list[dict[str, Any]] = [
@@ -37,7 +46,11 @@ async def run_demo(binaries: ControlPlaneBinaries, console: Console) -> bool:
     log = DemoLog(console)
     log.heading("Starting the system: control plane, simulators of Anthropic and E2B, webhook, operator")
     system = LocalSystem(
-        binaries=binaries, register_webhook=False, operator_settings=_SETTINGS, report=log.line
+        binaries=binaries,
+        register_webhook=False,
+        operator_settings=_SETTINGS,
+        e2b_settings={"egress_proxy": True},
+        report=log.line,
     )
     starting = console.status("Starting, which takes a few seconds")
     starting.start()
@@ -68,14 +81,14 @@ async def _play(system: LocalSystem, log: DemoLog) -> None:
         stack.callback(following.cancel)
 
         log.heading("Smoke test: a session and one message")
-        first = await _begin(system, log, stack, "E2B webhook smoke")
-        answer = await _send(log, first, SMOKE_MESSAGE)
+        first = await begin(system, log, stack, "E2B webhook smoke")
+        answer = await send(log, first, SMOKE_MESSAGE)
         log.check("the agent answered with the text that bash printed", answer == SMOKE_ANSWER, answer)
         await _show_resources(system, log)
 
         log.heading("A class, and a second session that gets it, while the first one's sandbox gets paused")
-        await apply_class(system, log)
-        second = await _begin(system, log, stack, "a session of team gold", CLASS_METADATA)
+        await apply_class(system, log, CLASS_NAME, MANIFEST)
+        second = await begin(system, log, stack, "a session of team gold", CLASS_METADATA)
         await _second_session(system, log, watch, first, second)
         paused = await watch.until(
             lambda all_: all(each.phase == "Idle" and each.state == "Paused" for each in all_.values()),
@@ -90,7 +103,7 @@ async def _play(system: LocalSystem, log: DemoLog) -> None:
 
         log.heading("Second turn of the first session, after the pause")
         sandbox = watch.of(first.session_id).sandbox
-        found = await _send(log, first, f"Run: cat {FILE}")
+        found = await send(log, first, f"Run: cat {FILE}")
         log.check("the second turn finds the file of the first", found == SMOKE_ANSWER, found)
         resumed = await system.e2b_admin.sandbox(sandbox)
         log.check(
@@ -100,13 +113,14 @@ async def _play(system: LocalSystem, log: DemoLog) -> None:
         )
         await _show_resources(system, log)
         await _healthy_run(system, log, health, first, watch)
-        await _delete(system, log, watch, first, second)
+        third = await _third_session(system, log, stack, watch)
+        await _delete(system, log, watch, first, second, third)
 
 
 async def _second_session(
     system: LocalSystem, log: DemoLog, watch: ResourceWatch, first: Conversation, second: Conversation
 ) -> None:
-    printed = await _send(log, second, f"Run: echo team: $TEAM; ls -A /mnt/session; cat {FILE} 2>&1")
+    printed = await send(log, second, f"Run: echo team: $TEAM; ls -A /mnt/session; cat {FILE} 2>&1")
     log.check(
         "the second session does not see the first one's file",
         "first-turn.txt: No such file" in printed and SMOKE_ANSWER not in printed,
@@ -123,6 +137,17 @@ async def _second_session(
     )
 
 
+async def _third_session(
+    system: LocalSystem, log: DemoLog, stack: AsyncExitStack, watch: ResourceWatch
+) -> Conversation:
+    log.heading("A third session: a repository, a secret that it cannot read, a shell that goes on")
+    outside = stack.enter_context(outside_services(system.folder / "outside"))
+    await apply_shop(system, log, outside)
+    third = await begin(system, log, stack, "a session of team shop", SHOP_METADATA)
+    await play_shop(system, log, watch, third, outside)
+    return third
+
+
 async def _register_webhook(system: LocalSystem, log: DemoLog) -> dict[str, Any]:
     log.heading("Registering the webhook")
     async with httpx.AsyncClient(trust_env=False, timeout=10.0) as client:
@@ -137,46 +162,6 @@ async def _register_webhook(system: LocalSystem, log: DemoLog) -> dict[str, Any]
         status == httpx.codes.UNAUTHORIZED,
     )
     return dict(health)
-
-
-async def _begin(
-    system: LocalSystem,
-    log: DemoLog,
-    stack: AsyncExitStack,
-    title: str,
-    metadata: dict[str, str] | None = None,
-) -> Conversation:
-    session = await system.user.beta.sessions.create(
-        agent=system.agent_id,
-        environment_id=system.clouds.environment_id,
-        title=title,
-        metadata=metadata or {},
-    )
-    said = f" with metadata {json.dumps(metadata)}" if metadata else ""
-    log.happened("user", f"session {session.id} created{said}")
-    return await stack.enter_async_context(
-        Conversation.join(system.user, session.id, on_event=lambda event: _report_event(log, event))
-    )
-
-
-async def _send(log: DemoLog, conversation: Conversation, text: str) -> str:
-    log.happened("user", f"sends: {text}")
-    return await conversation.say(text)
-
-
-def _report_event(log: DemoLog, event: Any) -> None:
-    if event.type == "agent.tool_use":
-        log.happened("agent", f"asks for {event.name} {json.dumps(event.input)}")
-    elif event.type == "user.tool_result":
-        log.happened("worker", f"posts the result: {_short(text_of(event))}")
-    elif event.type == "agent.message":
-        log.happened("agent", f"answers: {_short(text_of(event))}")
-    elif event.type == "session.status_idle" and event.stop_reason.type != "requires_action":
-        log.happened("agent", f"session idle ({event.stop_reason.type})")
-
-
-def _short(text: str) -> str:
-    return text.replace("\n", " ")[:120]
 
 
 async def _follow_webhook(system: LocalSystem, log: DemoLog) -> None:
@@ -244,14 +229,20 @@ def _log_lines(system: LocalSystem, message: str, session_id: str) -> list[str]:
 
 
 async def _delete(
-    system: LocalSystem, log: DemoLog, watch: ResourceWatch, first: Conversation, second: Conversation
+    system: LocalSystem,
+    log: DemoLog,
+    watch: ResourceWatch,
+    first: Conversation,
+    second: Conversation,
+    third: Conversation,
 ) -> None:
-    log.heading("Deleting both: the first session at Anthropic, the second one's resource with kubectl")
+    log.heading("Deleting: two sessions at Anthropic, the second one's resource with kubectl")
     name = watch.of(second.session_id).name
     await system.user.beta.sessions.delete(first.session_id)
+    await system.user.beta.sessions.delete(third.session_id)
     await system.kubectl("delete", "managedsession", name, "--timeout=30s")
     await system.user.beta.sessions.delete(second.session_id)
     gone = await watch.until(lambda resources: not resources, _SETTLE_SECONDS)
-    log.check("both resources are gone", gone)
+    log.check("all resources are gone", gone)
     left = await system.e2b_admin.sandboxes("running", "pausing", "paused")
     log.check("no sandbox is left", not left, f"{len(await system.e2b_admin.sandboxes('killed'))} killed")

@@ -1,4 +1,4 @@
-"""The part of the demo about classes: applies one, and shows what its session got and from where."""
+"""The part of the demo about classes: applies them, and shows what a session got from one and from where."""
 
 import json
 from typing import Any
@@ -15,7 +15,7 @@ CLASS_METADATA = {"team": "gold"}
 
 _DENIED = "198.51.100.0/24"
 """A range of addresses for documentation, which nobody uses."""
-_MANIFEST = f"""\
+MANIFEST = f"""\
 apiVersion: managedagents.dev/v1alpha1
 kind: ManagedSessionClass
 metadata:
@@ -34,15 +34,19 @@ spec:
 _KNOWN_SECONDS = 30
 
 
-async def apply_class(system: LocalSystem, log: DemoLog) -> None:
-    """Apply the class, and wait until it is in force."""
-    log.output("cat gold.yaml", _MANIFEST)
+async def apply_class(system: LocalSystem, log: DemoLog, name: str, manifest: str) -> None:
+    """Apply a class, and wait until it is in force.
+
+    Raises:
+        KubectlError: the API server refused it, or it did not come into force.
+    """
+    log.output(f"cat {name}.yaml", manifest)
     log.output(
-        "kubectl apply --filename=gold.yaml",
-        await system.kubectl("apply", "--filename=-", input=_MANIFEST),
+        f"kubectl apply --filename={name}.yaml",
+        await system.kubectl("apply", "--filename=-", input=manifest),
     )
     await system.kubectl(
-        "wait", f"{CLASS_PLURAL}/{CLASS_NAME}", "--for=condition=Ready", f"--timeout={_KNOWN_SECONDS}s"
+        "wait", f"{CLASS_PLURAL}/{name}", "--for=condition=Ready", f"--timeout={_KNOWN_SECONDS}s"
     )
     log.output("kubectl get msc", await system.kubectl("get", "msc"))
 
@@ -75,7 +79,7 @@ async def show_class(
         recorded.get("class", {}).get("name") == CLASS_NAME and "class" not in other,
         json.dumps(recorded.get("class")),
     )
-    session = yaml.safe_load(_MANIFEST)["spec"]["session"]
+    session = yaml.safe_load(MANIFEST)["spec"]["session"]
     set_by_class = {field: json.loads(origins or "{}").get(field) for field in session["sandbox"]}
     log.check(
         "the status says which values come from the class, and from which generation of it",

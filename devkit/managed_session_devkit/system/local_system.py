@@ -64,6 +64,7 @@ class LocalSystem(StartedBlock):
         operator_settings: the same for every operator.
         anthropic_settings: settings of the Anthropic simulator, fields of its `settings.Settings`.
         e2b_settings: settings of the E2B simulator, fields of its `settings.Settings`.
+        anthropic_host: another name of 127.0.0.1, by which the Anthropic simulator is reached.
         register_webhook: whether to register the webhook in the simulator and give it the signing key.
         delete_sessions_at_exit: whether to delete the resources at the end. Otherwise the sandboxes end with
             the simulator.
@@ -107,6 +108,7 @@ class LocalSystem(StartedBlock):
         operator_settings: Mapping[str, str] | None = None,
         anthropic_settings: Mapping[str, Any] | None = None,
         e2b_settings: Mapping[str, Any] | None = None,
+        anthropic_host: str = "127.0.0.1",
         register_webhook: bool = True,
         delete_sessions_at_exit: bool = True,
         api_server_urls: Mapping[str, str] | None = None,
@@ -130,6 +132,7 @@ class LocalSystem(StartedBlock):
         self._webhook_settings = dict(webhook_settings or {})
         self._operator_settings = dict(operator_settings or {})
         self._anthropic_settings = AnthropicSettings.model_validate(anthropic_settings or {})
+        self._anthropic_host = anthropic_host
         self._e2b_settings = {"api_keys": [SIMULATED_E2B_KEY], **(e2b_settings or {})}
         self._register_webhook = register_webhook
         self._delete_sessions_at_exit = delete_sessions_at_exit
@@ -295,7 +298,8 @@ class LocalSystem(StartedBlock):
         await gather_or_cancel(self._anthropic.start(), self._e2b.start())
         self.anthropic_admin = await stack.enter_async_context(AnthropicSimulator(self._anthropic.url))
         self.e2b_admin = await stack.enter_async_context(E2BSimulatorClient(self._e2b.url))
-        self.clouds = simulated_clouds(self._anthropic.url, self._e2b.url, self._anthropic_settings)
+        anthropic_url = self._anthropic.url.replace("127.0.0.1", self._anthropic_host)
+        self.clouds = simulated_clouds(anthropic_url, self._e2b.url, self._anthropic_settings)
         self._report_part("simulators of Anthropic and E2B ready", began)
 
     async def _start_pods(self, control_plane_stack: AsyncExitStack, stack: AsyncExitStack) -> None:

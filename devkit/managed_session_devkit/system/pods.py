@@ -110,6 +110,7 @@ class Pods:
                 **self._settings,
                 **self._namespaces,
                 f"{_PREFIX}INSTALLATION_ID": self._installation_id,
+                f"{_PREFIX}SKILL_CACHE_FOLDER": str(self._folder / f"{name}-skills"),
             },
             probe_port=free_port(),
             fork_server=self._fork_server,

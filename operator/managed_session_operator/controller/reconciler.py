@@ -22,11 +22,16 @@ from managed_session_operator.domain.errors import (
 from managed_session_operator.domain.observation import Observation
 from managed_session_operator.domain.observe import Process, observe
 from managed_session_operator.domain.step import Decision, Step
+from managed_session_operator.domain.user_wait import is_paused
 from managed_session_operator.steps import (
     class_policy,
+    kept_snapshots,
     late_serving,
+    network,
     offers,
     ownership,
+    paused_wait,
+    preparation,
     recovery,
     restore_status,
     rollover,
@@ -78,8 +83,14 @@ _STEPS: dict[Step, Callable[[Context, ManagedSession], Awaitable[float | None]]]
     Step.ACKNOWLEDGE: offers.acknowledge,
     Step.AWAIT_SLOT: waiting.await_slot,
     Step.PROVISION: sandbox.provision,
+    Step.PREPARE: preparation.prepare,
     Step.SUSPEND: sandbox.suspend,
     Step.PAUSE: sandbox.pause,
+    Step.CLEAN_SANDBOX: kept_snapshots.clean,
+    Step.TAKE_SNAPSHOT: kept_snapshots.take,
+    Step.RETAIN: kept_snapshots.retain,
+    Step.KILL_REPLACED: kept_snapshots.kill_replaced,
+    Step.UNDO_RESTORE: kept_snapshots.undo_restore,
     Step.RESOLVE_CREATE: sandbox.resolve_create,
     Step.RECORD_VANISHED: sandbox_loss.record_vanished,
     Step.EXTEND: sandbox.extend,
@@ -89,6 +100,9 @@ _STEPS: dict[Step, Callable[[Context, ManagedSession], Awaitable[float | None]]]
     Step.RECORD_HEARTBEAT: worker_start.record_heartbeat,
     Step.RECORD_LATE_SERVING: late_serving.record,
     Step.RECORD_USER_WAIT: user_wait.record_user_wait,
+    Step.PAUSE_WAIT: paused_wait.pause_wait,
+    Step.CHECK_ANSWER: paused_wait.check_answer,
+    Step.RESUME_WAIT: paused_wait.resume_wait,
     Step.REATTACH: worker_stream.reattach,
     Step.RESTORE: restore_status.restore,
     Step.FINISH: turn_end.finish,
@@ -96,7 +110,7 @@ _STEPS: dict[Step, Callable[[Context, ManagedSession], Awaitable[float | None]]]
     Step.RECOVER: recovery.recover,
     Step.LEARN_SESSION: class_policy.learn_session,
     Step.RECORD_POLICY: class_policy.record_policy,
-    Step.UPDATE_NETWORK: class_policy.update_network,
+    Step.UPDATE_NETWORK: network.update_network,
     Step.CHECK_TURN: turn_limit.check_turn,
 }
 
@@ -212,6 +226,7 @@ class Reconciler:
         context, name, now = self._context, resource.metadata.name, self._context.now()
         cache = context.cache(name)
         cache.note_event(resource, now)
+        cache.note_wait(resource, now)
         # The cleanup needs no environment, so a missing credential must not block a deletion.
         deleting = resource.metadata.deletion_timestamp is not None
         choice = context.choice(resource)
@@ -233,8 +248,11 @@ class Reconciler:
         """Free what a session does not need now: its slot, and its offer, which the queue makes again."""
         context, name = self._context, resource.metadata.name
         unserved = decision.step is Step.REFUSE or decision.reason in _UNSERVED
-        if context.cache(name).sandbox is None and (unserved or not claim_active(resource)):
+        rests = unserved or not claim_active(resource) or is_paused(resource)
+        if context.cache(name).sandbox is None and rests:
             context.capacity.release(name)
         offer = context.inbox.get(resource.spec.session_id)
+        if offer is not None and is_paused(resource):
+            context.inbox.park(resource.spec.session_id)
         if offer is not None and unserved and decision.reason is not Reason.DUPLICATE_SESSION:
             context.inbox.remove(offer)

@@ -33,9 +33,10 @@ def until_tomorrow(now: datetime) -> float:
 def running_seconds(resource: ManagedSession, now: datetime) -> float:
     """Return for how long the present claim's sandbox has been active today, which no status counts yet."""
     work = resource.status.work
-    if work.acknowledged_at is None or work.finished_at is not None:
+    if work.acknowledged_at is None or work.finished_at is not None or work.wait_paused_at is not None:
         return 0.0
-    return max(0.0, (now - max(work.acknowledged_at, midnight(now))).total_seconds())
+    since = max(work.acknowledged_at, work.wait_resumed_at or work.acknowledged_at, midnight(now))
+    return max(0.0, (now - since).total_seconds())
 
 
 def recorded_seconds(resource: ManagedSession, now: datetime) -> int:
@@ -56,7 +57,8 @@ def counted(resource: ManagedSession, fields: Mapping[str, Any], now: datetime) 
     if before is None:
         return {}
     work, other = fields.get("work") or {}, _other_class(resource, fields)
-    ends = bool(work.get("finishedAt")) or (work.get("claim") not in (None, resource.status.work.claim))
+    ends = bool(work.get("finishedAt") or work.get("waitPausedAt"))
+    ends = ends or (work.get("claim") not in (None, resource.status.work.claim))
     if other:
         return {"activeToday": None} if resource.status.active_today is not None else {}
     seconds = round(running_seconds(resource, now)) if ends else 0

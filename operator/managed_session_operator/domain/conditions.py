@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from managed_session_api.conditions import ConditionStatus, ConditionType, Phase, Reason
+from managed_session_api.managed_sandbox import ManagedSandbox
 from managed_session_api.resource import Condition, ManagedSession, SandboxState
 
 MAX_MESSAGE = 1024
@@ -97,8 +98,44 @@ def policy_applied() -> ConditionUpdate:
     return ConditionUpdate(ConditionType.POLICY_APPLIED, ConditionStatus.TRUE, Reason.READY, removed=True)
 
 
+def preparation_warning(type_: ConditionType, reason: Reason, message: str) -> ConditionUpdate:
+    """Return the condition HookFailed or SetupFailed."""
+    return ConditionUpdate(type_, ConditionStatus.TRUE, reason, message)
+
+
+def preparation_passed(type_: ConditionType) -> ConditionUpdate:
+    """Return the removal of the condition HookFailed or SetupFailed."""
+    return ConditionUpdate(type_, ConditionStatus.FALSE, Reason.READY, removed=True)
+
+
+def secrets_not_applied(reason: Reason, message: str) -> ConditionUpdate:
+    """Return the SecretsApplied condition of a running sandbox that lacks the current value of a Secret."""
+    return ConditionUpdate(
+        ConditionType.SECRETS_APPLIED, ConditionStatus.FALSE, reason, message, announced=True
+    )
+
+
+def secrets_applied() -> ConditionUpdate:
+    """Return the removal of the SecretsApplied condition, once there is nothing to say."""
+    return ConditionUpdate(ConditionType.SECRETS_APPLIED, ConditionStatus.TRUE, Reason.READY, removed=True)
+
+
+def snapshot_failed(reason: Reason, message: str) -> ConditionUpdate:
+    """Return the SnapshotFailed condition."""
+    return ConditionUpdate(
+        ConditionType.SNAPSHOT_FAILED, ConditionStatus.TRUE, reason, message, announced=True
+    )
+
+
+def snapshot_worked() -> ConditionUpdate:
+    """Return the removal of the SnapshotFailed condition."""
+    return ConditionUpdate(
+        ConditionType.SNAPSHOT_FAILED, ConditionStatus.FALSE, Reason.SNAPSHOT_TAKEN, removed=True
+    )
+
+
 def merge_conditions(
-    resource: ManagedSession, updates: list[ConditionUpdate], now: datetime
+    resource: ManagedSession | ManagedSandbox, updates: list[ConditionUpdate], now: datetime
 ) -> list[dict[str, Any]] | None:
     """Merge `updates` into the resource's conditions. Return all of them, or None if nothing changes.
 
@@ -142,6 +179,7 @@ _PHASES = {
     Reason.AWAITING_USER: Phase.RUNNING,
     Reason.STARTING_WORKER: Phase.PROVISIONING,
     Reason.PROVISIONING: Phase.PROVISIONING,
+    Reason.PREPARING: Phase.PROVISIONING,
     Reason.AWAITING_CLAIM: Phase.PROVISIONING,
     Reason.AWAITING_MESSAGE: Phase.PENDING,
     Reason.AWAITING_CAPACITY: Phase.PENDING,
@@ -170,7 +208,9 @@ def phase_of(reason: Reason) -> Phase:
 
 def conditions_of(reason: Reason, message: str, sandbox: SandboxState | None) -> list[ConditionUpdate]:
     """Return all conditions that a reason and the sandbox's state imply."""
-    if reason in _SERVING:
+    if reason is Reason.AWAITING_USER and sandbox is not SandboxState.RUNNING:
+        worker = worker_running(_FALSE, reason, message)
+    elif reason in _SERVING:
         worker = worker_running(_TRUE, reason, message)
     else:
         worker = worker_running(_FALSE, reason if reason is not Reason.SANDBOX_VANISHED else Reason.IDLE)

@@ -17,8 +17,10 @@ from managed_session_worker.protocol import ExitReason, lease_given_back
 
 from managed_session_operator.domain import budget, user_wait
 from managed_session_operator.domain.held_back import held_back, policy_first
+from managed_session_operator.domain.kept_snapshots import with_snapshots
 from managed_session_operator.domain.observation import Observation
 from managed_session_operator.domain.offer import Offer
+from managed_session_operator.domain.paused_wait import decide_paused_wait
 from managed_session_operator.domain.recovery import Remedy, assess
 from managed_session_operator.domain.step import Decision, Step
 from managed_session_operator.domain.work_item import WorkItem
@@ -83,17 +85,22 @@ def decide(resource: ManagedSession, observation: Observation) -> Decision:
     """Return the next step for the resource."""
     if resource.metadata.deletion_timestamp is not None:
         held = names.FINALIZER in resource.metadata.finalizers
-        return Decision(Step.FINALIZE) if held else Decision(Step.WAIT)
+        return with_snapshots(resource, observation, Decision(Step.FINALIZE if held else Step.WAIT))
     if (decision := _identity(resource, observation)) is not None:
         return decision
     decision = (
         (Decision(Step.RESTORE) if observation.wiped else None)
         or _end(resource, observation)
         or _stopped(resource, observation)
+        or decide_paused_wait(resource, observation)
         or _held_back(resource, observation)
         or _offer(resource, observation)
         or (_serve(resource, observation) if claim_active(resource) else _unclaimed(resource, observation))
     )
+    decision = with_snapshots(resource, observation, decision)
+    if decision.step is Step.CLEAN_SANDBOX:
+        # Before the sandbox gets this session's secrets: another session's processes may run in it.
+        return decision
     return policy_first(resource, observation, decision)
 
 
@@ -224,6 +231,8 @@ def _serve(resource: ManagedSession, observation: Observation) -> Decision:
         and observation.now >= observation.extend_at
     ):
         return Decision(Step.EXTEND)
+    if observation.connected and not observation.prepared and work.first_heartbeat_at is None:
+        return Decision(Step.PREPARE)
     if work.acknowledged_at is None:
         return Decision(Step.ACKNOWLEDGE if observation.connected else Step.PROVISION)
     if work.first_heartbeat_at is not None:
@@ -239,16 +248,10 @@ def _serve(resource: ManagedSession, observation: Observation) -> Decision:
 
 def _attached(resource: ManagedSession, observation: Observation) -> Decision:
     """Decide for a worker that was started and whose event stream is open."""
-    work, run = resource.status.work, observation.run
-    started = work.first_heartbeat_at is not None
-    if started and run is not None and run.late and work.serving_late_since is None:
-        return Decision(Step.RECORD_LATE_SERVING)
-    if started and user_wait.changed(resource, run):
-        return Decision(Step.RECORD_USER_WAIT)
-    if started and observation.turn_check_at is not None and observation.now >= observation.turn_check_at:
-        return Decision(Step.CHECK_TURN)
-    if started and observation.roll_over_at is not None and observation.now >= observation.roll_over_at:
-        return Decision(Step.ROLL_OVER)
+    started = resource.status.work.first_heartbeat_at is not None
+    turn_check_at = observation.turn_check_at if not user_wait.waits(resource) else None
+    if started and (step := _under_worker(resource, observation, turn_check_at)) is not None:
+        return Decision(step)
     if (
         not started
         and observation.start_overdue_at is not None
@@ -257,17 +260,40 @@ def _attached(resource: ManagedSession, observation: Observation) -> Decision:
         return Decision(Step.STOP_WORKER)
     due = observation.extend_at if started else (observation.start_overdue_at or observation.extend_at)
     if started and due is not None:
-        due = min(due, observation.roll_over_at or due, observation.turn_check_at or due)
+        due = min(
+            due, observation.roll_over_at or due, turn_check_at or due, observation.wait_pause_at or due
+        )
     wait = max(_LEAST_WAIT_SECONDS, (due - observation.now).total_seconds()) if due is not None else None
-    if started and (message := user_wait.message(resource, observation.run)) is not None:
+    if started and (message := user_wait.message(resource)) is not None:
         return Decision(Step.WAIT, Reason.AWAITING_USER, message, wait)
     return Decision(Step.WAIT, Reason.RUNNING if started else Reason.STARTING_WORKER, again_after=wait)
+
+
+def _under_worker(
+    resource: ManagedSession, observation: Observation, turn_check_at: datetime | None
+) -> Step | None:
+    """Return what there is to do now for a worker that has its lease."""
+    run, now = observation.run, observation.now
+    if run is not None and run.late and resource.status.work.serving_late_since is None:
+        return Step.RECORD_LATE_SERVING
+    if user_wait.changed(resource, run):
+        return Step.RECORD_USER_WAIT
+    if observation.connected and not observation.prepared:
+        return Step.PREPARE
+    timed = (
+        (observation.wait_pause_at, Step.PAUSE_WAIT),
+        (turn_check_at, Step.CHECK_TURN),
+        (observation.roll_over_at, Step.ROLL_OVER),
+    )
+    return next((step for at, step in timed if at is not None and now >= at), None)
 
 
 def _prewarm(observation: Observation) -> Decision:
     """Decide for an announced run: get the sandbox ready before the work is offered."""
     if not observation.connected:
         return Decision(Step.PROVISION)
+    if not observation.prepared:
+        return Decision(Step.PREPARE)
     if (
         observation.announced_run_seen_at is not None
         and observation.now < observation.announced_run_seen_at + _CLAIM_USUALLY_WITHIN
@@ -293,7 +319,8 @@ def _unclaimed(resource: ManagedSession, observation: Observation) -> Decision:
     if with_announced_run and observation.queue_error is None:
         return _prewarm(observation)
     if sandbox.state is SandboxState.CREATING:
-        return Decision(Step.RESOLVE_CREATE)
+        # A restore needs its sandbox, although no worker does.
+        return Decision(Step.RESOLVE_CREATE if sandbox.replaces is None else Step.PROVISION)
     if _runs(resource, observation):
         return Decision(Step.PAUSE)
     if observation.queued:

@@ -63,6 +63,18 @@ class OperationError(Exception):
     def __str__(self) -> str:
         return f"{self.reason}: {self.message}"
 
+    def ends_attempt(self, *, repeated: bool) -> bool:
+        """Return whether this error of a create ends its attempt.
+
+        E2B repeats its answer to an idempotency key, refusals included. So an attempt ends with a definite
+        refusal, and with any answer to a key that was sent before. It goes on while a request with the key
+        is still in progress, and while the outcome is unknown.
+
+        Args:
+            repeated: whether the key may have been sent before.
+        """
+        return (self.outcome_known or (repeated and self.status is not None)) and not self.in_progress
+
 
 class NotLeadingError(Exception):
     """The call was not sent, because this process does not hold a valid Lease."""

@@ -10,7 +10,7 @@ from managed_session_operator.domain.conditions import MAX_MESSAGE
 from managed_session_operator.domain.observation import Observation
 from managed_session_operator.domain.step import Decision, Step
 
-_NETWORK_BEFORE = frozenset({Step.ACKNOWLEDGE, Step.START_WORKER, Step.WAIT})
+_NETWORK_BEFORE = frozenset({Step.PREPARE, Step.ACKNOWLEDGE, Step.START_WORKER, Step.WAIT})
 """Steps before which a running sandbox gets the network rules that its policy has now."""
 
 

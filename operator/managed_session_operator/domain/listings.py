@@ -21,6 +21,8 @@ class Listings:
     """The queue's error, while the queue answers every poll with one."""
     user_waits: int = 0
     """Number of slots held by sessions that wait for their user, as the metrics last reported it."""
+    paused_waits: int = 0
+    """Number of sessions whose sandbox is paused while they wait for their user."""
     _positions: tuple[WorkList, dict[str, int]] | None = field(default=None, repr=False)
 
     def positions(self, served: Callable[[str], bool], class_of: Callable[[str], str]) -> dict[str, int]:

@@ -25,6 +25,7 @@ class Observation:
         offer_waits_since: when that work was first offered.
         run: what this process knows of the worker of `status.work.claim`.
         connected: whether this process takes the recorded sandbox for running.
+        prepared: whether nothing has to be prepared in the sandbox before a worker is started.
         extend_at: when to restart the sandbox's countdown; None if the sandbox is not running.
         roll_over_at: when to roll the sandbox over; None if it is not running.
         serving_name: the resource that serves the session: this one, unless an older one exists.
@@ -39,6 +40,9 @@ class Observation:
         wiped: whether the status was removed: it names no sandbox, although a worker or a sandbox exists.
         queue_error: the queue's error, while the queue answers every poll with one.
         start_overdue_at: when the started worker should have sent its first heartbeat.
+        wait_pause_at: when to pause the sandbox of a worker that waits for its user; None if it does not.
+        answer_check_at: when to look for the answer of a session whose sandbox is paused for that.
+        answered: whether that answer is there.
         evidence: what was seen of a session that no worker serves.
         choice: which class would serve the session's next claim.
         suspended_by: the class that suspends the session, unless its own spec says otherwise; "" for none.
@@ -49,6 +53,7 @@ class Observation:
         turn_limit: the class's limit in seconds.
         budget_spent: message about the class's budget of today, if it is used up.
         budget_again_after: seconds until the class's next day begins.
+        snapshot_again_after: seconds until a snapshot that failed may be tried again.
     """
 
     now: datetime
@@ -58,6 +63,7 @@ class Observation:
     offer_waits_since: datetime | None = None
     run: WorkerRun | None = None
     connected: bool = False
+    prepared: bool = True
     extend_at: datetime | None = None
     roll_over_at: datetime | None = None
     serving_name: str | None = None
@@ -72,6 +78,9 @@ class Observation:
     wiped: bool = False
     queue_error: str | None = None
     start_overdue_at: datetime | None = None
+    wait_pause_at: datetime | None = None
+    answer_check_at: datetime | None = None
+    answered: bool = False
     evidence: StallEvidence = field(default_factory=StallEvidence)
     choice: Choice = field(default_factory=Choice)
     suspended_by: str = ""
@@ -82,3 +91,4 @@ class Observation:
     turn_limit: int | None = None
     budget_spent: str = ""
     budget_again_after: float | None = None
+    snapshot_again_after: float | None = None

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from managed_session_api.resource import EffectiveStatus, ManagedSession, SandboxState
 from managed_session_api.session_class import ManagedSessionClass
 
-from managed_session_operator.domain import class_budget, policy_record, turn_limit
+from managed_session_operator.domain import class_budget, egress, paused_wait, policy_record, turn_limit
 from managed_session_operator.domain.class_choice import Choice
 from managed_session_operator.domain.decide import claim_active, has_announced_run
 from managed_session_operator.domain.findings import Findings
@@ -17,8 +17,10 @@ from managed_session_operator.domain.observation import Observation
 from managed_session_operator.domain.offer import OfferInbox
 from managed_session_operator.domain.policy import policy_of
 from managed_session_operator.domain.policy_layers import Policy
+from managed_session_operator.domain.preparation import preparation_key
 from managed_session_operator.domain.recovery import StallEvidence
 from managed_session_operator.domain.session_cache import SessionCache
+from managed_session_operator.domain.session_setup import RefusedMetadataError, with_session_setup
 from managed_session_operator.domain.worker_run import WorkerRun
 from managed_session_operator.settings import OperatorSettings
 
@@ -55,6 +57,19 @@ class Process:
     budget_spent: bool = False
 
 
+def _is_prepared(resource: ManagedSession, cache: SessionCache, policy: EffectiveStatus) -> bool:
+    """Return whether the running sandbox has what the policy and the session's metadata ask for."""
+    work = resource.status.work
+    served = work.claim is not None and work.finished_at is None and work.first_heartbeat_at is not None
+    if cache.session is None and not (served or cache.metadata_waived):
+        return False
+    try:
+        asked = with_session_setup(policy, cache.session.metadata if cache.session is not None else None)
+    except RefusedMetadataError:
+        return served
+    return cache.prepared == preparation_key(asked, equipped=bool(resource.status.sandbox.equipped))
+
+
 def observe(
     resource: ManagedSession,
     cache: SessionCache,
@@ -70,14 +85,18 @@ def observe(
     name, found = resource.metadata.name, findings_for(cache, listings)
     expired = _announced_run_expired(resource, cache, policy, now)
     start_timeout = timedelta(seconds=settings.worker_start_timeout_seconds)
+    own_run = run if run is not None and run.claim == work.claim else None
+    resync_interval = timedelta(seconds=settings.resync_interval_seconds)
+    checked = egress.checked_at(cache.network_checked, policy)
     seen = Observation(
         now=now,
         environment_id=process.environment_id,
         policy=policy,
         offer=inbox.get(session_id),
         offer_waits_since=inbox.waiting_since(session_id),
-        run=run if run is not None and run.claim == work.claim else None,
+        run=own_run,
         connected=cache.sandbox is not None,
+        prepared=_is_prepared(resource, cache, policy),
         extend_at=cache.extend_at,
         roll_over_at=roll_over_at(cache, settings, _period(found, cache, name)),
         serving_name=process.serving_name,
@@ -91,7 +110,12 @@ def observe(
         missing=cache.gone or name in found.missing,
         wiped=_is_wiped(resource, run, unrecorded=name in found.unrecorded),
         queue_error=listings.queue_error,
+        snapshot_again_after=_seconds_until(cache.snapshot_again_at, now),
         start_overdue_at=cache.started_at + start_timeout if cache.started_at is not None else None,
+        wait_pause_at=paused_wait.pause_at(resource, cache, policy, own_run),
+        answer_check_at=paused_wait.check_at(resource, cache, listings.paused_waits, resync_interval),
+        answered=cache.wait_answered is not None and cache.wait_answered == work.claim,
+        network_due=egress.is_due(resource, policy, checked, now, resync_interval),
         evidence=_evidence(
             resource, cache, listings, process, announced=expired and has_announced_run(resource)
         ),
@@ -116,7 +140,7 @@ def _with_class(
         choice=choice,
         suspended_by=present.metadata.name if suspends and present is not None else "",
         policy_due=policy_record.record_due(resource, policy),
-        network_due=policy_record.network_due(resource, policy),
+        network_due=seen.network_due or policy_record.network_due(resource, policy),
         turn_check_at=turn_limit.check_at(resource, cache, limit),
         turn_check_due=cache.turn_checked != turn_limit.checked_for(resource, limit),
         turn_limit=limit,
@@ -165,6 +189,11 @@ def _announced_run_expired(
     patience = timedelta(seconds=policy.attach_timeout_seconds)
     seen_at = cache.announced_run[1] if cache.announced_run is not None else now
     return now - seen_at > patience or now - event.created_at > patience * 2
+
+
+def _seconds_until(moment: datetime | None, now: datetime) -> float | None:
+    """Return the seconds until `moment`; None if it has passed."""
+    return (moment - now).total_seconds() if moment is not None and moment > now else None
 
 
 def _is_queued(resource: ManagedSession, listings: Listings) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 
 from managed_session_api import names
 from managed_session_api.resource import EffectiveStatus, ManagedSession
 from managed_session_api.session_class import ManagedSessionClass
 
+from managed_session_operator.domain.destinations import destinations
 from managed_session_operator.domain.policy_layers import (
     Policy,
     class_layer,
@@ -34,17 +36,23 @@ def policy_of(
 
     Without a class the values that the status recorded of one still apply, as long as it records the class.
     """
-    own, last = session_layer(resource), settings_layer(settings)
+    own, last, shared = session_layer(resource), settings_layer(settings), _shares(resource)
     if serving is not None:
-        return merge([own, class_layer(serving), last], serving.spec.locked, classed=True)
+        return merge([own, class_layer(serving), last], serving.spec.locked, classed=True, shared=shared)
     if resource.status.session_class is not None and (kept := recorded_layer(resource)) is not None:
-        return merge([own, kept[0], last], kept[1], classed=True)
-    return merge([own, last])
+        return merge([own, kept[0], last], kept[1], classed=True, shared=shared)
+    return merge([own, last], shared=shared)
 
 
 def policy_without_class(resource: ManagedSession, settings: OperatorSettings) -> Policy:
     """Return the policy that the session has without any class."""
-    return merge([session_layer(resource), settings_layer(settings)])
+    return merge([session_layer(resource), settings_layer(settings)], shared=_shares(resource))
+
+
+def _shares(resource: ManagedSession) -> bool | None:
+    """Return whether the session's sandbox is shared; None if it has none, so that its policy decides."""
+    sandbox = resource.status.sandbox
+    return sandbox.shared_by is not None if sandbox.id is not None else None
 
 
 def sandbox_metadata(resource: ManagedSession, installation: str) -> dict[str, str]:
@@ -57,23 +65,37 @@ def sandbox_metadata(resource: ManagedSession, installation: str) -> dict[str, s
 
 
 def sandbox_request(
-    resource: ManagedSession, values: EffectiveStatus, attempt: int, installation: str
+    resource: ManagedSession, policy: Policy, attempt: int, installation: str, base_url: str
 ) -> SandboxRequest:
     """Return the request that creates the sandbox of the attempt."""
-    network = values.network
+    identity, source = sandbox_metadata(resource, installation), resource.status.sandbox.from_snapshot
+    return creation_request(policy, identity, attempt, base_url, source)
+
+
+def creation_request(
+    policy: Policy, identity: Mapping[str, str], attempt: int, base_url: str, source: str | None = None
+) -> SandboxRequest:
+    """Return the request that creates a sandbox with this identity in its metadata.
+
+    It has no value of a Secret, so that a repeated request is the same whatever has been rotated meanwhile.
+    The sandbox gets its headers before its worker starts.
+    """
+    values = policy.values
+    allow, deny = destinations(policy, base_url)
     return SandboxRequest(
-        template=values.template,
+        template=source or values.template,
         timeout_seconds=values.timeout_seconds,
         metadata={
             **(values.metadata or {}),
-            **sandbox_metadata(resource, installation),
+            **identity,
             names.METADATA_ATTEMPT: str(attempt),
         },
         env={name: value for name, value in (values.env or {}).items() if not _STEERING.fullmatch(name)},
-        allow=tuple(network.allow) if network else (),
-        deny=tuple(network.deny) if network else (),
+        allow=allow,
+        deny=deny,
         auto_resume=bool(values.auto_resume),
         allow_public_traffic=bool(values.allow_public_traffic),
+        volumes=tuple(values.volumes or ()),
     )
 
 

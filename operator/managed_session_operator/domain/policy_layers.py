@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from managed_session_api.resource import (
+    DeletionPolicy,
     EffectiveStatus,
     LifecycleSpec,
     ManagedSession,
@@ -20,7 +21,10 @@ from managed_session_api.resource import (
     NetworkSpec,
     OnSandboxLost,
     PolicyField,
+    RoutingSpec,
     SandboxSpec,
+    Scope,
+    SnapshotsSpec,
     WorkerSpec,
 )
 from managed_session_api.session_class import ManagedSessionClass, SessionDefaults
@@ -32,19 +36,35 @@ SETTINGS = "settings"
 _CLASS = "class/"
 
 _PLACES: dict[PolicyField, tuple[str, str]] = {
+    PolicyField.SCOPE: ("routing", "scope"),
     PolicyField.TEMPLATE: ("sandbox", "template"),
+    PolicyField.FROM_SNAPSHOT: ("sandbox", "from_snapshot"),
     PolicyField.TIMEOUT_SECONDS: ("sandbox", "timeout_seconds"),
     PolicyField.METADATA: ("sandbox", "metadata"),
     PolicyField.ENV: ("sandbox", "env"),
+    PolicyField.ENV_FROM: ("sandbox", "env_from"),
     PolicyField.NETWORK: ("sandbox", "network"),
+    PolicyField.SECRETS: ("sandbox", "secrets"),
+    PolicyField.TRUST: ("sandbox", "trust"),
+    PolicyField.PROXY: ("sandbox", "proxy"),
     PolicyField.AUTO_RESUME: ("sandbox", "auto_resume"),
     PolicyField.ALLOW_PUBLIC_TRAFFIC: ("sandbox", "allow_public_traffic"),
+    PolicyField.SETUP: ("sandbox", "setup"),
+    PolicyField.HOOKS: ("sandbox", "hooks"),
+    PolicyField.VOLUMES: ("sandbox", "volumes"),
+    PolicyField.BUCKETS: ("sandbox", "buckets"),
+    PolicyField.ARCHIL: ("sandbox", "archil"),
+    PolicyField.OUTPUTS: ("sandbox", "outputs"),
     PolicyField.MAX_IDLE_SECONDS: ("worker", "max_idle_seconds"),
     PolicyField.ATTACH_TIMEOUT_SECONDS: ("worker", "attach_timeout_seconds"),
+    PolicyField.PAUSE_WHILE_WAITING_SECONDS: ("worker", "pause_while_waiting_seconds"),
+    PolicyField.MAX_PARALLEL_CALLS: ("worker", "max_parallel_calls"),
     PolicyField.LOG_LEVEL: ("worker", "log_level"),
     PolicyField.IDLE_TTL_SECONDS: ("lifecycle", "idle_ttl_seconds"),
     PolicyField.TTL_SECONDS_AFTER_END: ("lifecycle", "ttl_seconds_after_end"),
     PolicyField.ON_SANDBOX_LOST: ("lifecycle", "on_sandbox_lost"),
+    PolicyField.DELETION_POLICY: ("lifecycle", "deletion_policy"),
+    PolicyField.SNAPSHOTS: ("lifecycle", "snapshots"),
 }
 """Where a layer has each field: the part, and the attribute in it."""
 
@@ -54,10 +74,43 @@ CREATION_FIELDS = (
     PolicyField.ENV,
     PolicyField.AUTO_RESUME,
     PolicyField.ALLOW_PUBLIC_TRAFFIC,
+    PolicyField.VOLUMES,
+    PolicyField.FROM_SNAPSHOT,
+    PolicyField.SCOPE,
 )
 """Fields that a sandbox gets with its creation and keeps. All other fields follow their layers at once."""
 
+LATER_CREATION_FIELDS: Mapping[PolicyField, Any] = {
+    PolicyField.VOLUMES: [],
+    PolicyField.FROM_SNAPSHOT: None,
+    PolicyField.SCOPE: Scope.SESSION.value,
+}
+"""Fields that the first versions with classes did not have, and the value of sandboxes from then."""
+
+SHARED_FIELDS = frozenset(
+    {
+        PolicyField.TEMPLATE,
+        PolicyField.FROM_SNAPSHOT,
+        PolicyField.TIMEOUT_SECONDS,
+        PolicyField.METADATA,
+        PolicyField.ENV,
+        PolicyField.NETWORK,
+        PolicyField.SECRETS,
+        PolicyField.TRUST,
+        PolicyField.PROXY,
+        PolicyField.AUTO_RESUME,
+        PolicyField.ALLOW_PUBLIC_TRAFFIC,
+        PolicyField.VOLUMES,
+        PolicyField.BUCKETS,
+        PolicyField.ARCHIL,
+        PolicyField.DELETION_POLICY,
+        PolicyField.SNAPSHOTS,
+    }
+)
+"""Fields that say what a sandbox is like. A session that shares its sandbox does not set them by itself."""
+
 _NETWORK_UNSET = NetworkSpec()
+_SNAPSHOTS_UNSET = SnapshotsSpec()
 
 
 @dataclass(frozen=True)
@@ -81,11 +134,15 @@ class Policy:
         values: the value and the origin of each field.
         classed: whether a class takes part, so that the status records every field with its origin.
         refused: locked fields that the session's spec sets in vain.
+        locked: fields that the session's spec may not set.
+        shared: whether the session shares its sandbox.
     """
 
     values: EffectiveStatus
     classed: bool = False
     refused: tuple[PolicyField, ...] = ()
+    locked: frozenset[str] = frozenset()
+    shared: bool = False
 
     def recorded(self, *, full: bool = False) -> dict[str, Any]:
         """Return `status.effective`. Without a class it has only the fields that were always there.
@@ -127,6 +184,8 @@ def settings_layer(settings: OperatorSettings) -> Layer:
         worker=WorkerSpec(
             max_idle_seconds=settings.max_idle_seconds,
             attach_timeout_seconds=settings.attach_timeout_seconds,
+            pause_while_waiting_seconds=settings.pause_while_waiting_seconds,
+            max_parallel_calls=settings.max_parallel_calls,
             log_level=settings.worker_log_level,
         ),
         lifecycle=LifecycleSpec(
@@ -141,7 +200,12 @@ def settings_layer(settings: OperatorSettings) -> Layer:
 def session_layer(resource: ManagedSession) -> Layer:
     """Return the first layer: what the session's own spec sets."""
     spec = resource.spec
-    return Layer(SESSION, SessionDefaults(sandbox=spec.sandbox, worker=spec.worker, lifecycle=spec.lifecycle))
+    return Layer(
+        SESSION,
+        SessionDefaults(
+            routing=spec.routing, sandbox=spec.sandbox, worker=spec.worker, lifecycle=spec.lifecycle
+        ),
+    )
 
 
 def class_layer(serving: ManagedSessionClass) -> Layer:
@@ -171,6 +235,7 @@ def recorded_layer(resource: ManagedSession) -> tuple[Layer, frozenset[str]] | N
         return None
     # Built without validation: the values come from models.
     values = SessionDefaults(
+        routing=RoutingSpec(**parts.get("routing", {})),
         sandbox=SandboxSpec(**parts.get("sandbox", {})),
         worker=WorkerSpec(**parts.get("worker", {})),
         lifecycle=LifecycleSpec(**parts.get("lifecycle", {})),
@@ -178,23 +243,35 @@ def recorded_layer(resource: ManagedSession) -> tuple[Layer, frozenset[str]] | N
     return Layer(origin, values), frozenset(locked)
 
 
-def merge(layers: Sequence[Layer], locked: Iterable[str] = (), *, classed: bool = False) -> Policy:
+def merge(
+    layers: Sequence[Layer],
+    locked: Iterable[str] = (),
+    *,
+    classed: bool = False,
+    shared: bool | None = None,
+) -> Policy:
     """Merge the layers, the one that takes precedence first.
 
     Args:
         layers: of which the first is the session's own, and the last has every field that needs a value.
         locked: fields that are not taken from the first layer.
         classed: whether a class is among the layers.
+        shared: whether the session shares its sandbox; None if the layers decide.
     """
     own, rest = layers[0], layers[1:]
     barred = frozenset(locked)
+    if shared is None:
+        scope = _merged(rest if PolicyField.SCOPE in barred else layers, PolicyField.SCOPE)[0]
+        shared = scope is not Scope.SESSION
+    if shared:
+        barred |= SHARED_FIELDS
     values, origins, refused = dict[str, Any](), dict[str, str](), list[PolicyField]()
     for field in PolicyField:
         if field in barred and _given(own.values, field) is not None:
             refused.append(field)
         sources = rest if field in barred else layers
         values[_PLACES[field][1]], origins[field] = _merged(sources, field)
-    return Policy(EffectiveStatus(**values, origins=origins), classed, tuple(refused))
+    return Policy(EffectiveStatus(**values, origins=origins), classed, tuple(refused), barred, shared)
 
 
 def _merged(layers: Sequence[Layer], field: PolicyField) -> tuple[Any, str]:
@@ -214,9 +291,15 @@ def _merged(layers: Sequence[Layer], field: PolicyField) -> tuple[Any, str]:
 
 
 _WITHOUT_LAYER: Mapping[PolicyField, Any] = {
+    PolicyField.SCOPE: Scope.SESSION,
     PolicyField.NETWORK: _NETWORK_UNSET,
     PolicyField.AUTO_RESUME: False,
     PolicyField.ALLOW_PUBLIC_TRAFFIC: False,
+    PolicyField.VOLUMES: (),
+    PolicyField.BUCKETS: (),
+    PolicyField.ARCHIL: (),
+    PolicyField.DELETION_POLICY: DeletionPolicy.DELETE,
+    PolicyField.SNAPSHOTS: _SNAPSHOTS_UNSET,
 }
 """Values of fields that no layer has to set."""
 
@@ -226,4 +309,4 @@ def _given(values: SessionDefaults, field: PolicyField) -> Any:
     part, attribute = _PLACES[field]
     section: Model = getattr(values, part)
     value = getattr(section, attribute)
-    return None if value in ("", {}) else value
+    return None if value in ("", {}, []) else value

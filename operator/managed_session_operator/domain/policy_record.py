@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from managed_session_api.conditions import ConditionType, Reason
-from managed_session_api.resource import ManagedSession, PolicyField
+from managed_session_api.resource import ManagedSession, PolicyField, SandboxState, SandboxStatus
 from managed_session_api.session_class import ManagedSessionClass
 
 from managed_session_operator.domain.conditions import (
@@ -15,7 +15,13 @@ from managed_session_operator.domain.conditions import (
     policy_applied,
     policy_not_applied,
 )
-from managed_session_operator.domain.policy_layers import CREATION_FIELDS, SETTINGS, Policy, fingerprint_of
+from managed_session_operator.domain.policy_layers import (
+    CREATION_FIELDS,
+    LATER_CREATION_FIELDS,
+    SETTINGS,
+    Policy,
+    fingerprint_of,
+)
 
 
 def is_classed(resource: ManagedSession) -> bool:
@@ -79,19 +85,22 @@ def _keep_older(
     """Replace the values in `wanted` of which the sandbox has older ones, as far as these are known."""
     sandbox, recorded = resource.status.sandbox, resource.status.effective
     known = sandbox.created_with if created is None else created
-    if sandbox.id is None or not known:
+    if not (_may_exist(sandbox) and known):
         return
     earlier = [recorded.to_json()] if recorded is not None and recorded.origins is not None else []
     earlier += [without_class.values.to_json()] if without_class is not None else []
     for field, fingerprint in policy.fingerprints().items():
-        if known.get(field) == fingerprint:
+        if _fingerprint(known, field) == fingerprint:
             continue
         # Rules that are on their way to the sandbox are not in force yet.
         on_its_way = field == PolicyField.NETWORK and field not in known
         for values in earlier:
             if on_its_way or fingerprint_of(values.get(field)) == known.get(field):
-                wanted[field], wanted["origins"][field] = values[field], values["origins"][field]
+                wanted[field] = values.get(field)
+                wanted["origins"][field] = values["origins"].get(field, SETTINGS)
                 break
+        if wanted.get(field) is None:
+            wanted.pop(field, None)
 
 
 def _same_source(field: str, origin: str, wanted: dict[str, Any], current: dict[str, Any]) -> str:
@@ -119,11 +128,14 @@ def _replacing(current: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any
 def created_with(resource: ManagedSession, policy: Policy, without_class: Policy) -> dict[str, Any]:
     """Return the part of `status.sandbox` that says with which values the sandbox is created.
 
-    Empty if nothing changes. A sandbox that was created before the session had a class has the values that
-    apply without one. Its session's own network rules may have changed since, so rules that are set are sent.
+    Empty if nothing changes, or if a request with the recorded values may have been sent. A sandbox that was
+    created before the session had a class has the values that apply without one. Its session's own network
+    rules may have changed since, so rules that are set are sent.
     """
     sandbox = resource.status.sandbox
     if sandbox.id is None:
+        if _may_exist(sandbox):
+            return {}
         if policy.classed:
             return {"createdWith": policy.fingerprints()}
         return {"createdWith": None} if sandbox.created_with is not None else {}
@@ -133,6 +145,11 @@ def created_with(resource: ManagedSession, policy: Policy, without_class: Policy
             del known[PolicyField.NETWORK]
         return {"createdWith": known}
     return {}
+
+
+def _may_exist(sandbox: SandboxStatus) -> bool:
+    """Return whether the session's own sandbox may exist: a request with the recorded values may be sent."""
+    return sandbox.id is not None or (sandbox.state is SandboxState.CREATING and sandbox.shared_by is None)
 
 
 def older_fields(
@@ -147,7 +164,14 @@ def older_fields(
     if sandbox.id is None or known is None:
         return []
     wanted = policy.fingerprints()
-    return [each for each in CREATION_FIELDS if known.get(each) != wanted[each]]
+    return [each for each in CREATION_FIELDS if _fingerprint(known, each) != wanted[each]]
+
+
+def _fingerprint(known: Mapping[str, str], field: str) -> str | None:
+    """Return the fingerprint of a sandbox's value. Sandboxes of earlier versions lack the later fields."""
+    if known and field in LATER_CREATION_FIELDS:
+        return known.get(field, fingerprint_of(LATER_CREATION_FIELDS[PolicyField(field)]))
+    return known.get(field)
 
 
 def network_due(resource: ManagedSession, policy: Policy) -> bool:
@@ -166,8 +190,9 @@ def policy_condition(
     reason = Reason.CLASS_CHANGED
     if policy.refused:
         reason = Reason.LOCKED_FIELD
+        of_what = "belong to its shared sandbox or are locked" if policy.shared else "its class locks"
         sentences.append(
-            f"The session sets fields that its class locks: {', '.join(policy.refused)}. The class's values "
+            f"The session sets fields that {of_what}: {', '.join(policy.refused)}. The class's values "
             "are used."
         )
     if older := older_fields(resource, policy, created):

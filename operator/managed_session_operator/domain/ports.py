@@ -12,15 +12,19 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from managed_session_api.conditions import Reason
+from managed_session_api.managed_sandbox import ManagedSandbox, ManagedSandboxSpec
 from managed_session_api.resource import ManagedSession
 from managed_session_worker.protocol import StartRequest
 from pydantic import SecretStr
 
 from managed_session_operator.domain.offer import Offer
-from managed_session_operator.domain.sandbox import SandboxRequest, SandboxView
+from managed_session_operator.domain.preparation import Report
+from managed_session_operator.domain.references import ReferencedValue
+from managed_session_operator.domain.sandbox import SandboxNetwork, SandboxRequest, SandboxView
 from managed_session_operator.domain.session import SessionView, SkillReference, SkillVersion
 from managed_session_operator.domain.skills import Bounds, Installed, Upload
 from managed_session_operator.domain.turn import Turn
+from managed_session_operator.domain.values import Reference
 from managed_session_operator.domain.work_item import HealthCheck, WorkItem, WorkList
 from managed_session_operator.domain.worker_run import WorkerRun
 
@@ -148,9 +152,16 @@ class SkillArchives(Protocol):
         """Open the archive, to read it in chunks."""
         ...
 
+    def forget(self, version: SkillVersion) -> None:
+        """Take note that the archive could not be unpacked, so that no cache delivers it again."""
+        ...
+
 
 class SandboxHandle(Protocol):
-    """A sandbox to which this process is connected. Only its client knows what else it can do."""
+    """A sandbox to which this process is connected. Only its client knows what else it can do.
+
+    A session of a shared sandbox has a `SessionHandle` of it.
+    """
 
     @property
     def sandbox_id(self) -> str:
@@ -200,7 +211,7 @@ class Sandboxes(Protocol):
         """Restart the running sandbox's countdown."""
         ...
 
-    async def update_network(self, sandbox_id: str, allow: Sequence[str], deny: Sequence[str]) -> None:
+    async def update_network(self, sandbox_id: str, network: SandboxNetwork) -> None:
         """Replace the running sandbox's rules for egress."""
         ...
 
@@ -212,6 +223,34 @@ class Sandboxes(Protocol):
         self, metadata: Mapping[str, str], *, running_only: bool = False
     ) -> AsyncIterator[Sequence[SandboxView]]:
         """Yield the same sandboxes page by page."""
+        ...
+
+
+class KeptSnapshots(Protocol):
+    """Snapshots of sandboxes, which outlive them."""
+
+    async def take(self, sandbox_id: str, name: str) -> str:
+        """Take a snapshot of the running sandbox. Return E2B's ID of it (raises UnderWayError)."""
+        ...
+
+    def taking(self, sandbox_id: str, name: str) -> bool:
+        """Return whether this process is taking the snapshot of this name."""
+        ...
+
+    async def find(self, name: str) -> str | None:
+        """Return the ID of the snapshot of this name; None if there is none."""
+        ...
+
+    async def delete(self, snapshot_id: str) -> bool:
+        """Delete the snapshot. Return False if it stays, because a sandbox was created from it."""
+        ...
+
+
+class SandboxCleaning(Protocol):
+    """What another session has left in a sandbox that was created from that session's snapshot."""
+
+    async def clean(self, sandbox: SandboxHandle) -> None:
+        """End the other session's processes and remove its records, but not its files."""
         ...
 
 
@@ -241,6 +280,29 @@ class SandboxSkills(Protocol):
         ...
 
 
+class SandboxPreparations(Protocol):
+    """Preparations of connected sandboxes."""
+
+    async def prepare(self, sandbox: SandboxHandle, plan: Mapping[str, Any], *, purpose: str = "") -> Report:
+        """Run the plan in the sandbox, or join its running preparation (raises UnderWayError).
+
+        Preparations of different purposes do not join each other.
+        """
+        ...
+
+
+class ReferencedValues(Protocol):
+    """Values of Secrets and ConfigMaps of the sessions' namespace."""
+
+    async def read(self, reference: Reference) -> SecretStr:
+        """Return the value. Raises OperationError if there is none that may be used."""
+        ...
+
+    async def read_version(self, reference: Reference, *, fresh: bool) -> ReferencedValue:
+        """Return the value with its version; if not `fresh`, of a few seconds ago. Raises as `read`."""
+        ...
+
+
 class WorkerStreams(Protocol):
     """Workers in sandboxes, and their event streams: at most one stream per resource."""
 
@@ -264,6 +326,10 @@ class WorkerStreams(Protocol):
 
     async def stop(self, sandbox: SandboxHandle, claim: str, epoch: int) -> None:
         """Kill the claim's worker. Does nothing if it is gone."""
+        ...
+
+    async def leave(self, sandbox: SandboxHandle) -> None:
+        """End the handle's session in its shared sandbox, and remove its files there. Safe to repeat."""
         ...
 
     async def settle(self, name: str) -> None:
@@ -307,6 +373,33 @@ class SessionStore(Protocol):
 
     async def delete(self, resource: ManagedSession) -> Body | None:
         """Request the resource's deletion. Return the resource; None if it is gone."""
+        ...
+
+
+class ManagedSandboxStore(Protocol):
+    """The ManagedSandbox resources. Each write is conditional on the version on which it is based.
+
+    A write raises ConflictError if the resource has changed since, and ResourceGoneError if it is gone.
+    """
+
+    async def get(self, name: str) -> Body | None:
+        """Return the newest resource called `name`; None if there is none."""
+        ...
+
+    async def list(self) -> list[Body] | None:
+        """Return all resources; None if the cluster does not have the kind."""
+        ...
+
+    async def create(self, name: str, spec: ManagedSandboxSpec) -> Body:
+        """Create the resource (raises ConflictError if it exists)."""
+        ...
+
+    async def patch_status(self, owner: ManagedSandbox, status: Body) -> Body:
+        """Merge `status` into the status."""
+        ...
+
+    async def remove(self, owner: ManagedSandbox) -> None:
+        """Delete the resource with our finalizer. Does nothing if it is gone."""
         ...
 
 

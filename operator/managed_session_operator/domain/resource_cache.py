@@ -31,6 +31,19 @@ def _session(body: Body) -> str:
     return str((body.get("spec") or {}).get("sessionID") or "")
 
 
+def _owner(body: Body) -> str | None:
+    owner: str | None = ((body.get("status") or {}).get("sandbox") or {}).get("sharedBy")
+    return owner
+
+
+def _discard(index: dict[Any, set[str]], key: str | None, name: str) -> None:
+    found = index.get(key)
+    if found is not None:
+        found.discard(name)
+        if not found:
+            del index[key]
+
+
 def _parse(body: Body) -> ManagedSession | None:
     try:
         return ManagedSession.model_validate(body)
@@ -51,6 +64,7 @@ class ResourceCache:
     def __init__(self) -> None:
         self._bodies: dict[str, Body] = {}
         self._by_session: dict[str, set[str]] = {}
+        self._by_owner: dict[str, set[str]] = {}
         self._parsed: dict[str, tuple[int, ManagedSession | None]] = {}
 
     def __len__(self) -> int:
@@ -67,10 +81,12 @@ class ResourceCache:
         if known is not None and version_of(known) >= version_of(body):
             return False
         body = {**body, "metadata": {k: v for k, v in body["metadata"].items() if k != "managedFields"}}
-        if known is not None and _session(known) != _session(body):
+        if known is not None and (_session(known), _owner(known)) != (_session(body), _owner(body)):
             self.remove(name)
         self._bodies[name] = body
         self._by_session.setdefault(_session(body), set()).add(name)
+        if (owner := _owner(body)) is not None:
+            self._by_owner.setdefault(owner, set()).add(name)
         return True
 
     def remove(self, name: str, uid: str | None = None) -> None:
@@ -80,12 +96,8 @@ class ResourceCache:
             return
         del self._bodies[name]
         self._parsed.pop(name, None)
-        session_id = _session(body)
-        siblings = self._by_session.get(session_id)
-        if siblings is not None:
-            siblings.discard(name)
-            if not siblings:
-                del self._by_session[session_id]
+        _discard(self._by_session, _session(body), name)
+        _discard(self._by_owner, _owner(body), name)
 
     def replace_all(self, bodies: Iterable[Body], known: set[str]) -> set[str]:
         """Replace the contents with a fresh list.
@@ -120,6 +132,10 @@ class ResourceCache:
     def identities(self) -> set[str]:
         """Return the identities of all resources (see ManagedSession.identity), parsed or not."""
         return {names.identity(body["metadata"]) for body in self._bodies.values()}
+
+    def sharing(self, owner_name: str) -> set[str]:
+        """Return the names of the resources that refer to the ManagedSandbox, parsed or not."""
+        return set(self._by_owner.get(owner_name, ()))
 
     def newest_version(self) -> int:
         """Return the highest resource version of all resources; 0 if there are none."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from managed_session_api.resource import ManagedSession
 from pydantic import SecretStr
 
+from managed_session_operator.domain.errors import OperationError
 from managed_session_operator.domain.findings import Findings
 from managed_session_operator.domain.ports import SandboxHandle
 from managed_session_operator.domain.session import SessionView
@@ -61,6 +62,20 @@ class SessionCache:
     """The resource's UID if this process created the resource. Then no sandbox of it can be older."""
     skills_written: tuple[str, str | None] | None = None
     """The sandbox that has the session's current skills, and for which claim: (sandbox, claim)."""
+    hooks_run: set[str] = field(default_factory=set)
+    """The hooks that have run in this running period of the sandbox, before its end."""
+    hooks_until: dict[str, float] = field(default_factory=dict)
+    """Until when such a hook is waited for, by the monotonic clock."""
+    outputs_copied: tuple[str | None, str] | None = None
+    """For which claim outputs were copied at its end, and what went wrong: (claim, "" for nothing)."""
+    metadata_waived: bool = False
+    """The session could not be read, so its turn goes on without what its metadata may ask for."""
+    prepared: str | None = None
+    """What the running sandbox was prepared with since it was created or resumed (`preparation_key`)."""
+    preparation_failures: int = 0
+    """Number of consecutive preparations that failed because somebody has to change something."""
+    unprepared: OperationError | None = None
+    """Why the running sandbox could not be prepared, while it is being paused until the next try."""
     started_at: datetime | None = None
     failures: int = 0
     """Number of failures since the failing step last succeeded. Other steps that succeed do not reset it."""
@@ -84,12 +99,30 @@ class SessionCache:
     """Number of consecutive requests that the running sandbox did not answer."""
     resume_unreported: bool = False
     """The sandbox was resumed under its worker, which does not know yet that its connections are dead."""
+    network_checked: tuple[str, datetime] | None = None
+    """When the sandbox's network rules were last compared with the Secrets: (for which policy, time)."""
+    network_refusals: int = 0
+    """Number of consecutive times that E2B did not know the running sandbox when it was to get its rules."""
     turn_began: tuple[str | None, datetime] | None = None
     """When the turn of the present claim's worker began, as far as is known: (claim, time)."""
     turn_interrupted: tuple[str | None, datetime] | None = None
     """When the operator interrupted a turn of the claim that was too long: (claim, time)."""
     turn_checked: tuple[object, ...] | None = None
     """What the newest check of a turn that was too long depended on."""
+    wait_pause_not_before: datetime | None = None
+    """Earliest time to pause the sandbox of a worker that waits for its user: it was not waiting then."""
+    wait_seen_at: datetime | None = None
+    """When this process first saw that the sandbox is paused while the session waits for its user."""
+    wait_checked: tuple[datetime, str | None] | None = None
+    """The newest look for the user's answer: (time, newest event of the resource at that time)."""
+    wait_answered: str | None = None
+    """The claim whose user has answered."""
+    wait_unheld_since: datetime | None = None
+    """Since when the answered session's item has been neither queued nor held."""
+    snapshot_failures: int = 0
+    """Number of consecutive snapshots that failed."""
+    snapshot_again_at: datetime | None = None
+    """When a snapshot that failed may be tried again."""
     cuts: int = 0
     """Number of consecutive times that the worker's stream was cut soon after it was opened."""
 
@@ -111,6 +144,17 @@ class SessionCache:
         self.sandbox = None
         self.extend_at = self.running_since = self.roll_over_not_before = None
         self.started_at = None
+        self.prepared = self.unprepared = None
+        self.metadata_waived = False
+        self.hooks_run.clear()
+        self.hooks_until.clear()
+
+    def note_wait(self, resource: ManagedSession, now: datetime) -> None:
+        """Note when this process first saw that the sandbox is paused while the session waits."""
+        if resource.status.work.wait_paused_at is None:
+            self.wait_seen_at = self.wait_checked = self.wait_answered = self.wait_unheld_since = None
+        elif self.wait_seen_at is None:
+            self.wait_seen_at = now
 
     def settle(self, findings: Findings) -> None:
         """Note that these findings about the resource have been handled."""

@@ -5,10 +5,6 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, field
 
-from managed_session_worker.paths import Paths
-
-_PARTS = Paths().skill_parts
-
 
 @dataclass(frozen=True)
 class Installed:
@@ -28,10 +24,13 @@ class Bounds:
 
 @dataclass
 class Upload:
-    """An archive that is uploaded in parts. Unpacking it removes the directory that it `replaces`."""
+    """An archive that is uploaded in parts, in a folder of that name.
+
+    Unpacking it removes the directory that it `replaces`.
+    """
 
     key: str
     directory: str
     replaces: str | None = None
     parts: int = 0
-    folder: str = field(default_factory=lambda: f"{_PARTS}/{uuid.uuid4().hex}")
+    folder: str = field(default_factory=lambda: uuid.uuid4().hex)

@@ -37,6 +37,18 @@ class Step(Enum):
     """Report the queue position. The session's work stays in the queue until a slot is free."""
     PROVISION = auto()
     """Create or resume the sandbox."""
+    PREPARE = auto()
+    """Run inside the sandbox what the policy asks for, before a worker is started."""
+    CLEAN_SANDBOX = auto()
+    """End the processes of another session, from whose snapshot the sandbox was created."""
+    TAKE_SNAPSHOT = auto()
+    """Take a snapshot, at the end of a turn or because it was asked for."""
+    RETAIN = auto()
+    """Save the files of a deleted session in a snapshot."""
+    KILL_REPLACED = auto()
+    """Kill the sandbox that a restore has replaced."""
+    UNDO_RESTORE = auto()
+    """Use the sandbox again that a restore was to replace."""
     ACKNOWLEDGE = auto()
     """Take the item off the queue, now that the sandbox is ready."""
     START_WORKER = auto()
@@ -51,6 +63,12 @@ class Step(Enum):
     """Record that the worker serves a message that arrived while its item was being stopped."""
     RECORD_USER_WAIT = auto()
     """Record that the worker has begun, or ceased, to wait for the session's user."""
+    PAUSE_WAIT = auto()
+    """Pause the sandbox of a worker that waits for the session's user, and free its slot."""
+    CHECK_ANSWER = auto()
+    """Find out whether the session's user has answered, while the sandbox is paused."""
+    RESUME_WAIT = auto()
+    """Resume the sandbox whose worker has the answer that it waited for."""
     REATTACH = auto()
     """Open the event stream of a running worker again."""
     RECORD_VANISHED = auto()

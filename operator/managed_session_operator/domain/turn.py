@@ -38,13 +38,14 @@ class Turn:
     Attributes:
         awaited: who has to act next.
         newest_event: ID of the newest event. If it is unchanged, nothing has happened.
-        open_call: ID and tool of the oldest open call for a worker, which runs calls in order.
+        open_calls: ID and tool of each thread's oldest open call for a worker, which runs the calls of a
+            thread in order, and those of different threads at the same time.
         stop_reason: why the turn ended, in Anthropic's words; empty if the session is not idle.
     """
 
     awaited: Awaited
     newest_event: str = ""
-    open_call: tuple[str, str] | None = None
+    open_calls: tuple[tuple[str, str], ...] = ()
     stop_reason: str = ""
 
     @property
@@ -88,7 +89,7 @@ class TurnReader:
         self._newest = ""
         self._confirmed: set[str] = set()
         self._open: set[str] | None = None
-        self._for_worker: tuple[str, str] | None = None
+        self._for_worker: dict[str, tuple[str, str]] = {}
         self._answered_since = False
         self._threads = ThreadCalls()
 
@@ -139,9 +140,9 @@ class TurnReader:
         """Return the turn when no more events are read. Open calls not found by then are not for a worker."""
         if self._open is None:
             return self._turn(Awaited.NOBODY)
-        if self._for_worker is None:
+        if not self._for_worker:
             return self._turn(Awaited.USER)
-        return Turn(Awaited.RESULTS, self._newest, self._for_worker)
+        return Turn(Awaited.RESULTS, self._newest, tuple(self._for_worker.values()))
 
     def _find_call(self, kind: str, identifier: str, event: Any) -> Turn | None:
         if self._open is None or identifier not in self._open:
@@ -153,7 +154,7 @@ class TurnReader:
         asks = permission not in (None, "allow", "deny")
         worker_may = permission in (None, "allow") or (asks and identifier in self._confirmed)
         if kind == "agent.tool_use" and worker_may:
-            self._for_worker = (identifier, _text(event, "name"))
+            self._for_worker[_text(event, "session_thread_id")] = (identifier, _text(event, "name"))
         return None if self._open else self.end()
 
     def _turn(self, awaited: Awaited) -> Turn:

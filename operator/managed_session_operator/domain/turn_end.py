@@ -14,6 +14,7 @@ from managed_session_operator.domain import budget
 from managed_session_operator.domain.decide import LEASE_SECONDS, lease_message
 from managed_session_operator.domain.recovery import suspected
 from managed_session_operator.domain.turn import BUDGET_REACHED
+from managed_session_operator.domain.user_wait import NO_WAIT
 from managed_session_operator.domain.worker_run import ExitRecord
 
 _IN_DOUBT = "The worker ended, but the turn may not be over yet."
@@ -70,7 +71,7 @@ def plan_turn_end(resource: ManagedSession, ending: Ending, now: datetime, *, ca
             "finishedAt": now,
             "exitReason": ending.exit_reason,
             "stopReason": ending.stop_reason or None,
-            "awaitingUserSince": None,
+            **NO_WAIT,
             **first,
         },
         "recovery": _recovery(resource, ending, now, can_interrupt=can_interrupt),

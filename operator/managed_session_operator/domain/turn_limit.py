@@ -14,6 +14,9 @@ from managed_session_operator.domain.turn import time_of
 _IN_TURN = ("user.", "agent.", "session.status_running", "session.status_rescheduled")
 _ENDED = ("session.status_terminated", "session.deleted", "user.interrupt")
 
+_ANSWERS = ("user.tool_confirmation", "user.custom_tool_result")
+"""With these, a turn that is idle for its user goes on."""
+
 INTERRUPT_PATIENCE = timedelta(seconds=60)
 """How long an interrupted turn has to end before its worker is ended."""
 
@@ -27,8 +30,17 @@ class TurnStart:
 
     def __init__(self, before: datetime) -> None:
         self._before = before
-        self.began: datetime | None = None
-        """Time of the oldest event of the present turn so far; None if no turn is open."""
+        self._oldest: datetime | None = None
+        self._answered_at: datetime | None = None
+        self._waited = timedelta()
+
+    @property
+    def began(self) -> datetime | None:
+        """Time of the oldest event of the present turn so far; None if no turn is open.
+
+        It is later by the time for which the turn has waited for its user.
+        """
+        return self._oldest + self._waited if self._oldest is not None else None
 
     def read(self, event: Any) -> bool:
         """Read one event. Return whether no more events are needed."""
@@ -36,10 +48,16 @@ class TurnStart:
         if _ends_turn(kind, event):
             return True
         at = time_of(event)
-        if at is not None and kind.startswith(_IN_TURN):
-            self.began = at
-            return at <= self._before
-        return False
+        if at is None:
+            return False
+        if kind in _ANSWERS:
+            self._answered_at = self._answered_at or at
+        elif kind == "session.status_idle" and self._answered_at is not None:
+            self._waited += max(timedelta(), self._answered_at - at)
+            self._answered_at = None
+        if kind.startswith(_IN_TURN):
+            self._oldest = at
+        return self.began is not None and self.began <= self._before
 
 
 def _ends_turn(kind: str, event: Any) -> bool:

@@ -39,7 +39,9 @@ class SupervisorRefusedError(OperationError):
     """The supervisor refused to start a worker or to stream its events; `code` as in `Refusal`."""
 
     def __init__(self, refusal: Refusal) -> None:
-        super().__init__(ErrorKind.TRANSIENT, Reason.WORKER_START_FAILED, refusal.message)
+        unsupported = refusal.code is RefusalCode.SHARING_UNSUPPORTED
+        kind = ErrorKind.USER_ACTION if unsupported else ErrorKind.TRANSIENT
+        super().__init__(kind, Reason.WORKER_START_FAILED, refusal.message)
         self.code = refusal.code
 
 
@@ -58,6 +60,10 @@ class ExitRecord(BaseModel):
     late_since: str | None = None
     """Since when it served late."""
     call_deaths: CallDeaths = {}
+    memory_failures: list[dict[str, Any]] = []
+    """What could not be synced of its session's memory stores (`store`, `why`)."""
+    unsynchronised: list[str] = []
+    """Files of memory stores that an earlier worker left, and that the stores do not have."""
 
 
 @dataclass

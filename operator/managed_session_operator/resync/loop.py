@@ -17,6 +17,8 @@ from managed_session_operator.domain.errors import NotLeadingError, OperationErr
 from managed_session_operator.domain.findings import Findings
 from managed_session_operator.domain.sandbox import SandboxView
 from managed_session_operator.domain.shared_environment import SharedEnvironmentDetector
+from managed_session_operator.domain.shared_sandbox import is_shared
+from managed_session_operator.resync.orphan_kill import kill_orphan
 from managed_session_operator.resync.orphans import Orphans
 from managed_session_operator.resync.ownership import Owners
 from managed_session_operator.resync.sandbox_comparison import (
@@ -26,6 +28,7 @@ from managed_session_operator.resync.sandbox_comparison import (
     is_superseded,
 )
 from managed_session_operator.resync.sandbox_list import SandboxList
+from managed_session_operator.resync.shared_sandboxes import SharedSandboxes
 from managed_session_operator.resync.vanished_sandboxes import without_vanished
 from managed_session_operator.resync.work_item_checks import WorkItemChecks
 from managed_session_operator.steps.context import Context
@@ -59,6 +62,7 @@ class Resync:
         self._orphans = Orphans(context.settings.orphan_grace_seconds, context.clock.monotonic)
         self._list = SandboxList(context)
         self._work = WorkItemChecks(context, shared_environment)
+        self._shared = SharedSandboxes(context)
         self._comparison = SandboxComparison(lambda name: context.cache(name).sandbox is not None)
 
     async def run(self) -> None:
@@ -93,8 +97,10 @@ class Resync:
         unstarted = await self._work.compare()
         cache = context.records.cache
         owners = Owners(cache)
-        views = await without_vanished(context, self._understood(listing.views), owners)
-        compared = self._comparison.compare(listing, views, owners, cache.all())
+        shared = {view.sandbox_id: view for view in listing.views if is_shared(view)}
+        own = [view for view in listing.views if view.sandbox_id not in shared]
+        views = await without_vanished(context, self._understood(own), owners)
+        compared = self._comparison.compare(listing, views, owners, cache.all(), shared)
         for name in compared.paused_under_worker:
             # Its stream may be dead without an error. The next reconciliation opens it again and resumes the
             # sandbox.
@@ -102,6 +108,7 @@ class Resync:
         self._publish(compared, listing.asked_at, unstarted, whole=listing.whole)
         await self._kill_superseded(compared.superseded)
         await self._kill_orphans(compared.candidates, whole=listing.whole)
+        await self._shared.compare(shared, whole=listing.whole)
         if listing.error is not None:
             raise listing.error
 
@@ -157,7 +164,7 @@ class Resync:
             except ResourceGoneError:
                 continue
             if is_superseded(newest, view):
-                await self._kill(view.sandbox_id)
+                await kill_orphan(self._context, view.sandbox_id)
 
     async def _kill_orphans(self, candidates: dict[str, SandboxView], *, whole: bool) -> None:
         """Kill sandboxes that have been orphaned for long enough."""
@@ -175,18 +182,7 @@ class Resync:
             async with at_once:
                 owner = owners.of(view)
                 if owner is None or is_orphaned(owner, view):
-                    await self._kill(view.sandbox_id)
+                    await kill_orphan(self._context, view.sandbox_id)
 
         views = self._understood([candidates[sandbox_id] for sandbox_id in to_kill])
         await asyncio.gather(*(kill(view) for view in views))
-
-    async def _kill(self, sandbox_id: str) -> bool:
-        context = self._context
-        logger.warning("killing an orphaned sandbox", extra={"sandbox": sandbox_id})
-        try:
-            await context.sandboxes.kill(sandbox_id)
-        except OperationError as error:
-            logger.warning("sandbox not killed", extra={"sandbox": sandbox_id, "cause": str(error)})
-            return False
-        context.metrics.orphans_killed.inc()
-        return True

@@ -8,6 +8,7 @@ from datetime import datetime
 from managed_session_api.resource import ManagedSession
 
 from managed_session_operator.domain.decide import claim_active
+from managed_session_operator.domain.user_wait import is_paused
 from managed_session_operator.domain.work_item import WorkItem, WorkList
 
 
@@ -34,6 +35,9 @@ class LostLeases:
             if work.serving_late_since is not None:
                 # It serves late and needs no lease. It ends by itself when its session's work is queued
                 # again.
+                continue
+            if is_paused(resource):
+                # It is frozen while its user is awaited, and its item may well be queued.
                 continue
             if item is None or item.state not in ("queued", "stopped"):
                 continue

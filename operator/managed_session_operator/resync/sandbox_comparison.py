@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 
-from managed_session_api.resource import ManagedSession, SandboxState
+from managed_session_api.resource import ManagedSession, SandboxState, SandboxStatus
 
 from managed_session_operator.domain.decide import claim_active
 from managed_session_operator.domain.sandbox import SandboxView
+from managed_session_operator.domain.user_wait import is_paused
 from managed_session_operator.resync.ownership import Owners
 from managed_session_operator.resync.sandbox_list import Listing
 
@@ -53,6 +55,7 @@ class SandboxComparison:
         views: Iterable[SandboxView],
         owners: Owners,
         resources: Iterable[ManagedSession],
+        shared: Mapping[str, SandboxView] = MappingProxyType({}),
     ) -> Comparison:
         """Return what the list shows.
 
@@ -61,6 +64,7 @@ class SandboxComparison:
             views: the sandboxes of the list to compare.
             owners: the owners of the sandboxes.
             resources: all resources.
+            shared: the shared sandboxes of the list, by ID. They belong to no session alone.
         """
         found, running, paused = Comparison(), set[str](), set[str]()
         listed: dict[str, set[str]] = {}
@@ -79,12 +83,32 @@ class SandboxComparison:
                 paused.add(view.sandbox_id)
                 if view.sandbox_id in self._paused:
                     found.paused_under_worker.add(name)
+        known = list(resources)
+        paused |= self._compare_shared(known, shared, found)
         if listing.whole:
-            found.missing = _missing(resources, listed, listing.passing)
+            found.missing = _missing(known, listed, listing.passing | shared.keys())
         self._running = running
         # A list that was not read to its end may lack paused sandboxes, so earlier ones are kept.
         self._paused = paused if listing.whole else self._paused | paused
         return found
+
+    def _compare_shared(
+        self, resources: Iterable[ManagedSession], shared: Mapping[str, SandboxView], found: Comparison
+    ) -> set[str]:
+        """Note what the list shows of shared sandboxes. Return the IDs of those paused under a worker."""
+        paused = set()
+        for resource in resources:
+            name, view = resource.metadata.name, shared.get(resource.status.sandbox.id or "")
+            if view is not None and not view.paused:
+                found.periods[name] = view.started_at
+                if is_paused(resource) and not self._connected(name):
+                    # Its worker is not frozen, so a suspension or the session's end has to stop it.
+                    found.running_unneeded.add(name)
+            elif view is not None and self._works(resource):
+                paused.add(view.sandbox_id)
+                if view.sandbox_id in self._paused:
+                    found.paused_under_worker.add(name)
+        return paused
 
     def _runs_unneeded(self, resource: ManagedSession, view: SandboxView, asked_at: datetime) -> bool:
         """Return whether the sandbox runs although the resource says that it is paused.
@@ -141,7 +165,7 @@ def is_superseded(resource: ManagedSession, view: SandboxView) -> bool:
     """
     sandbox = resource.status.sandbox
     settled = sandbox.id is not None and sandbox.state is not SandboxState.CREATING
-    settled = settled and view.sandbox_id not in sandbox.vanished
+    settled = settled and not _is_kept(sandbox, view)
     return settled and sandbox.id != view.sandbox_id and view.attempt <= sandbox.attempt
 
 
@@ -149,8 +173,14 @@ def is_orphaned(resource: ManagedSession, view: SandboxView) -> bool:
     """Return whether the resource uses no sandbox. Until this one is killed, a create would adopt it."""
     sandbox = resource.status.sandbox
     settled = sandbox.id is None and sandbox.state is not SandboxState.CREATING
-    settled = settled and view.sandbox_id not in sandbox.vanished
+    settled = settled and not _is_kept(sandbox, view)
     return settled and not is_unrecorded(resource, view)
+
+
+def _is_kept(sandbox: SandboxStatus, view: SandboxView) -> bool:
+    """Return whether the resource may use the sandbox again, although it does not at present."""
+    replaced = sandbox.replaces.id if sandbox.replaces is not None else None
+    return view.sandbox_id in (replaced, *sandbox.vanished)
 
 
 def is_unrecorded(resource: ManagedSession, view: SandboxView) -> bool:

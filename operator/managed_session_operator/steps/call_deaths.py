@@ -1,7 +1,7 @@
 """Counts tool calls that end their workers, in the resource, which outlives sandbox and operator.
 
 The sandbox's supervisor counts the same deaths and knows which call ran. Of the two counts the larger one is
-right. If the supervisor or its sandbox is gone, the operator reads the call from the session's events.
+right. If the supervisor or its sandbox is gone, the operator reads the calls from the session's events.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def deaths_update(
     grown = [call for call in after.values() if before.get(call.id) != call]
     kept = sorted(after.values(), key=lambda call: -call.deaths)[:MOST_CALLS]
     news = [_report_of(call, attempts) for call in grown]
-    reason, message = news[-1]
+    reason, message = _report_of(max(grown, key=lambda call: call.deaths), attempts)
     return DeathsUpdate(
         {"callDeaths": [call.to_json() for call in kept]},
         [tool_call_fatal(ConditionStatus.TRUE, reason, message)],
@@ -112,13 +112,13 @@ def _report_of(call: CallDeathsStatus, attempts: int) -> tuple[Reason, str]:
 
 
 async def one_more_death(context: Context, resource: ManagedSession, cause: str) -> CallDeaths:
-    """Count the death of a worker whose end no supervisor reported. The session's events name the call."""
+    """Count the death of a worker whose end no supervisor reported. The session's events name its calls."""
     try:
         turn = await context.sessions.turn(resource.spec.session_id)
     except (OperationError, CredentialError):
         return {}
-    if turn is None or turn.open_call is None:
-        return {}
-    identifier, tool = turn.open_call
-    before = deaths_of(resource).get(identifier, {}).get("deaths", 0)
-    return {identifier: {"tool": tool, "deaths": before + 1, "cause": cause}}
+    before = deaths_of(resource)
+    return {
+        identifier: {"tool": tool, "deaths": before.get(identifier, {}).get("deaths", 0) + 1, "cause": cause}
+        for identifier, tool in (turn.open_calls if turn is not None else ())
+    }

@@ -1,17 +1,16 @@
-"""Records which class serves a session and what that means, and applies network rules that have changed."""
+"""Records which class serves a session and what that means."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from managed_session_api.resource import ManagedSession, NetworkSpec, PolicyField
+from managed_session_api.resource import ManagedSession
 
-from managed_session_operator.domain import policy_record
+from managed_session_operator.domain import kept_snapshots, policy_record
 from managed_session_operator.domain.class_choice import turn_of
 from managed_session_operator.domain.conditions import ConditionUpdate
 from managed_session_operator.domain.decide import claim_active
-from managed_session_operator.domain.errors import ErrorKind, OperationError
 from managed_session_operator.domain.policy import policy_of, policy_without_class
 from managed_session_operator.domain.policy_layers import Policy
 from managed_session_operator.steps.context import Context
@@ -56,6 +55,21 @@ def next_policy(context: Context, resource: ManagedSession) -> NextPolicy:
     return NextPolicy(policy, fields, sandbox, conditions, not (choice.tied or choice.undecided))
 
 
+def policy_when_found(context: Context, resource: ManagedSession, sandbox_id: str) -> NextPolicy:
+    """Return the policy in force, and what to write about it with the sandbox of the recorded attempt.
+
+    The attempt's request may be from before the session's class.
+    """
+    policy, without = context.full_policy(resource), policy_without_class(resource, context.settings)
+    resource = kept_snapshots.with_sandbox(resource, sandbox_id)
+    sandbox = policy_record.created_with(resource, policy, without)
+    if not sandbox:
+        return NextPolicy(policy, {}, {}, [])
+    created = sandbox["createdWith"]
+    fields = policy_record.effective_fields(resource, policy, created, without)
+    return NextPolicy(policy, fields, sandbox, [policy_record.policy_condition(resource, policy, created)])
+
+
 async def learn_session(context: Context, resource: ManagedSession) -> float | None:
     """Read the session, because the choice of its class depends on its agent or its metadata."""
     cache = context.cache(resource.metadata.name)
@@ -86,39 +100,6 @@ async def record_policy(context: Context, resource: ManagedSession) -> float | N
     return None
 
 
-async def update_network(context: Context, resource: ManagedSession) -> float | None:
-    """Give the running sandbox the network rules of the policy, then record that it has them.
-
-    Until that is recorded, the status does not say which rules the sandbox has, so they are sent again.
-    """
-    name, sandbox_id = resource.metadata.name, resource.status.sandbox.id
-    if sandbox_id is None:
-        return None
-    if str(PolicyField.NETWORK) in (resource.status.sandbox.created_with or {}):
-        unknown = {"createdWith": {str(PolicyField.NETWORK): None}}
-        resource = await context.records.write_status(resource, sandbox=unknown)
-    policy = context.full_policy(resource)
-    network = policy.values.network or NetworkSpec()
-    try:
-        await context.sandboxes.update_network(sandbox_id, network.allow, network.deny)
-    except OperationError as error:
-        if error.kind is not ErrorKind.NOT_FOUND and error.status != 404:
-            raise
-        # The sandbox no longer runs. The next steps find out whether it is paused or gone.
-        await context.runs.forget(name)
-        context.cache(name).disconnect()
-        return None
-    applied = {str(PolicyField.NETWORK): policy.fingerprints()[PolicyField.NETWORK]}
-    created = {**(resource.status.sandbox.created_with or {}), **applied}
-    await context.records.write_status(
-        resource,
-        sandbox={"createdWith": applied},
-        conditions=[policy_record.policy_condition(resource, policy)],
-        **policy_record.effective_fields(resource, policy, created),
-    )
-    return None
-
-
 async def prepared_attempt(
     context: Context, resource: ManagedSession, *, certainly_first: bool
 ) -> ManagedSession | None:
@@ -132,14 +113,21 @@ async def prepared_attempt(
     """
     recorded = resource.status.sandbox.created_with
     policy = context.full_policy(resource)
-    if recorded is None or recorded == policy.fingerprints():
+    if recorded == policy.fingerprints() or (recorded is None and not policy.classed):
         return resource
     if not certainly_first:
         await context.records.write_status(resource, sandbox={"state": None})
         return None
     return await context.records.write_status(
         resource,
-        sandbox={"createdWith": policy.fingerprints()},
+        sandbox={
+            "createdWith": policy.fingerprints(),
+            **(
+                {}
+                if kept_snapshots.is_restoring(resource)
+                else kept_snapshots.source_fields(resource, policy.values)
+            ),
+        },
         conditions=[policy_record.policy_condition(resource, policy)],
-        **policy_record.effective_fields(resource, policy),
+        **policy_record.effective_fields(resource, policy, policy.fingerprints()),
     )

@@ -24,7 +24,11 @@ from managed_session_operator.domain.policy_layers import Policy
 from managed_session_operator.domain.ports import (
     Clock,
     EventSink,
+    KeptSnapshots,
+    ReferencedValues,
+    SandboxCleaning,
     Sandboxes,
+    SandboxPreparations,
     Sessions,
     TokenStore,
     WorkerStreams,
@@ -32,10 +36,12 @@ from managed_session_operator.domain.ports import (
     WorkspaceSessions,
 )
 from managed_session_operator.domain.session_cache import SessionCache
+from managed_session_operator.domain.user_wait import is_paused
 from managed_session_operator.domain.write_pace import WritePace
 from managed_session_operator.metrics import Metrics
 from managed_session_operator.settings import OperatorSettings
 from managed_session_operator.steps.session_records import SessionRecords
+from managed_session_operator.steps.sharing import Sharing
 from managed_session_operator.steps.skill_delivery import SkillDelivery
 
 
@@ -50,9 +56,14 @@ class Context:
     sessions: Sessions
     api_key: WorkspaceSessions
     sandboxes: Sandboxes
+    snapshots: KeptSnapshots
+    cleaning: SandboxCleaning
     runs: WorkerStreams
     skills: SkillDelivery
+    preparations: SandboxPreparations
+    values: ReferencedValues
     records: SessionRecords
+    sharing: Sharing
     tokens: TokenStore
     events: EventSink
     inbox: OfferInbox
@@ -98,8 +109,12 @@ class Context:
 
         It is the recorded one while a claim is served, else the one that would serve the next claim.
         """
+        return class_name_of(resource) if claim_active(resource) else self.next_class_name(resource)
+
+    def next_class_name(self, resource: ManagedSession) -> str:
+        """Return the class that serves the session from its next claim or sandbox on, "" for none."""
         choice = self.choice(resource)
-        if claim_active(resource) or choice.tied or choice.undecided:
+        if choice.tied or choice.undecided:
             return class_name_of(resource)
         return choice.chosen.metadata.name if choice.chosen is not None else NO_CLASS
 
@@ -140,7 +155,11 @@ class Context:
         return self.class_name(resource) if resource is not None else NO_CLASS
 
     def _has_slot(self, session_id: str) -> bool:
-        return self.capacity.holds(self.records.cache.serving_name(session_id) or resource_name(session_id))
+        """Whether the session has a slot, or waits for its user rather than for one."""
+        name = self.records.cache.serving_name(session_id) or resource_name(session_id)
+        resource = self.records.cache.get(name)
+        awaits_user = resource is not None and is_paused(resource) and not self.capacity.waits(name)
+        return self.capacity.holds(name) or awaits_user
 
     async def forget(self, name: str) -> None:
         """Drop everything that this process holds for a resource that no longer exists."""
@@ -148,6 +167,7 @@ class Context:
         self.capacity.release(name)
         self.creation.leave(name)
         self.inbox.forget(name)
+        self.sharing.attach(name)
         self.caches.pop(name, None)
 
     def forget_all(self) -> None:
@@ -155,6 +175,7 @@ class Context:
         self.caches.clear()
         self.capacity.clear()
         self.creation.clear()
+        self.sharing.forget_all()
         self.inbox.clear()
         self.listings.clear()
         self.classes.clear()

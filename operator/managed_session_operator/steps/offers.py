@@ -12,12 +12,14 @@ from managed_session_api.times import claim_name
 from managed_session_worker.protocol import ExitReason
 from pydantic import SecretStr
 
+from managed_session_operator.domain import kept_snapshots
 from managed_session_operator.domain.conditions import conditions_of, phase_of
 from managed_session_operator.domain.decide import claim_active, has_begun
 from managed_session_operator.domain.idle_patience import quick_returns
 from managed_session_operator.domain.offer import Offer
 from managed_session_operator.domain.recovery import suspected
 from managed_session_operator.domain.step import Decision, Step
+from managed_session_operator.domain.user_wait import NO_WAIT, is_paused
 from managed_session_operator.steps.class_policy import next_policy
 from managed_session_operator.steps.context import Context
 from managed_session_operator.steps.report_conditions import report_conditions
@@ -43,7 +45,7 @@ def _work(offer: Offer, claim_id: str, quick_returns: int = 0) -> dict[str, Any]
         "startedAt": None,
         "firstHeartbeatAt": None,
         "servingLateSince": None,
-        "awaitingUserSince": None,
+        **NO_WAIT,
         "finishedAt": None,
         "exitReason": None,
         "stopReason": None,
@@ -131,6 +133,9 @@ async def reject_offer(context: Context, resource: ManagedSession) -> float | No
 def _since(context: Context, resource: ManagedSession, offer: Offer) -> datetime:
     """Return since when the offered work has been waiting. Its message may be younger than the offer."""
     event, inbox = resource.status.last_event, context.inbox
+    if is_paused(resource) and resource.status.work.offered_at is not None:
+        # It gave its slot back while it waited for its user. Nobody who came since then goes first.
+        return resource.status.work.offered_at
     earlier = (inbox.waiting_since(offer.session_id), inbox.left_since(offer.session_id))
     offered_at = min(offer.offered_at, *(each for each in earlier if each is not None))
     return max(offered_at, event.created_at) if event is not None else offered_at
@@ -205,6 +210,7 @@ async def _write_claim(
         return
     work = _work(offer, claim_id, quick_returns(resource, following.policy.values, offer.offered_at))
     sandbox: dict[str, object] = {}
+    requests: dict[str, str] = {}
     state = status.sandbox.state
     if acknowledged_at is not None:
         work |= {"acknowledgedAt": acknowledged_at, "startedAt": acknowledged_at, "attempts": 1}
@@ -214,7 +220,9 @@ async def _write_claim(
     elif status.sandbox.id is None and state is not SandboxState.CREATING:
         state = SandboxState.CREATING
         cache.fresh_attempt = status.sandbox.attempt + 1
-        sandbox = {"state": str(state), "attempt": cache.fresh_attempt}
+        source = kept_snapshots.source_fields(resource, following.policy.values)
+        sandbox = {"state": str(state), "attempt": cache.fresh_attempt, **source}
+        requests = kept_snapshots.restore_fields(resource)
     await context.records.write_status(
         resource,
         phase=phase_of(Reason.PROVISIONING),
@@ -222,6 +230,7 @@ async def _write_claim(
         **following.fields,
         work=work,
         sandbox={**sandbox, **following.sandbox},
+        requests=requests,
         **_active_before(resource, context.now()),
     )
     context.inbox.remove(offer)
@@ -321,7 +330,7 @@ async def give_up(
         resource,
         phase=phase_of(reason),
         conditions=conditions_of(reason, message, resource.status.sandbox.state),
-        work={"finishedAt": context.now(), "exitReason": exit_reason, "awaitingUserSince": None},
+        work={"finishedAt": context.now(), "exitReason": exit_reason, **NO_WAIT},
         recovery={} if reason is Reason.NO_SESSION_TOKEN else {"suspectedAt": context.now()},
     )
     await context.tokens.delete(resource, resource.status.work.claim)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from managed_session_api import names
 from managed_session_api.conditions import Reason
 from managed_session_api.resource import ManagedSession, SandboxState
 
@@ -50,6 +51,7 @@ async def _restore_claim(context: Context, resource: ManagedSession, run: Worker
             "id": view.sandbox_id,
             "state": str(SandboxState.RUNNING),
             "attempt": view.attempt,
+            "sharedBy": view.metadata.get(names.METADATA_SHARED),
             "templateID": policy.values.template,
             # With which values the sandbox was created is not known any more.
             **({"createdWith": {}} if policy.classed else {}),

@@ -34,7 +34,7 @@ async def roll_over(context: Context, resource: ManagedSession) -> float | None:
         return None
     await context.runs.forget(name)
     try:
-        view = await pause_sandbox(context, resource, sandbox_id)
+        view = await pause_sandbox(context, resource, sandbox_id, for_all=True)
     except OperationError:
         # The sandbox keeps running. The next step opens the worker's stream again.
         again = timedelta(seconds=_AGAIN_SECONDS * context.settings.retry_scale)

@@ -6,20 +6,38 @@ import asyncio
 import logging
 
 from managed_session_api.conditions import Reason
-from managed_session_api.resource import ManagedSession, SandboxState
+from managed_session_api.resource import ManagedSession, SandboxState, Scope
 from managed_session_worker.protocol import ExitReason
 
-from managed_session_operator.domain.conditions import conditions_of, phase_of, workspace_regained
+from managed_session_operator.domain import kept_snapshots
+from managed_session_operator.domain.conditions import (
+    conditions_of,
+    phase_of,
+    workspace_regained,
+    workspace_rolled_back,
+)
 from managed_session_operator.domain.decide import claim_active
 from managed_session_operator.domain.errors import ErrorKind, OperationError
 from managed_session_operator.domain.policy import idempotency_key, sandbox_metadata, sandbox_request
 from managed_session_operator.domain.ports import SandboxHandle
-from managed_session_operator.domain.sandbox import SandboxView
+from managed_session_operator.domain.sandbox import SandboxView, adoption_order
 from managed_session_operator.domain.session_cache import SessionCache
-from managed_session_operator.steps.class_policy import next_policy, prepared_attempt
+from managed_session_operator.domain.user_wait import NO_WAIT
+from managed_session_operator.steps.adoption import connect_first
+from managed_session_operator.steps.class_policy import next_policy, policy_when_found, prepared_attempt
+from managed_session_operator.steps.command_variables import surroundings
 from managed_session_operator.steps.context import Context
-from managed_session_operator.steps.sandbox_connection import connect, pause_sandbox, reporting_start
+from managed_session_operator.steps.joining import is_under_way, join, wanted_spec
+from managed_session_operator.steps.kept_snapshots import record_failed_create
+from managed_session_operator.steps.network import read_secrets
+from managed_session_operator.steps.sandbox_connection import (
+    connect,
+    log_assigned,
+    pause_sandbox,
+    reporting_start,
+)
 from managed_session_operator.steps.sandbox_loss import record_loss
+from managed_session_operator.steps.shared_sandbox import extension, has_company, running_handle
 from managed_session_operator.steps.snapshot import saved_conditions, saved_pause, saved_sandbox
 from managed_session_operator.steps.waiting import wait_for_creation, wait_for_slot, waiting_since
 
@@ -32,21 +50,30 @@ async def provision(context: Context, resource: ManagedSession) -> float | None:
     cache = context.cache(name)
     claimed = claim_active(resource)
     since, sandbox_id = waiting_since(context, resource), resource.status.sandbox.id
+    if kept_snapshots.restore_begins(resource):
+        sandbox_id = None
     class_name = context.class_name(resource)
     if not context.capacity.ask(name, since, announced=not claimed, class_name=class_name):
         return await wait_for_slot(context, resource)
-    attempt = resource.status.sandbox.attempt
-    under_way = context.sandboxes.creating(idempotency_key(resource.metadata.uid, attempt))
-    if sandbox_id is None and not under_way:
+    # Before anything is paid for: a session whose Secret is missing waits without a sandbox.
+    policy = context.policy(resource) if claimed else next_policy(context, resource).policy.values
+    await asyncio.gather(read_secrets(context, policy), surroundings(context, policy))
+    context.sharing.attach(name)
+    scope = policy.scope or Scope.SESSION
+    shared = None
+    if sandbox_id is None and scope is not Scope.SESSION:
+        shared = await wanted_spec(context, resource, scope)
+    if sandbox_id is None and not await is_under_way(context, resource, shared):
         wait = await context.creation.take(name, since, announced=not claimed, class_name=class_name)
         if wait is not None:
             return await wait_for_creation(context, resource, wait)
     cache.waits_for_creation = False
-    ready = (
-        _resume(context, resource, cache, sandbox_id)
-        if sandbox_id is not None
-        else _create(context, resource, cache)
-    )
+    if sandbox_id is not None:
+        ready = _resume(context, resource, cache, sandbox_id)
+    elif shared is not None:
+        ready = join(context, resource, cache, shared)
+    else:
+        ready = _create(context, resource, cache)
     # Concurrent, because E2B takes longer: the worker's start needs the list of the agent's skills.
     await asyncio.gather(ready, _learn_session(context, resource, cache))
     return None
@@ -76,14 +103,14 @@ async def _resume(context: Context, resource: ManagedSession, cache: SessionCach
     if reached is None:
         return
     cache.connect(reached[1], context.policy(resource).timeout_seconds, context.now())
-    _log_assigned(resource, sandbox_id, "resumed")
+    log_assigned(resource, sandbox_id, "resumed")
     context.event(resource, Reason.SANDBOX_RESUMED, f"Resumed sandbox {sandbox_id}.")
 
 
 async def _create(context: Context, resource: ManagedSession, cache: SessionCache) -> None:
     sandbox = resource.status.sandbox
-    if sandbox.state is not SandboxState.CREATING:
-        following = next_policy(context, resource)
+    if sandbox.state is not SandboxState.CREATING or sandbox.shared_by is not None:
+        following = next_policy(context, kept_snapshots.without_sandbox(resource))
         if not (claim_active(resource) or following.decided):
             # A class has changed since the step was chosen.
             return
@@ -99,8 +126,11 @@ async def _create(context: Context, resource: ManagedSession, cache: SessionCach
             sandbox={
                 "state": str(SandboxState.CREATING),
                 "attempt": cache.fresh_attempt,
+                "sharedBy": None,
                 **following.sandbox,
+                **kept_snapshots.source_fields(resource, following.policy.values),
             },
+            requests=kept_snapshots.restore_fields(resource),
         )
     attempt = resource.status.sandbox.attempt
     certainly_first = cache.fresh_attempt == attempt
@@ -116,8 +146,9 @@ async def _create(context: Context, resource: ManagedSession, cache: SessionCach
     )
     if prepared is None:
         return
-    resource, policy = prepared, context.policy(prepared)
-    request = sandbox_request(resource, policy, attempt, context.installation_id)
+    resource = prepared
+    policy, base_url = context.full_policy(resource), context.queue.base_url
+    request = sandbox_request(resource, policy, attempt, context.installation_id, base_url)
     try:
         async with reporting_start(context, resource):
             created = await context.sandboxes.create(request, key)
@@ -139,54 +170,33 @@ async def _create_failed(
     *,
     repeated: bool,
 ) -> None:
-    """Decide whether a failed create ends its attempt, then raise the error.
-
-    E2B repeats its answer to an idempotency key, refusals included. So an attempt ends with a definite
-    refusal, and with any answer to a key that was sent before. It goes on while a request with the key is
-    still in progress, and while the outcome is unknown.
-    """
-    outcome_known = error.outcome_known or (repeated and error.status is not None)
-    if outcome_known and not error.in_progress:
+    """Record the failure of an attempt that is over and has no sandbox after all; else raise the error."""
+    if error.ends_attempt(repeated=repeated):
         if error.status in (409, 422) and await _adopt(context, resource, cache):
             return
-        await context.records.write_status(resource, sandbox={"state": None})
+        await record_failed_create(context, resource, error)
+        return
     raise error
 
 
 async def _found(context: Context, resource: ManagedSession) -> list[SandboxView]:
-    """Return the resource's sandboxes that may be adopted, best first.
-
-    First come sandboxes that had vanished and have reappeared, because they hold the session's files. Then
-    come those of the newest attempt: newest first, running before paused. A sandbox of an earlier attempt is
-    never adopted, because a kill of it may still be on its way.
-    """
+    """Return the resource's sandboxes that may be adopted, best first."""
     known = resource.status.sandbox
     listed = await context.sandboxes.list(sandbox_metadata(resource, context.installation_id))
-    views = [view for view in listed if view.attempt >= known.attempt]
-    views.sort(key=lambda view: (-view.attempt, view.paused, -view.started_at.timestamp()))
-    by_id = {view.sandbox_id: view for view in listed}
-    reappeared = [by_id[each] for each in reversed(known.vanished) if each in by_id]
-    return reappeared + [view for view in views if view not in reappeared]
+    # The files of sandboxes that had vanished are what somebody who restores does not want any more.
+    vanished = [] if kept_snapshots.is_restoring(resource) else known.vanished
+    return adoption_order(listed, attempt=known.attempt, vanished=vanished)
 
 
 async def _adopt(context: Context, resource: ManagedSession, cache: SessionCache) -> bool:
-    """Adopt a sandbox that the search by metadata finds. The resync kills any others."""
-    for chosen in await _found(context, resource):
-        had_vanished = chosen.sandbox_id in resource.status.sandbox.vanished
-        timeout = context.policy(resource).timeout_seconds
-        try:
-            async with reporting_start(context, resource):
-                connected = await context.sandboxes.connect(chosen.sandbox_id, timeout)
-        except OperationError as error:
-            if error.kind is ErrorKind.STALE:
-                # One pause clears the record of a crashed sandbox. The next attempt finds it paused, or gone.
-                await context.sandboxes.pause(chosen.sandbox_id, strict=False)
-            elif error.kind is ErrorKind.NOT_FOUND and had_vanished:
-                continue
-            raise
-        await _record(context, resource, cache, connected, attempt=chosen.attempt)
-        return True
-    return False
+    """Adopt a sandbox that the search by metadata finds."""
+    found = await _found(context, resource)
+    adopted = await connect_first(context, resource, found, resource.status.sandbox.vanished)
+    if adopted is None:
+        return False
+    chosen, connected = adopted
+    await _record(context, resource, cache, connected, attempt=chosen.attempt)
+    return True
 
 
 async def _record(
@@ -198,23 +208,32 @@ async def _record(
     attempt: int,
 ) -> None:
     """Record the sandbox's ID. From here on the sandbox belongs to the resource."""
-    policy, before = context.policy(resource), resource.status.sandbox
-    conditions = conditions_of(Reason.PROVISIONING, "", SandboxState.RUNNING)
+    told, before = policy_when_found(context, resource, sandbox.sandbox_id), resource.status.sandbox
+    policy, status = told.policy.values, resource.status
+    # The attempt's request may be older than the policy.
+    recorded = status.effective.to_json() if status.effective is not None and before.created_with else {}
+    template = (told.fields.get("effective") or recorded).get("template", policy.template)
+    conditions = [*conditions_of(Reason.PROVISIONING, "", SandboxState.RUNNING), *told.conditions]
     if sandbox.sandbox_id in before.vanished:
         conditions.append(
             workspace_regained(f"Sandbox {sandbox.sandbox_id}, which had vanished, has reappeared.")
         )
+    elif (went_back := kept_snapshots.went_back(resource)) is not None:
+        conditions.append(workspace_rolled_back(went_back))
     of_another = attempt != before.attempt and before.created_with is not None
     resource = await context.records.write_status(
         resource,
         conditions=conditions,
+        **told.fields,
         sandbox={
+            **told.sandbox,
             # With which values a sandbox of another attempt was created is not known any more.
             **({"createdWith": dict.fromkeys(before.created_with or {})} if of_another else {}),
+            **({"fromSnapshot": None, "unclean": None} if sandbox.sandbox_id in before.vanished else {}),
             "id": sandbox.sandbox_id,
             "state": str(SandboxState.RUNNING),
             "attempt": max(attempt, before.attempt),
-            "templateID": policy.template,
+            "templateID": template,
             "startedAt": context.now(),
             "savedPeriodStartedAt": None,
             "savedAt": None,
@@ -223,21 +242,9 @@ async def _record(
     )
     cache.connect(sandbox, policy.timeout_seconds, context.now())
     cache.settle(context.listings.findings)
-    _log_assigned(resource, sandbox.sandbox_id, "created")
-    message = f"Created sandbox {sandbox.sandbox_id} from {policy.template}."
+    log_assigned(resource, sandbox.sandbox_id, "created")
+    message = f"Created sandbox {sandbox.sandbox_id} from {before.from_snapshot or template}."
     context.event(resource, Reason.SANDBOX_CREATED, message)
-
-
-def _log_assigned(resource: ManagedSession, sandbox_id: str, how: str) -> None:
-    logger.info(
-        "assigned session",
-        extra={
-            "session": resource.spec.session_id,
-            "sandbox": sandbox_id,
-            "resource": resource.metadata.name,
-            "how": how,
-        },
-    )
 
 
 async def resolve_create(context: Context, resource: ManagedSession) -> float | None:
@@ -298,29 +305,37 @@ async def suspend(context: Context, resource: ManagedSession) -> float | None:
     name, work = resource.metadata.name, resource.status.work
     sandbox = context.cache(name).sandbox
     if claim_active(resource):
+        if resource.status.sandbox.shared_by is not None and sandbox is None:
+            # Its sandbox may go on for other sessions, so that no pause stops the worker.
+            async with context.sharing.turn(resource):
+                sandbox = await running_handle(context, resource)
         if sandbox is not None and work.claim is not None and work.acknowledged_at is not None:
-            await stop_worker(context, sandbox, work.claim)
+            await stop_worker(context, sandbox, work.claim, certainly=has_company(context, resource))
         await context.runs.forget(name)
         unstarted = work.acknowledged_at is not None and work.first_heartbeat_at is None
         if work.id is not None and unstarted and resource.status.ended_at is not None:
             # No worker will be started for the item, and the queue does not offer it again.
             await context.queue.stop_held(work.id)
-            ended = {"finishedAt": context.now(), "exitReason": ExitReason.SESSION_ENDED}
+            ended = {"finishedAt": context.now(), "exitReason": ExitReason.SESSION_ENDED, **NO_WAIT}
             resource = await context.records.write_status(resource, work=ended)
         elif work.first_heartbeat_at is not None:
             resource = await context.records.write_status(
                 resource,
-                work={"finishedAt": context.now(), "exitReason": ExitReason.SUSPENDED},
+                work={"finishedAt": context.now(), "exitReason": ExitReason.SUSPENDED, **NO_WAIT},
                 recovery={"suspectedAt": context.now()},
             )
     return await pause(context, resource)
 
 
-async def stop_worker(context: Context, sandbox: SandboxHandle, claim: str) -> None:
-    """Stop the worker. An error is only logged: the pause that follows stops the worker as well."""
+async def stop_worker(
+    context: Context, sandbox: SandboxHandle, claim: str, *, certainly: bool = False
+) -> None:
+    """Stop the worker. Unless it must stop `certainly`, an error is only logged: a pause follows."""
     try:
         await context.runs.stop(sandbox, claim, context.epoch())
     except OperationError as error:
+        if certainly:
+            raise
         logger.warning("worker not stopped", extra={"claim": claim, "cause": str(error)})
 
 
@@ -331,7 +346,12 @@ async def extend(context: Context, resource: ManagedSession) -> float | None:
     if sandbox_id is None or cache.sandbox is None:
         return None
     try:
-        await context.sandboxes.extend(sandbox_id, timeout)
+        seconds = await extension(context, resource, sandbox_id, timeout)
+        if seconds is None:
+            await context.runs.forget(name)
+            cache.disconnect()
+            return None
+        await context.sandboxes.extend(sandbox_id, seconds)
     except OperationError as error:
         if error.kind is not ErrorKind.NOT_FOUND and error.status != 404:
             raise

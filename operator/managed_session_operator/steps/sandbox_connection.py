@@ -15,7 +15,9 @@ from managed_session_operator.domain.errors import ErrorKind, OperationError
 from managed_session_operator.domain.ports import SandboxHandle
 from managed_session_operator.domain.sandbox import SandboxView
 from managed_session_operator.steps.context import Context
+from managed_session_operator.steps.hooks import before_pause
 from managed_session_operator.steps.sandbox_loss import record_loss
+from managed_session_operator.steps.shared_sandbox import is_answering_others, pause_shared, welcome
 from managed_session_operator.steps.snapshot import saved_conditions, saved_sandbox
 from managed_session_operator.steps.waiting import waiting_since
 
@@ -25,10 +27,10 @@ _UNANSWERED = 3
 """Unanswered requests in a row after which a running sandbox is paused, to find out what is wrong."""
 _TRIES = 3
 """Calls needed for the worst case: a crashed sandbox whose newest pause can only be rebooted."""
-_BUSY = 503
+BUSY = 503
 """E2B's answer to a strict pause if the sandbox's operating system does not respond or the host is busy."""
 
-_STRICT_PAUSES = 3
+STRICT_PAUSES = 3
 """Refused strict pauses in a row after which a pause need not save the sandbox's memory."""
 
 
@@ -53,6 +55,19 @@ async def reporting_start(context: Context, resource: ManagedSession) -> AsyncIt
     context.capacity.started(name)
 
 
+def log_assigned(resource: ManagedSession, sandbox_id: str | None, how: str) -> None:
+    """Log which sandbox the session has from now on, and how it got it."""
+    logger.info(
+        "assigned session",
+        extra={
+            "session": resource.spec.session_id,
+            "sandbox": sandbox_id,
+            "resource": resource.metadata.name,
+            "how": how,
+        },
+    )
+
+
 async def connect(
     context: Context, resource: ManagedSession, sandbox_id: str
 ) -> tuple[ManagedSession, SandboxHandle] | None:
@@ -67,6 +82,24 @@ async def connect(
         OperationError: the sandbox could not be resumed.
         UnderWayError: E2B has not answered yet.
     """
+    owner_name = resource.status.sandbox.shared_by
+    if owner_name is None:
+        return await _connect(context, resource, sandbox_id)
+    async with context.sharing.lock(owner_name):
+        owner = await context.sharing.find(owner_name)
+        if owner is None or owner.status.id != sandbox_id:
+            # Another session has found it missing, and may have the next one already.
+            await record_loss(context, resource)
+            return None
+        reached = await _connect(context, resource, sandbox_id)
+        if reached is None:
+            return None
+        return reached[0], await welcome(context, reached[0], owner, reached[1])
+
+
+async def _connect(
+    context: Context, resource: ManagedSession, sandbox_id: str
+) -> tuple[ManagedSession, SandboxHandle] | None:
     timeout = context.policy(resource).timeout_seconds
     reboot = False
     for _ in range(_TRIES):
@@ -116,8 +149,18 @@ async def _report_restart(context: Context, resource: ManagedSession, sandbox_id
     return await context.records.write_status(resource, conditions=[workspace_restarted(message)])
 
 
-async def pause_sandbox(context: Context, resource: ManagedSession, sandbox_id: str) -> SandboxView | None:
-    """Pause the sandbox. Return None if it is gone.
+async def pause_sandbox(
+    context: Context,
+    resource: ManagedSession,
+    sandbox_id: str,
+    *,
+    answers: bool = True,
+    for_all: bool = False,
+) -> SandboxView | None:
+    """Pause the sandbox. Return None if it is gone. `answers`: whether it may be asked to run its hook first.
+
+    A sandbox that other sessions need goes on running, as the returned view says, unless it is to be paused
+    `for_all`.
 
     At first E2B is asked to refuse the pause if the sandbox's operating system does not respond, because that
     may be temporary. After several refusals any pause is accepted; the next resume then boots from the disk.
@@ -127,10 +170,16 @@ async def pause_sandbox(context: Context, resource: ManagedSession, sandbox_id: 
         UnderWayError: E2B has not answered yet.
     """
     cache = context.cache(resource.metadata.name)
+    if answers:
+        await before_pause(context, resource)
+    strict = cache.refused_pauses < STRICT_PAUSES
     try:
-        view = await context.sandboxes.pause(sandbox_id, strict=cache.refused_pauses < _STRICT_PAUSES)
+        if resource.status.sandbox.shared_by is not None:
+            view = await pause_shared(context, resource, sandbox_id, strict=strict, for_all=for_all)
+        else:
+            view = await context.sandboxes.pause(sandbox_id, strict=strict)
     except OperationError as error:
-        cache.refused_pauses += error.status == _BUSY
+        cache.refused_pauses += error.status == BUSY
         raise
     cache.refused_pauses = 0
     cache.settle(context.listings.findings)
@@ -152,7 +201,7 @@ async def handle_no_answer(context: Context, resource: ManagedSession, error: Op
     if error.outcome_known or error.kind is not ErrorKind.TRANSIENT or sandbox_id is None:
         return
     cache.unanswered += 1
-    if cache.unanswered >= _UNANSWERED:
+    if cache.unanswered >= _UNANSWERED and not is_answering_others(context, resource):
         logger.warning("sandbox does not answer", extra={"sandbox": sandbox_id, "cause": error.message})
-        await pause_sandbox(context, resource, sandbox_id)
+        await pause_sandbox(context, resource, sandbox_id, answers=False, for_all=True)
         cache.unanswered = 0

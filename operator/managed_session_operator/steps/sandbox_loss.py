@@ -8,6 +8,7 @@ from managed_session_worker.protocol import ExitReason
 
 from managed_session_operator.domain.conditions import conditions_of, workspace_lost
 from managed_session_operator.domain.decide import claim_active
+from managed_session_operator.domain.user_wait import NO_WAIT, is_paused
 from managed_session_operator.steps.call_deaths import count_deaths, one_more_death
 from managed_session_operator.steps.context import Context
 
@@ -41,6 +42,9 @@ async def record_loss(context: Context, resource: ManagedSession) -> None:
     name, sandbox_id = resource.metadata.name, resource.status.sandbox.id
     await context.runs.forget(name)
     context.cache(name).disconnect()
+    owner_name = resource.status.sandbox.shared_by
+    if owner_name is not None and sandbox_id is not None:
+        await context.sharing.lose(owner_name, sandbox_id)
     active, worked = claim_active(resource), resource.status.work.first_heartbeat_at is not None
     if not active:
         context.capacity.release(name)
@@ -51,7 +55,9 @@ async def record_loss(context: Context, resource: ManagedSession) -> None:
     if _may_hold_files(resource) and sandbox_id is not None:
         conditions.append(workspace_lost(f"Sandbox {sandbox_id} vanished with the files of earlier turns."))
         remembered = [*remembered, sandbox_id][-_REMEMBERED:]
-    finished = {"finishedAt": context.now(), "exitReason": ExitReason.SANDBOX_VANISHED}
+    finished = {"finishedAt": context.now(), "exitReason": ExitReason.SANDBOX_VANISHED, **NO_WAIT}
+    # A session that waits for its user in a paused sandbox goes on waiting: a new sandbox serves the answer.
+    worked = worked and not is_paused(resource)
     deaths = await one_more_death(context, resource, "its sandbox vanished") if active and worked else {}
     update = count_deaths(context, resource, deaths)
     resource = await context.records.write_status(

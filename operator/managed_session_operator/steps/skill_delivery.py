@@ -173,6 +173,7 @@ class SkillDelivery:
                 continue
             if (why := refused.get(key)) is not None:
                 skill.missing = why
+                self._archives.forget(skill.version)
             else:
                 after[key] = Installed(skill.version.version_id, skill.upload.directory)
                 self._metrics.skills.labels("written").inc()

@@ -16,7 +16,10 @@ _SAME = timedelta(milliseconds=1)
 
 
 def saved_sandbox(view: SandboxView, now: datetime) -> dict[str, Any]:
-    """Return `status.sandbox` for a sandbox that was just paused."""
+    """Return `status.sandbox` for a sandbox that was just paused, or that goes on for other sessions."""
+    if not view.paused:
+        # What the session has done until now is there after any later pause, or the sandbox went back.
+        return {"state": str(SandboxState.PAUSED), "savedAt": now}
     return {"state": str(SandboxState.PAUSED), **saved_pause(view, now)}
 
 
@@ -55,6 +58,8 @@ def saved_conditions(
         view: the paused sandbox.
         ran: whether the sandbox certainly ran since its last pause, whatever the resource says.
     """
+    if not view.paused:
+        return []
     ran = ran or resource.status.sandbox.state is SandboxState.RUNNING
     ran = ran or context.cache(resource.metadata.name).sandbox is not None
     if not ran or not rolled_back(resource, view):

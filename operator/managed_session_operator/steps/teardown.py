@@ -11,13 +11,19 @@ from managed_session_api.resource import ManagedSession
 from managed_session_runtime.credentials import CredentialError
 
 from managed_session_operator.domain.decide import claim_active, unchecked_end_event
-from managed_session_operator.domain.errors import ErrorKind, OperationError
+from managed_session_operator.domain.errors import ErrorKind, OperationError, UnderWayError
+from managed_session_operator.domain.mounts import release_plan
 from managed_session_operator.domain.policy import idempotency_key, sandbox_metadata
 from managed_session_operator.steps.context import Context
+from managed_session_operator.steps.hooks import before_kill, reach_running
+from managed_session_operator.steps.kept_snapshots import delete_all
+from managed_session_operator.steps.shared_sandbox import depart, has_company
 
 logger = logging.getLogger(__name__)
 
 _RECHECK_SECONDS = 300.0
+_STORE_PATIENCE = timedelta(seconds=90)
+"""How long a deletion waits for files to be stored, whose own limit is shorter."""
 _STOP_PATIENCE = timedelta(seconds=60)
 """How long a deletion waits until its work item is stopped. After that, the lease is left to lapse."""
 
@@ -80,6 +86,29 @@ async def _stop_work(context: Context, resource: ManagedSession, work_id: str) -
         logger.warning("work not stopped", extra={"work": work_id, "cause": str(error)})
 
 
+async def _store_files(context: Context, resource: ManagedSession) -> None:
+    """Have the mounts of a running sandbox store what the agent has written. Errors do not block the kill."""
+    plan = release_plan(context.policy(resource))
+    if plan is None:
+        return
+    await reach_running(context, resource)
+    sandbox = context.cache(resource.metadata.name).sandbox
+    if sandbox is None:
+        return
+    try:
+        report = await context.preparations.prepare(sandbox, plan)
+    except UnderWayError:
+        deleted = resource.metadata.deletion_timestamp or context.now()
+        if context.now() < deleted + _STORE_PATIENCE:
+            raise
+        return
+    except OperationError as error:
+        logger.warning("mounts not unmounted", extra={"sandbox": sandbox.sandbox_id, "cause": str(error)})
+        return
+    for each in report.warnings:
+        context.event(resource, Reason.MOUNT_FAILED, each.message(), warning=True)
+
+
 def _may_have_others(context: Context, resource: ManagedSession) -> bool:
     """Return whether E2B may have sandboxes of the resource that the status does not record."""
     if not resource.may_be_restored:
@@ -94,12 +123,15 @@ async def finalize(context: Context, resource: ManagedSession) -> float | None:
     await context.runs.forget(name)
     await context.sandboxes.give_up_create(idempotency_key(resource.metadata.uid, status.sandbox.attempt))
     if status.sandbox.id is not None:
-        await context.sandboxes.kill(status.sandbox.id)
-    if _may_have_others(context, resource):
-        others = await context.sandboxes.list(sandbox_metadata(resource, context.installation_id))
-        for sandbox in others:
-            await context.sandboxes.kill(sandbox.sandbox_id)
-        context.event(resource, Reason.SANDBOX_KILLED, "Killed the session's sandbox.")
+        await before_kill(context, resource)
+        if not has_company(context, resource):
+            await _store_files(context, resource)
+    killed = status.sandbox.shared_by is not None and await depart(context, resource)
+    await _kill(context, resource)
+    if killed:
+        message = "Killed the sandbox that the session was the last to share."
+        context.event(resource, Reason.SANDBOX_KILLED, message)
+    await delete_all(context, resource)
     served = claim_active(resource) and status.work.acknowledged_at is not None
     if status.work.id is not None and served:
         await _stop_work(context, resource, status.work.id)
@@ -111,3 +143,18 @@ async def finalize(context: Context, resource: ManagedSession) -> float | None:
     logger.info("resource released", extra={"resource": name, "session": resource.spec.session_id})
     await context.forget(name)
     return None
+
+
+async def _kill(context: Context, resource: ManagedSession) -> None:
+    """Kill the sandboxes that belong to this session alone."""
+    sandbox, replaced = resource.status.sandbox, resource.status.sandbox.replaces
+    own = sandbox.id if sandbox.shared_by is None else None
+    for sandbox_id in (own, replaced.id if replaced is not None else None):
+        if sandbox_id is not None:
+            await context.sandboxes.kill(sandbox_id)
+    if _may_have_others(context, resource):
+        others = await context.sandboxes.list(sandbox_metadata(resource, context.installation_id))
+        for view in others:
+            await context.sandboxes.kill(view.sandbox_id)
+        if others or sandbox.shared_by is None:
+            context.event(resource, Reason.SANDBOX_KILLED, "Killed the session's sandbox.")

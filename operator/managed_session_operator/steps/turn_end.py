@@ -15,13 +15,16 @@ from managed_session_worker.protocol import CallDeaths, ExitReason, lease_given_
 
 from managed_session_operator.domain.conditions import ConditionUpdate, conditions_of, phase_of
 from managed_session_operator.domain.errors import OperationError
+from managed_session_operator.domain.memory_stores import memory_conditions
 from managed_session_operator.domain.session import SessionView
 from managed_session_operator.domain.turn import Awaited, Inspection
 from managed_session_operator.domain.turn_end import Ending, plan_turn_end
 from managed_session_operator.domain.worker_run import ExitRecord
 from managed_session_operator.steps.call_deaths import count_deaths
 from managed_session_operator.steps.context import Context
+from managed_session_operator.steps.hooks import before_pause
 from managed_session_operator.steps.offers import give_up
+from managed_session_operator.steps.outputs import copy_outputs
 from managed_session_operator.steps.sandbox_connection import pause_sandbox
 from managed_session_operator.steps.snapshot import saved_conditions, saved_sandbox
 from managed_session_operator.steps.teardown import record_end
@@ -95,6 +98,9 @@ async def _keep_running(context: Context, resource: ManagedSession) -> _Left:
 async def _pause(context: Context, resource: ManagedSession, sandbox_id: str) -> _Left:
     name = resource.metadata.name
     await context.runs.settle(name)
+    # Its hook may make outputs, and the pause may take long.
+    await before_pause(context, resource)
+    copied = await copy_outputs(context, resource)
     session, over, paused = await asyncio.gather(
         _session(context, resource),
         _is_over(context, resource),
@@ -108,7 +114,7 @@ async def _pause(context: Context, resource: ManagedSession, sandbox_id: str) ->
     sandbox = (
         saved_sandbox(paused, context.now()) if paused is not None else {"state": str(SandboxState.PAUSED)}
     )
-    return _Left(session, over, sandbox, conditions)
+    return _Left(session, over, sandbox, [*conditions, *copied])
 
 
 async def _session(context: Context, resource: ManagedSession) -> SessionView | OperationError | None:
@@ -221,7 +227,7 @@ async def write_finished(
     resource = await context.records.write_status(
         resource,
         phase=phase_of(end.reason),
-        conditions=[*implied, *conditions, *update.conditions],
+        conditions=[*implied, *conditions, *update.conditions, *memory_conditions(resource, record)],
         sandbox=sandbox,
         **end.fields,
         **update.fields,

@@ -13,6 +13,7 @@ from managed_session_operator.domain import turn_limit
 from managed_session_operator.domain.conditions import conditions_of, phase_of
 from managed_session_operator.domain.decide import claim_active
 from managed_session_operator.domain.errors import ErrorKind, OperationError
+from managed_session_operator.domain.user_wait import NO_WAIT
 from managed_session_operator.steps.context import Context
 from managed_session_operator.steps.sandbox import pause, stop_worker
 
@@ -92,7 +93,7 @@ async def _end_worker(context: Context, resource: ManagedSession, message: str) 
         work={
             "finishedAt": context.now(),
             "exitReason": ExitReason.TURN_TOO_LONG,
-            "awaitingUserSince": None,
+            **NO_WAIT,
         },
         recovery={"suspectedAt": context.now()},
         lastActiveTime=context.now(),

@@ -22,7 +22,7 @@ async def record_user_wait(context: Context, resource: ManagedSession) -> float 
         resource,
         phase=phase_of(reason),
         conditions=conditions_of(reason, message, SandboxState.RUNNING),
-        work={"awaitingUserSince": since},
+        work={"awaitingUserSince": since, "awaitedAnswers": list(run.awaiting) or None},
     )
     if since is not None:
         context.event(resource, reason, message)

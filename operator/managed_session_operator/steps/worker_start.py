@@ -12,9 +12,9 @@ from pydantic import SecretStr
 from managed_session_operator.domain.conditions import conditions_of, phase_of
 from managed_session_operator.domain.errors import OperationError
 from managed_session_operator.domain.idle_patience import idle_seconds
-from managed_session_operator.domain.policy import commands_env
 from managed_session_operator.domain.worker_run import SupervisorRefusedError
 from managed_session_operator.steps.call_deaths import count_deaths, deaths_of
+from managed_session_operator.steps.command_variables import Surroundings, surroundings
 from managed_session_operator.steps.context import Context
 from managed_session_operator.steps.offers import NO_CREDENTIAL, give_up, held_token
 from managed_session_operator.steps.sandbox_connection import handle_no_answer
@@ -52,9 +52,11 @@ async def start(context: Context, resource: ManagedSession) -> float | None:
         return await give_up(
             context, resource, ExitReason.NO_SESSION_TOKEN, Reason.NO_SESSION_TOKEN, NO_CREDENTIAL
         )
-    request = _start_request(context, resource, work.claim, work.id, token)
+    around = await surroundings(context, context.policy(resource))
+    request = _start_request(context, resource, work.claim, work.id, token, around)
     try:
         resource = await write_skills(context, resource, cache.sandbox)
+        cache.unprepared = None
         await context.runs.start(name, cache.sandbox, request)
     except OperationError as error:
         if isinstance(error, SupervisorRefusedError) and error.code is RefusalCode.BUSY:
@@ -71,7 +73,12 @@ async def start(context: Context, resource: ManagedSession) -> float | None:
 
 
 def _start_request(
-    context: Context, resource: ManagedSession, claim: str, work_id: str, token: SecretStr | None
+    context: Context,
+    resource: ManagedSession,
+    claim: str,
+    work_id: str,
+    token: SecretStr | None,
+    around: Surroundings,
 ) -> StartRequest:
     """Return what the supervisor is asked for; without a session token it gets the environment key."""
     policy = context.policy(resource)
@@ -88,8 +95,11 @@ def _start_request(
         attach_timeout_seconds=policy.attach_timeout_seconds,
         tool_call_attempts=context.settings.tool_call_attempts,
         call_deaths=deaths_of(resource),
+        max_parallel_calls=policy.max_parallel_calls or context.settings.max_parallel_calls,
         log_level=policy.log_level,
-        environment=commands_env(policy),
+        environment=around.variables,
+        proxy=around.proxy,
+        certificate_authorities=around.authorities,
     )
 
 

@@ -12,12 +12,14 @@ from managed_session_operator.domain.decide import lease_lives
 from managed_session_operator.domain.errors import OperationError
 from managed_session_operator.domain.ports import SandboxHandle
 from managed_session_operator.domain.sandbox import SandboxView
+from managed_session_operator.domain.user_wait import is_paused
 from managed_session_operator.domain.work_item import WorkItem
 from managed_session_operator.domain.worker_run import SupervisorRefusedError, WorkerRun
 from managed_session_operator.steps.call_deaths import one_more_death
 from managed_session_operator.steps.context import Context
 from managed_session_operator.steps.sandbox_connection import connect, handle_no_answer, pause_sandbox
 from managed_session_operator.steps.sandbox_loss import record_loss
+from managed_session_operator.steps.shared_sandbox import settled_view
 from managed_session_operator.steps.snapshot import saved_conditions, saved_sandbox
 from managed_session_operator.steps.turn_end import write_finished
 
@@ -46,6 +48,9 @@ async def reattach(context: Context, resource: ManagedSession) -> float | None:
         if resumable is None:
             return None
         resource = resumable
+    elif resource.status.sandbox.shared_by is not None:
+        # Another session may have resumed it since this worker was last listened to.
+        context.cache(name).resume_unreported = True
     await _connect_and_watch(context, resource, view)
     return None
 
@@ -55,6 +60,8 @@ async def _settled_view(context: Context, resource: ManagedSession) -> SandboxVi
     sandbox_id = resource.status.sandbox.id
     view = await context.sandboxes.info(sandbox_id) if sandbox_id is not None else None
     if view is not None and view.paused and view.end_at > context.now():
+        if resource.status.sandbox.shared_by is not None:
+            return await settled_view(context, resource, view.sandbox_id)
         return await pause_sandbox(context, resource, view.sandbox_id)
     return view
 
@@ -91,6 +98,29 @@ def _why_ended(item: WorkItem | None, now: datetime) -> ExitReason | None:
     return None if lease_lives(item, now) else ExitReason.SANDBOX_PAUSED
 
 
+async def resume_under_worker(context: Context, resource: ManagedSession) -> ManagedSession | None:
+    """Resume the sandbox, if it is paused, and listen to its worker. Return the newest resource.
+
+    None if the sandbox has vanished, which is then recorded.
+    """
+    name = resource.metadata.name
+    view = await _settled_view(context, resource)
+    if view is None:
+        await record_loss(context, resource)
+        return None
+    cache = context.cache(name)
+    await context.runs.forget(name)
+    cache.disconnect()
+    if view.paused and (conditions := saved_conditions(context, resource, view)):
+        # Recorded before the resume, after which E2B no longer shows that the sandbox was rolled back.
+        resource = await context.records.write_status(
+            resource, conditions=conditions, sandbox=saved_sandbox(view, context.now())
+        )
+    cache.resume_unreported = True
+    await _connect_and_watch(context, resource, view)
+    return context.records.cache.get(name)
+
+
 async def _connect_and_watch(context: Context, resource: ManagedSession, view: SandboxView) -> None:
     reached = await connect(context, resource, view.sandbox_id)
     if reached is None:
@@ -124,7 +154,8 @@ async def watch_or_finish(
     running = {**saved, "state": str(SandboxState.RUNNING)}
     if claim is not None and await watch(context, name, sandbox, claim, resumed=cache.resume_unreported):
         cache.resume_unreported = False
-        await context.records.write_status(resource, conditions=conditions, sandbox=running)
+        resumed = {"waitPausedAt": None, "waitResumedAt": context.now()} if is_paused(resource) else {}
+        await context.records.write_status(resource, conditions=conditions, sandbox=running, work=resumed)
     else:
         deaths = await one_more_death(context, resource, "it vanished from its sandbox")
         await write_finished(

@@ -14,8 +14,8 @@ FAMILY = "anthropic worker"
 async def _interrupted(scenario: Scenario) -> None:
     """The user interrupts a tool call."""
     conversation = await scenario.begin()
-    await scenario.send(conversation, "Run: sleep 8.41; echo never")
-    await tool_runs(scenario, conversation, "sleep 8.41")
+    await scenario.send(conversation, "Run: sleep 600.41; echo never")
+    await tool_runs(scenario, conversation, "sleep 600.41")
     await user_sends(scenario, conversation, type="user.interrupt")
     assert "next" in await scenario.say(conversation, "Run: echo next")
 
@@ -23,13 +23,16 @@ async def _interrupted(scenario: Scenario) -> None:
 async def _interrupted_then_paused(scenario: Scenario) -> None:
     """The next worker finds in the history a call without a result, which nobody waits for."""
     conversation = await scenario.begin()
-    await scenario.send(conversation, "Run: echo x >> runs; sleep 8.43")
-    await tool_runs(scenario, conversation, "sleep 8.43")
+    await scenario.send(conversation, "Run: echo x >> runs; sleep 600.43")
+    await tool_runs(scenario, conversation, "sleep 600.43")
     await user_sends(scenario, conversation, type="user.interrupt")
     await scenario.settled(conversation)
-    for _ in range(2):
-        assert (await scenario.say(conversation, "Run: cat runs")).split() == ["x"]
-        await scenario.settled(conversation)
+    # The interrupted command has cost its shell, and the first answer after it says so.
+    note, *runs = (await scenario.say(conversation, "Run: cat runs")).splitlines()
+    assert (note.startswith("[a new shell in "), runs) == (True, ["x"])
+    await scenario.settled(conversation)
+    assert (await scenario.say(conversation, "Run: cat runs")).split() == ["x"]
+    await scenario.settled(conversation)
 
 
 async def _interrupted_while_idling(scenario: Scenario) -> None:

@@ -13,6 +13,7 @@ from ..anthropic_side import (
     Play,
     answered,
     tool_runs,
+    user_sends,
     with_work_settings,
     worker_dies,
 )
@@ -83,6 +84,48 @@ async def _dies_in_a_sub_agents_call(scenario: Scenario) -> None:
     assert await conversation.answer() == "1 runs"
 
 
+def _three(command: str) -> str:
+    """A message for which three sub-agents make a call each, at the same time."""
+    return _script({"threads": [[_slow(command, number)] for number in (1, 2, 3)]})
+
+
+def _slow(command: str, number: int) -> dict[str, Any]:
+    wait = f"test -e begun{number} || {{ touch begun{number}; {command}{number}; }}"
+    return {"tool": "bash", "input": {"command": f"{wait}; echo run >> runs"}}
+
+
+async def _dies_in_calls_of_three(scenario: Scenario) -> None:
+    """The worker dies while the calls of three sub-agents run: the next worker makes all of them again."""
+    conversation = await scenario.begin()
+    await scenario.send(conversation, _three("sleep 61.4"))
+    for number in (1, 2, 3):
+        await tool_runs(scenario, conversation, f"sleep 61.4{number}")
+    await worker_dies(scenario, conversation)
+    assert await conversation.answer() == "3 runs"
+
+
+async def _operator_dies_in_calls_of_three(scenario: Scenario) -> None:
+    """The operator dies while the calls of three sub-agents run: their worker goes on."""
+    conversation = await scenario.begin()
+    await scenario.send(conversation, _three("sleep 4.5"))
+    for number in (1, 2, 3):
+        await tool_runs(scenario, conversation, f"sleep 4.5{number}")
+    await scenario.system.operator.kill()
+    await scenario.system.operator.restart()
+    assert await conversation.answer() == "3 runs"
+    await scenario.settled(conversation)
+
+
+async def _all_interrupted(scenario: Scenario) -> None:
+    """The user interrupts while the calls of three sub-agents run, and sends the next message."""
+    conversation = await scenario.begin()
+    await scenario.send(conversation, _three("sleep 600.4"))
+    for number in (1, 2, 3):
+        await tool_runs(scenario, conversation, f"sleep 600.4{number}")
+    await user_sends(scenario, conversation, type="user.interrupt")
+    assert await _next(scenario, conversation)
+
+
 async def _thread_over(scenario: Scenario) -> None:
     """A sub-agent's thread is over for good after its call, and the turn goes on."""
     conversation = await scenario.begin()
@@ -109,5 +152,8 @@ ROWS = [
         GIVEN_AGAIN,
     ),
     _row("the worker dies in a sub-agent's call", _dies_in_a_sub_agents_call),
+    _row("the worker dies while calls of three sub-agents run", _dies_in_calls_of_three),
+    _row("the operator is killed while calls of three sub-agents run", _operator_dies_in_calls_of_three),
+    _row("the user interrupts calls of three sub-agents", _all_interrupted),
     _row("a sub-agent's thread ends for good", _thread_over),
 ]

@@ -113,19 +113,20 @@ def _row(name: str, play: Play, **outcome: Any) -> Row:
     return Row(FAMILY, name, play, arrangement=SHORT_LIMITS, outcome=Outcome(**outcome))
 
 
+WORKER = "$(pgrep -x session-worker)"
 KILLED = r"killed \(signal 9\)"
 ALL_KILLED = rf"({KILLED}|killed with its supervisor)"
 """The simulated sandbox's supervisor is the same user where it may not change it."""
 ROWS = [
-    _row("a tool call kills its worker each time", _ends_its_worker("kill -9 $PPID; sleep 1", KILLED)),
+    _row("a tool call kills its worker each time", _ends_its_worker(f"kill -9 {WORKER}; sleep 60", KILLED)),
     _row(
         "a tool call kills its worker each time, and the operator dies meanwhile",
-        _ends_its_worker("kill -9 $PPID; sleep 1", KILLED, _operator_dies),
+        _ends_its_worker(f"kill -9 {WORKER}; sleep 60", KILLED, _operator_dies),
     ),
     _row("a tool call kills all of its user each time", _ends_its_worker("kill -9 -1", ALL_KILLED)),
     _row(
         "a tool call freezes its worker each time",
-        _ends_its_worker("kill -STOP $PPID; sleep 60", "it hung or froze until its lease had lapsed"),
+        _ends_its_worker(f"kill -STOP {WORKER}; sleep 60", "it hung or froze until its lease had lapsed"),
     ),
     _row("the sandbox of a tool call vanishes each time", _its_sandbox_vanishes, sandboxes=ATTEMPTS + 1),
     _row("the agent starts a server in the background", _server_lives_on),

@@ -21,17 +21,14 @@ FAMILY = "in the sandbox"
 DAY = 86_400
 SUPERVISOR = "supervisor.py"
 
-Who = Literal["supervisor", "worker"]
+Who = Literal["supervisor", "worker", "shell host"]
+FORKED = {"session-worker": "worker", "shell-host": "shell host"}
 
 
 def process_of(sandbox: SimulatedSandbox, who: Who) -> HostProcess | None:
-    """The supervisor, or the worker that it has forked."""
-    ours = {each.host_pid: each for each in sandbox.processes if SUPERVISOR in each.command}
-    for process in ours.values():
-        forked = process.parent_host_pid in ours
-        if forked == (who == "worker"):
-            return process
-    return None
+    """The supervisor, or one of the processes that it has forked."""
+    ours = (each for each in sandbox.processes if SUPERVISOR in each.command)
+    return next((each for each in ours if FORKED.get(each.name, "supervisor") == who), None)
 
 
 async def _send_signal(scenario: Scenario, sandbox_id: str, who: Who, number: signal.Signals) -> HostProcess:
@@ -78,6 +75,36 @@ async def _supervisor_is_killed_between_turns(scenario: Scenario) -> None:
     sandbox = await _one_sandbox(scenario, conversation)
     await _send_signal(scenario, sandbox.id, "supervisor", signal.SIGKILL)
     assert "kept" in await scenario.say(conversation, "Run: cat file")
+
+
+async def _shell_host_is_killed_between_turns(scenario: Scenario) -> None:
+    """What a command has left in the background lives on, and the next shell is said to be new."""
+    conversation = await scenario.begin()
+    await scenario.say(conversation, "Run: x=lost; sleep 1000 >/dev/null 2>&1 & echo $! > pid")
+    await scenario.settled(conversation)
+    sandbox = await _one_sandbox(scenario, conversation)
+    await _send_signal(scenario, sandbox.id, "shell host", signal.SIGKILL)
+    answer = await scenario.say(conversation, "Run: kill -0 $(cat pid) && echo lives$x")
+    assert "a new shell in /mnt/session" in answer
+    assert answer.rstrip().endswith("lives")
+
+
+async def _shell_host_is_killed_in_a_tool_call(scenario: Scenario) -> None:
+    """The call is answered, its command is dead, and the turn goes on."""
+    conversation = await scenario.begin()
+    sandbox = await running_tool(scenario, conversation, GATED)
+    await _send_signal(scenario, sandbox.id, "shell host", signal.SIGKILL)
+    assert "the shell has ended" in await conversation.answer()
+    assert "again" in await scenario.say(conversation, "Run: echo again")
+    await _one_sandbox(scenario, conversation)
+
+
+async def _shell_host_is_frozen_in_a_tool_call(scenario: Scenario) -> None:
+    conversation = await scenario.begin()
+    sandbox = await running_tool(scenario, conversation, GATED)
+    await _send_signal(scenario, sandbox.id, "shell host", signal.SIGSTOP)
+    let_go(sandbox)
+    assert "finished" in await conversation.answer()
 
 
 def _worker_is_killed_with_its_result(*, after_commit: bool) -> Play:
@@ -300,6 +327,9 @@ ROWS = [
     _row("the worker is killed in a tool call", _killed_in_a_tool_call("worker")),
     _row("the supervisor is killed in a tool call", _killed_in_a_tool_call("supervisor")),
     _row("the supervisor is killed between two turns", _supervisor_is_killed_between_turns),
+    _row("the shell host is killed in a tool call", _shell_host_is_killed_in_a_tool_call),
+    _row("the shell host is killed between two turns", _shell_host_is_killed_between_turns),
+    _row("the shell host is frozen in a tool call", _shell_host_is_frozen_in_a_tool_call),
     _row(
         "the worker is killed between its tool call and its result",
         _worker_is_killed_with_its_result(after_commit=False),

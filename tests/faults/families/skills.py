@@ -1,7 +1,12 @@
-"""Skills that do not come: refused, cut off, too large, not to be unpacked."""
+"""Skills that do not come: refused, cut off, too large, not to be unpacked; and a cache that fails."""
 
 from __future__ import annotations
 
+import os
+import resource as limits
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from managed_session_cli.conversation import Conversation
@@ -93,6 +98,63 @@ async def _disk_is_too_small(scenario: Scenario) -> None:
     assert "No space left" in missing
 
 
+@contextmanager
+def _a_file_in_its_place(folder: Path) -> Iterator[None]:
+    aside = folder.with_suffix(".aside")
+    folder.rename(aside)
+    folder.touch()
+    try:
+        yield
+    finally:
+        folder.unlink()
+        aside.rename(folder)
+
+
+@contextmanager
+def _files_of_at_most(size: int, pid: int) -> Iterator[None]:
+    """Let the kernel refuse to make any file of the process longer, as a full disk does."""
+    _, hard = limits.prlimit(pid, limits.RLIMIT_FSIZE)
+    limits.prlimit(pid, limits.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        limits.prlimit(pid, limits.RLIMIT_FSIZE, (hard, hard))
+
+
+async def _cache_fails(scenario: Scenario) -> None:
+    """Its archives are damaged, its folder is no folder, and its disk is full: each turn has its skill."""
+    operator = scenario.system.operator
+    folder = scenario.system.folder / f"{operator.name}-skills"
+    before = set(folder.iterdir())
+    # More than the operator logs meanwhile: the limit below is one for its log too.
+    archive = zipped(("x/SKILL.md", b"how to\n"), ("x/more", os.urandom(4 << 20)))
+    skill = await scenario.system.anthropic_admin.add_skill("guide", archive=archive)
+    wanted = {"type": "custom", "skill_id": skill["skill_id"], "version": "latest"}
+    agent = await scenario.system.anthropic_admin.add_agent(skills=[wanted])
+
+    async def downloads_after_a_turn() -> int:
+        conversation = await scenario.begin(agent)
+        assert await scenario.say(conversation, READ) == "how to\ndone"
+        assert await _missing(scenario, conversation) == []
+        calls = (await scenario.system.anthropic_admin.ledger()).calls
+        mine = [call for call in calls if skill["skill_id"] in call["path"]]
+        return sum(call["operation"] == "skills.download" for call in mine)
+
+    downloads = [await downloads_after_a_turn()]
+    [kept] = set(folder.iterdir()) - before
+    kept.write_bytes(b"damaged")
+    downloads.append(await downloads_after_a_turn())
+    assert kept.read_bytes() == archive
+    with _a_file_in_its_place(folder):
+        downloads.append(await downloads_after_a_turn())
+    pid = operator.process.pid
+    assert pid is not None
+    with _files_of_at_most(operator.log.stat().st_size + (2 << 20), pid):
+        downloads.append(await downloads_after_a_turn())
+    assert downloads == sorted(set(downloads)), "no turn got it from the cache"
+    assert not list(folder.glob("*.part"))
+
+
 ROWS = [
     Row(FAMILY, name, play)
     for name, play in (
@@ -110,5 +172,6 @@ ROWS = [
         ("a skill unpacks to 10 GB", _bomb),
         ("a skill does not fit on the sandbox's disk", _disk_is_too_small),
         ("the operator is killed while a skill is uploaded", _operator_is_killed),
+        ("the cache of skills is damaged, then no folder, then full", _cache_fails),
     )
 ]

@@ -22,6 +22,7 @@ SPEC: dict[str, Any] = {
     },
     "precedence": 10,
     "session": {
+        "routing": {"scope": "agent"},
         "sandbox": {"metadata": {}, "env": {"A": "b"}, "autoResume": False},
         "worker": {"maxIdleSeconds": 5},
         "lifecycle": {"idleTTLSeconds": 60},

@@ -12,7 +12,8 @@ from managed_session_api.names import METADATA_RESOURCE_UID
 from managed_session_api.resource import ManagedSession
 from managed_session_api.session_class import ManagedSessionClass
 from managed_session_cli import diagnosis
-from managed_session_cli.clouds import Sandbox, WorkSummary
+from managed_session_cli.anthropic_environment import WorkSummary
+from managed_session_cli.clouds import Sandbox
 from managed_session_cli.cluster import Object
 from managed_session_cli.diagnosis import Check, CheckResult
 from managed_session_cli.doctor import show
@@ -22,7 +23,7 @@ from managed_session_cli.session_diagnosis import session_checks
 from rich.console import Console
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
-OWN, OWN_CLASSES = crds_of(Installation().manifests())
+OWN, OWN_CLASSES, OWN_SHARED = crds_of(Installation().manifests())
 ESTABLISHED = {"conditions": [{"type": "Established", "status": "True"}]}
 
 
@@ -55,7 +56,7 @@ def test_cluster_needs_version_1_32(version: str, result: CheckResult) -> None:
     assert diagnosis.cluster_version(version).result is result
 
 
-@pytest.mark.parametrize("own", [OWN, OWN_CLASSES], ids=["sessions", "classes"])
+@pytest.mark.parametrize("own", [OWN, OWN_CLASSES, OWN_SHARED], ids=["sessions", "classes", "shared"])
 def test_crd_of_this_version_is_fine(own: Object) -> None:
     check = diagnosis.crd({**own, "status": ESTABLISHED}, own)
     assert check.result is CheckResult.OK

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from managed_session_api.resource import Model
+from managed_session_api.resource import OPAQUE, Model
 from pydantic.fields import FieldInfo
 
 CRDS = Path(__file__).parents[3] / "crds"
@@ -71,7 +71,10 @@ def model_schema(annotation: Any) -> dict[str, Any]:
         fields = {json_name(name, field): field for name, field in kind.model_fields.items()}
         schema: dict[str, Any] = {
             "type": "object",
-            "properties": {name: model_schema(field.annotation) for name, field in fields.items()},
+            "properties": {
+                name: {"type": "object"} if OPAQUE in field.metadata else model_schema(field.annotation)
+                for name, field in fields.items()
+            },
         }
         required = sorted(name for name, field in fields.items() if field.is_required())
         return schema | ({"required": required} if required else {})
@@ -80,6 +83,21 @@ def model_schema(annotation: Any) -> dict[str, Any]:
     if issubclass(kind, datetime):
         return {"type": "string", "format": "date-time"}
     return {"type": {str: "string", bool: "boolean", int: "integer"}[kind]}
+
+
+def left_open(model: dict[str, Any], crd: dict[str, Any]) -> dict[str, Any]:
+    """Return the model's schema without what is inside objects whose fields the CRD's leaves open."""
+    if crd == {"type": "object"}:
+        return crd
+    result = dict(model)
+    if "properties" in model and "properties" in crd:
+        result["properties"] = {
+            name: left_open(field, crd["properties"].get(name, {}))
+            for name, field in model["properties"].items()
+        }
+    if "items" in model and "items" in crd:
+        result["items"] = left_open(model["items"], crd["items"])
+    return result
 
 
 def comparable(schema: dict[str, Any], path: str, read_as_text: Collection[str]) -> dict[str, Any]:

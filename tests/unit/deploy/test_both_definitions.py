@@ -1,4 +1,4 @@
-"""What holds for the CRDs of both kinds: their names, and that every field is bounded and described."""
+"""What holds for the CRDs of all kinds: their names, and that every field is bounded and described."""
 
 import re
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ KINDS = (
         names.PLURAL,
         names.SINGULAR,
         names.SHORT_NAME,
-        takes_effect=r"\b(Immutable|Set once|Live|Takes effect with the next (sandbox|worker start))\b",
+        takes_effect=r"\b(Immutable|Set once|Live|Takes effect with the next (sandbox|worker start|setup))\b",
         shortest_description=16,
         fewest_rules=12,
     ),
@@ -51,10 +51,19 @@ KINDS = (
         names.CLASS_SINGULAR,
         names.CLASS_SHORT_NAME,
         takes_effect=(
-            r"\b(Live|Takes effect with (the next (sandbox|worker start)|each session's next turn))\b"
+            r"\b(Live|Takes effect with (the next (sandbox|worker start|setup)|each session's next turn))\b"
         ),
         shortest_description=8,
         fewest_rules=16,
+    ),
+    Kind(
+        names.SHARED_KIND,
+        names.SHARED_PLURAL,
+        names.SHARED_SINGULAR,
+        names.SHARED_SHORT_NAME,
+        takes_effect=r"\bImmutable\b",
+        shortest_description=16,
+        fewest_rules=1,
     ),
 )
 FIELDS = [pytest.param(kind, path, id=f"{kind.singular}-{path}") for kind in KINDS for path in kind.fields]

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from managed_session_api import names
 from managed_session_operator.clients.e2b.open_calls import OPEN_SECONDS
+from managed_session_operator.settings import OperatorSettings
 
 ROOT = Path(__file__).parents[3]
 FILES = sorted((ROOT / "deploy").glob("*.yaml"))
@@ -17,7 +18,7 @@ OBJECTS: list[dict[str, Any]] = list(
 )
 PROCESSES = ["managed-session-webhook", "managed-session-operator"]
 UNPRIVILEGED_USER = 65532
-CRDS = ["managedsessions.yaml", "managedsessionclasses.yaml"]
+CRDS = ["managedsessions.yaml", "managedsessionclasses.yaml", "managedsandboxes.yaml"]
 API_SERVER_PORTS = {443, 6443, 8443, 16443}
 
 
@@ -182,6 +183,17 @@ def test_operator_knows_its_namespace() -> None:
     assert variables["MANAGED_SESSIONS_SYSTEM_NAMESPACE"]["valueFrom"] == {
         "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}
     }
+
+
+def test_skills_are_cached_on_a_volume_that_is_larger_than_the_cache() -> None:
+    name = "managed-session-operator"
+    variables = {variable["name"]: variable for variable in container(name)["env"]}
+    [mount] = [each for each in container(name)["volumeMounts"] if each["name"] == "skills"]
+    [volume] = [each for each in pod(name)["volumes"] if each["name"] == "skills"]
+    assert variables["MANAGED_SESSIONS_SKILL_CACHE_FOLDER"]["value"] == mount["mountPath"]
+    limit = int(volume["emptyDir"]["sizeLimit"].removesuffix("Mi"))
+    assert OperatorSettings.model_fields["skill_cache_mib"].default < limit
+    assert limit < int(container(name)["resources"]["limits"]["ephemeral-storage"].removesuffix("Mi"))
 
 
 @pytest.mark.parametrize("name", PROCESSES)

@@ -31,7 +31,7 @@ def with_path(value: Any) -> Any:
     if isinstance(value, list):
         return [with_path(each) for each in value]
     if isinstance(value, str):
-        return re.sub(r"\bspec\.(sandbox|worker|lifecycle)\b", r"spec.session.\1", value)
+        return re.sub(r"\bspec\.(routing|sandbox|worker|lifecycle)\b", r"spec.session.\1", value)
     return value
 
 
@@ -51,12 +51,16 @@ def test_schema_and_model_have_the_same_fields_types_and_enums(part: str, model:
 def test_the_session_policy_has_the_same_schema_as_in_a_session() -> None:
     ours = SCHEMA["properties"]["spec"]["properties"]["session"]
     theirs = schema_of(SESSIONS)["properties"]["spec"]
-    for section in ("sandbox", "worker", "lifecycle"):
+    for section in ("routing", "sandbox", "worker", "lifecycle"):
         assert ours["properties"][section] == with_path(theirs["properties"][section])
-    assert ours["properties"].keys() == {"sandbox", "worker", "lifecycle"}
-    of_policy = [rule for rule in theirs["x-kubernetes-validations"] if "self.worker" in rule["rule"]]
+    assert ours["properties"].keys() == {"routing", "sandbox", "worker", "lifecycle"}
+    of_policy = [
+        rule
+        for rule in theirs["x-kubernetes-validations"]
+        if "self.worker" in rule["rule"] or "self.lifecycle" in rule["rule"]
+    ]
     assert ours["x-kubernetes-validations"] == with_path(of_policy)
-    assert len(of_policy) == 2
+    assert len(of_policy) == 3
 
 
 def test_the_session_policy_is_rendered_from_the_crd_of_sessions() -> None:

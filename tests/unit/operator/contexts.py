@@ -11,8 +11,10 @@ from managed_session_operator.domain.resource_cache import ResourceCache
 from managed_session_operator.metrics import Metrics
 from managed_session_operator.steps.context import Context
 from managed_session_operator.steps.session_records import SessionRecords
+from managed_session_operator.steps.sharing import Sharing
 
 from .examples import settings
+from .in_memory_managed_sandboxes import InMemoryManagedSandboxes
 
 
 def context(store: object = None, **ports: Any) -> Context:
@@ -24,12 +26,27 @@ def context(store: object = None, **ports: Any) -> Context:
         "installation_id": "ours",
         "clock": clock,
         "records": SessionRecords(cast("Any", store), ResourceCache(), events, clock),
+        "sharing": Sharing(InMemoryManagedSandboxes(), clock),
         "events": events,
         "inbox": OfferInbox(),
         "metrics": Metrics(),
         "epoch": lambda: 1,
     }
     missing = dict.fromkeys(
-        ["queue", "sessions", "api_key", "sandboxes", "runs", "skills", "tokens", "capacity", "creation"]
+        [
+            "queue",
+            "sessions",
+            "api_key",
+            "sandboxes",
+            "snapshots",
+            "cleaning",
+            "runs",
+            "skills",
+            "preparations",
+            "values",
+            "tokens",
+            "capacity",
+            "creation",
+        ]
     )
     return Context(**{**missing, **known, **ports})

@@ -31,6 +31,7 @@ POLICY = EffectiveStatus(
     idle_ttl_seconds=0,
     ttl_seconds_after_end=3600,
     on_sandbox_lost=OnSandboxLost.RECREATE,
+    pause_while_waiting_seconds=60,
 )
 
 

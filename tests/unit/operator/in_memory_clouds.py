@@ -10,7 +10,7 @@ from managed_session_api import names
 from managed_session_api.conditions import Reason
 from managed_session_operator.domain.errors import ErrorKind, OperationError
 from managed_session_operator.domain.offer import Offer
-from managed_session_operator.domain.sandbox import SandboxRequest, SandboxView
+from managed_session_operator.domain.sandbox import SandboxNetwork, SandboxRequest, SandboxView
 from managed_session_operator.domain.session import SessionView
 from managed_session_operator.domain.turn import Awaited, Turn
 from managed_session_operator.domain.work_item import WorkItem, WorkList
@@ -21,7 +21,7 @@ from .in_memory_ports import Link
 from .world import NotRunningError, Sandbox
 
 INSTALLATION = "ours"
-MEANT_UNDER_A_WORKER = frozenset({"SUSPEND", "ROLL_OVER", "CHECK_TURN"})
+MEANT_UNDER_A_WORKER = frozenset({"SUSPEND", "ROLL_OVER", "CHECK_TURN", "PAUSE_WAIT"})
 """Steps that pause a sandbox under its worker on purpose."""
 STOPPED_NEXT = frozenset({"REJECT_OFFER", "RELEASE_UNUSED"})
 """Steps that acknowledge an item only to stop it."""
@@ -136,6 +136,8 @@ class InMemoryQueue:
         world = self.link.world
         if world.ended == "deleted":
             return None
+        if world.awaiting and not world.other_thread_works:
+            return Turn(Awaited.USER, f"sevt_{world.message_count}")
         return Turn(Awaited.AGENT if world.messages else Awaited.NOBODY, f"sevt_{world.message_count}")
 
     async def turn_began(self, _: str, *, before: datetime) -> datetime | None:
@@ -236,7 +238,7 @@ class InMemorySandboxes:
         if sandbox is None or not sandbox.running:
             raise OperationError(ErrorKind.NOT_FOUND, Reason.SANDBOX_VANISHED, "not running", status=404)
 
-    async def update_network(self, sandbox_id: str, allow: Sequence[str], deny: Sequence[str]) -> None:
+    async def update_network(self, sandbox_id: str, network: SandboxNetwork) -> None:
         """Replace the network rules."""
         world = self.link.world
 
@@ -244,8 +246,13 @@ class InMemorySandboxes:
             sandbox = world.get(sandbox_id)
             if sandbox is None or not sandbox.running:
                 raise OperationError(ErrorKind.NOT_FOUND, Reason.SANDBOX_VANISHED, "not running", status=404)
-            sandbox.deny = tuple(deny)
-            assert not allow
+            sandbox.deny = network.deny
+            sandbox.headers = {
+                (host, name): value.get_secret_value()
+                for host, added in network.headers.items()
+                for name, value in added.items()
+            }
+            sandbox.network_updates += 1
 
         await self.link.effect(Reason.SANDBOX_UNREACHABLE, act)
 

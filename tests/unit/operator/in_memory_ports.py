@@ -6,7 +6,7 @@ arrives, but late.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
@@ -14,6 +14,10 @@ from typing import Any, TypeVar
 from managed_session_api.conditions import Reason
 from managed_session_api.resource import ManagedSession
 from managed_session_operator.domain.errors import ErrorKind, NotLeadingError, OperationError
+from managed_session_operator.domain.ports import SandboxHandle
+from managed_session_operator.domain.preparation import Report, StepFailure
+from managed_session_operator.domain.references import ReferencedValue
+from managed_session_operator.domain.values import Reference
 from pydantic import SecretStr
 
 from .examples import SESSION
@@ -158,6 +162,47 @@ class InMemoryTokens:
                 world.delete_secret()
 
         await self.link.effect(Reason.KUBERNETES_CALL_FAILED, act)
+
+
+@dataclass(frozen=True)
+class InMemoryReferences:
+    """The users' Secrets."""
+
+    link: Link
+
+    async def read(self, reference: Reference) -> SecretStr:
+        """Return what the Secret holds."""
+        return (await self.read_version(reference, fresh=True)).value
+
+    async def read_version(self, reference: Reference, *, fresh: bool) -> ReferencedValue:
+        """Return what the Secret holds, and its version."""
+        self.link.fence()
+        assert isinstance(fresh, bool)
+        found = self.link.world.secrets.get(reference.name)
+        if found is None:
+            raise OperationError(ErrorKind.USER_ACTION, Reason.REFERENCE_INVALID, "no such Secret")
+        return ReferencedValue(SecretStr(found[1]), str(found[0]))
+
+
+@dataclass(frozen=True)
+class InMemoryPreparations:
+    """Preparations that succeed unless the world says otherwise. Repeating one changes nothing."""
+
+    link: Link
+
+    async def prepare(self, sandbox: SandboxHandle, plan: Mapping[str, Any], *, purpose: str = "") -> Report:
+        """Run the plan."""
+        self.link.fence()
+        assert plan["sections"]
+        assert purpose
+        found = self.link.world.get(sandbox.sandbox_id)
+        if found is None or not found.running:
+            raise OperationError(ErrorKind.TRANSIENT, Reason.SANDBOX_UNREACHABLE, "it does not run")
+        self.link.world.prepared_for.append(purpose)
+        asked = {name for name, _ in plan["sections"]}
+        if self.link.world.preparations_fail and asked & {"setup", "hooks", "outputs"}:
+            return Report(StepFailure("setup", "setup.script", "it failed"))
+        return Report()
 
 
 @dataclass

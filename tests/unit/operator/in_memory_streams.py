@@ -10,6 +10,7 @@ from managed_session_api.conditions import Reason
 from managed_session_api.times import to_wire
 from managed_session_operator.domain.errors import ErrorKind, OperationError
 from managed_session_operator.domain.ports import SandboxHandle
+from managed_session_operator.domain.session_handle import session_key_of
 from managed_session_operator.domain.worker_run import ExitRecord, Refusal, SupervisorRefusedError, WorkerRun
 from managed_session_worker.protocol import RefusalCode, StartRequest
 
@@ -70,6 +71,13 @@ class InMemoryStreams:
             Reason.SANDBOX_UNREACHABLE,
         )
 
+    async def leave(self, sandbox: SandboxHandle) -> None:
+        """End the session in its shared sandbox, of which this world knows nothing."""
+        assert session_key_of(sandbox) is not None
+        await self._ask(
+            sandbox, lambda: self.link.world.reached(sandbox.sandbox_id), None, Reason.SANDBOX_UNREACHABLE
+        )
+
     async def settle(self, name: str) -> None:
         """Do nothing, because streams close at once."""
 
@@ -121,6 +129,10 @@ class InMemoryStreams:
                 run.cut = "cut"
                 continue
             run.heartbeat = run.heartbeat or run.claim in sandbox.heartbeats
+            if run.claim in sandbox.heartbeats and run.claim == sandbox.worker:
+                waits = self.link.world.awaiting
+                (sandbox.waits.add if waits else sandbox.waits.discard)(run.claim)
+                run.awaiting = ("user.tool_confirmation for bash (sevt_1)",) if waits else ()
             late = sandbox.late.get(run.claim)
             run.late = late is not None
             if run.claim in sandbox.ends:

@@ -20,7 +20,16 @@ from .contexts import context
 from .examples import NAME, settings
 from .gate import Passage
 from .in_memory_clouds import INSTALLATION, InMemoryQueue, InMemorySandboxes
-from .in_memory_ports import InMemoryEvents, InMemoryStore, InMemoryTokens, Link, WorldClock
+from .in_memory_ports import (
+    InMemoryEvents,
+    InMemoryPreparations,
+    InMemoryReferences,
+    InMemoryStore,
+    InMemoryTokens,
+    Link,
+    WorldClock,
+)
+from .in_memory_snapshots import InMemoryCleaning, InMemorySnapshots
 from .in_memory_streams import InMemoryStreams
 from .world import World
 
@@ -51,9 +60,13 @@ class Process:
             sessions=queue,
             api_key=queue,
             sandboxes=InMemorySandboxes(link),
+            snapshots=InMemorySnapshots(link),
+            cleaning=InMemoryCleaning(link),
             runs=self.streams,
             records=SessionRecords(InMemoryStore(link), ResourceCache(), events, clock),
             tokens=InMemoryTokens(link),
+            values=InMemoryReferences(link),
+            preparations=InMemoryPreparations(link),
             events=events,
             inbox=OfferInbox(),
             capacity=Capacity(5, 80, clock=clock.monotonic),

@@ -263,3 +263,29 @@ def test_a_session_that_says_so_itself_is_not_suspended_by_its_class(play: Play)
     play.serve()
     assert play.reason() == "Running"
     play.ends()
+
+
+@pytest.mark.parametrize(("announced", "effects"), [(True, 1), (True, 2), (False, 1), (False, 2), (False, 3)])
+@pytest.mark.parametrize("before", ["", "gold:1"])
+def test_a_class_that_changes_under_an_open_create_says_what_its_request_said(
+    play: Play, announced: bool, effects: int, before: str
+) -> None:
+    if before:
+        gold(play, before)
+    play.offer_is_not_used()
+    play.message(announced=announced)
+    if not announced:
+        play.poll()
+    assert play.operator.reaches(effects)
+    gold(play, "gold:2", DENY)
+    play.take_over()
+    play.serve()
+    effective = play.status.effective
+    assert effective is not None
+    # A class that is made under a claim does not serve it.
+    deny = (DENY,) if play.status.session_class is not None else ()
+    assert (play.sandbox.template, play.sandbox.deny) == (effective.template, deny)
+    assert play.status.sandbox.template_id == effective.template
+    assert play.sandbox.worker is not None
+    if deny:
+        assert play.policy_reason == (None if effective.template == "gold:2" else "ClassChanged")

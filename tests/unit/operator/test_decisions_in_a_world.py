@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
@@ -20,7 +21,9 @@ from pydantic import SecretStr
 from .class_rules import EFFECTS, ClassRules
 from .examples import ENVIRONMENT, NAME, SESSION
 from .gate import Passage
+from .preparation_rules import PreparationRules
 from .process import Process
+from .snapshot_rules import SnapshotRules
 from .world import World
 
 MAX_RECONCILES = 12
@@ -32,7 +35,7 @@ MAX_STAGES = 5
 RARELY = st.sampled_from([False, False, False, True])
 
 
-class Sessions(ClassRules):
+class Sessions(ClassRules, SnapshotRules, PreparationRules):
     """One resource, and everything that may happen to it."""
 
     def __init__(self) -> None:
@@ -206,10 +209,42 @@ class Sessions(ClassRules):
 
     # What others do
 
+    @precondition(lambda self: not self.world.released)
+    @rule(queues=st.booleans(), answers=st.booleans(), told=st.booleans())
+    def user_is_awaited(self, queues: bool, answers: bool, told: bool) -> None:
+        """The turn comes to a call that its user has to answer."""
+        self.turn_goes_on()
+        if not self.world.released:
+            self.world.queues_lapsed, self.world.answers_queue = queues, answers
+            self.world.await_user()
+            if told:
+                self.settle()
+
+    @precondition(lambda self: self.world.awaiting)
+    @rule(announced=st.booleans())
+    def user_answers(self, announced: bool) -> None:
+        self.world.answer()
+        if announced and not self.world.released:
+            self.event(RUN_STARTED)
+
+    @precondition(lambda self: self.world.awaiting and not self.world.released)
+    @rule(effects=st.integers(0, 6), dies=st.booleans())
+    def answer_meets_the_pause(self, effects: int, dies: bool) -> None:
+        """The user answers while the operator pauses the sandbox, which may die in between."""
+        self.settle()
+        self.world.time_passes(61)
+        if self.operator.reaches(effects):
+            self.world.answer()
+            if dies:
+                self.take_over()
+            else:
+                self.operator.goes_on()
+
     @rule(announced=st.booleans())
     def message(self, announced: bool) -> None:
         world = self.world
-        if world.ended or world.deleted or world.released:
+        if world.ended or world.deleted or world.released or world.awaiting:
+            # A session that waits for an answer accepts no message.
             return
         if not world.messages:
             world.turn_began = world.now
@@ -333,11 +368,13 @@ class Sessions(ClassRules):
         """Play the last rounds, and check what is left."""
         world = self.world
         world.lag, self.frozen = timedelta(0), None
+        world.preparations_fail = False
         # A tie would hold the session back for good, and a long turn until its user interrupts it.
         world.classes.pop("silver", None)
         if "gold" in world.classes or world.message_count % 2:
             self.class_changes("gold", "gold:1", denied=True, precedence=0, locked=False, limit=None)
         decided_at = world.now
+        world.answer()
         self.message(announced=False)
         for _ in range(12):
             self.poll()
@@ -350,6 +387,7 @@ class Sessions(ClassRules):
             self.operator.resync()
         left = [each for each in world.sandboxes if each.alive]
         self.class_applies(left, decided_at)
+        self.snapshots_are_settled()
         if world.released:
             assert not left, "a sandbox outlived its resource"
             return
@@ -364,4 +402,4 @@ class Sessions(ClassRules):
 
 
 Sessions.TestCase.settings = settings(max_examples=500, stateful_step_count=40, deadline=None)
-test_whatever_happens_to_a_session = Sessions.TestCase
+test_whatever_happens_to_a_session = pytest.mark.timeout(600)(Sessions.TestCase)

@@ -27,7 +27,9 @@ RECORDED_CLASS = {"class": {"name": "gold", "uid": "uid-gold", "generation": 7}}
 
 def request(spec: dict[str, Any], attempt: int = 1) -> SandboxRequest:
     resource = session(spec=spec)
-    return sandbox_request(resource, policy_of(resource, settings()).values, attempt, "i")
+    return sandbox_request(
+        resource, policy_of(resource, settings()), attempt, "i", "https://api.anthropic.com"
+    )
 
 
 def classed(spec: dict[str, Any], of_class: dict[str, Any], *, locked: list[str] | None = None) -> Policy:
@@ -144,6 +146,7 @@ SECTIONS: list[tuple[str, str, Any, Any]] = [
     ("sandbox", "allowPublicTraffic", False, True),
     ("worker", "maxIdleSeconds", 3, 4),
     ("worker", "attachTimeoutSeconds", 3, 4),
+    ("worker", "maxParallelCalls", 1, 20),
     ("worker", "logLevel", "DEBUG", "ERROR"),
     ("lifecycle", "idleTTLSeconds", 0, 60),
     ("lifecycle", "ttlSecondsAfterEnd", 0, 60),

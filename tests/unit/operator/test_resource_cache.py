@@ -132,3 +132,15 @@ def test_managed_fields_are_not_cached_and_the_event_is_unchanged() -> None:
     assert event["metadata"]["managedFields"]
     assert len(store) == 1
     assert [resource.metadata.name for resource in store.all()] == ["a"]
+
+
+def test_sessions_of_a_shared_sandbox_are_found_as_their_status_changes() -> None:
+    store = ResourceCache()
+    store.observe(body("a", version=1, status={"sandbox": {"sharedBy": "owner"}}))
+    store.observe(body("b", version=2, status={"sandbox": {"sharedBy": "owner"}}))
+    assert store.sharing("owner") == {"a", "b"}
+    store.observe(body("a", version=3, status={"sandbox": {"sharedBy": "other"}}))
+    assert (store.sharing("owner"), store.sharing("other")) == ({"b"}, {"a"})
+    store.observe(body("a", version=4, status={"sandbox": {}}))
+    store.remove("b")
+    assert (store.sharing("owner"), store.sharing("other")) == (set(), set())

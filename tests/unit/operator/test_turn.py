@@ -99,8 +99,17 @@ def test_the_oldest_call_that_only_a_worker_answers_is_the_one_that_runs() -> No
     for each in asked:
         each.name = "bash"
     turn = read_turn(reversed([RUNNING, *asked, idle(*(each.id for each in asked))]))
-    assert (turn.awaited, turn.open_call) == (Awaited.RESULTS, ("sevt_1", "bash"))
-    assert read_turn(reversed([RUNNING, call("sevt_1", "ask"), idle("sevt_1")])).open_call is None
+    assert (turn.awaited, turn.open_calls) == (Awaited.RESULTS, (("sevt_1", "bash"),))
+    assert read_turn(reversed([RUNNING, call("sevt_1", "ask"), idle("sevt_1")])).open_calls == ()
+
+
+def test_the_oldest_call_of_each_thread_runs() -> None:
+    threads = {"sevt_1": "sthr_1", "sevt_2": "sthr_1", "sevt_3": "sthr_2", "sevt_4": None}
+    asked = [call(identifier) for identifier in threads]
+    for each in asked:
+        each.name, each.session_thread_id = "bash", threads[each.id]
+    turn = read_turn(reversed([RUNNING, *asked, idle(*threads)]))
+    assert set(turn.open_calls) == {("sevt_1", "bash"), ("sevt_3", "bash"), ("sevt_4", "bash")}
 
 
 @pytest.mark.parametrize("reason", ["end_turn", "budget_reached", "never_seen_before"])

@@ -63,6 +63,28 @@ RUNS = [event("agent.tool_use", 5), event("session.status_running", 50), event("
         ([event("agent.message", 1), event("user.interrupt", 2, session_thread_id=None), *RUNS], 1),
         ([event("user.interrupt", 2, session_thread_id="thread_1"), *RUNS], 51),
         ([event("span.something", 1), *RUNS], 51),
+        ([event("user.tool_confirmation", 3), idle(4, "requires_action"), *RUNS], 50),
+        ([event("user.custom_tool_result", 1), idle(4, "requires_action"), *RUNS], 48),
+        (
+            [
+                event("user.tool_confirmation", 1),
+                event("user.tool_confirmation", 3),
+                idle(4, "requires_action"),
+                *RUNS,
+            ],
+            48,
+        ),
+        (
+            [
+                event("user.tool_confirmation", 1),
+                idle(2, "requires_action"),
+                event("user.tool_confirmation", 2),
+                idle(4, "requires_action"),
+                *RUNS,
+            ],
+            48,
+        ),
+        ([event("user.tool_result", 1), idle(4, "requires_action"), *RUNS], 51),
     ],
     ids=str,
 )

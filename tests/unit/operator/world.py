@@ -22,6 +22,8 @@ from .examples import NOW, body
 from .world_classes import WorldWithClasses, judge_new_sandbox
 
 LEASE = timedelta(seconds=300)
+FOREIGN = "of-another-session"
+"""A snapshot of another session."""
 EFFECT = timedelta(milliseconds=10)
 """Seconds that an effect takes."""
 
@@ -51,6 +53,8 @@ class Sandbox:
     worker: str | None = None
     """The claim of the worker in it, which is frozen while the sandbox is paused."""
     heartbeats: set[str] = field(default_factory=set)
+    waits: set[str] = field(default_factory=set)
+    """Claims whose worker has told that it waits for the session's user."""
     late: dict[str, datetime] = field(default_factory=dict)
     """Claims whose worker serves late, and since when."""
     ends: dict[str, str] = field(default_factory=dict)
@@ -59,6 +63,12 @@ class Sandbox:
     newest: str = ""
     template: str = ""
     deny: tuple[str, ...] = ()
+    headers: dict[tuple[str, str], str] = field(default_factory=dict)
+    """What E2B adds to its requests, by host and header."""
+    network_updates: int = 0
+    requested_deny: tuple[str, ...] = ()
+    unclean: bool = False
+    """Whether processes of another session run in it."""
     reached_by: set[int] = field(default_factory=set)
     """The leaders that have created or resumed it, and have not paused it since."""
 
@@ -104,6 +114,14 @@ class World(WorldWithClasses):
     """Number of all messages."""
     turn_began: datetime = NOW
     """When the first message came that is not served yet."""
+    awaiting: bool = False
+    """Whether the turn waits for the session's user to answer a call."""
+    other_thread_works: bool = False
+    """Whether a call of another thread is open meanwhile."""
+    queues_lapsed: bool = True
+    """Whether a lease that lapses during such a wait gives the item back. Otherwise the item is stopped."""
+    answers_queue: bool = False
+    """Whether an answer queues work, if the item is stopped."""
     metadata: dict[str, str] = field(default_factory=dict)
     """The session's metadata at Anthropic."""
     item: str | None = None
@@ -115,7 +133,17 @@ class World(WorldWithClasses):
     """The claim whose token is stored."""
     secret_version: int = 0
     sandboxes: list[Sandbox] = field(default_factory=list)
+    secrets: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """The users' Secrets by name, each with one key: (version, value)."""
+    preparations_fail: bool = False
+    """Whether what the policy asks for cannot be done in the sandbox."""
+    prepared_for: list[str] = field(default_factory=list)
+    """The purposes of all preparations."""
     lag: timedelta = timedelta(0)
+    snapshots: dict[str, str] = field(default_factory=dict)
+    """The names of snapshots, and of which sandbox they are."""
+    taken: int = 0
+    """Number of snapshots that were taken."""
     late: bool = False
     """Whether the current effect comes from a leader that has lost its Lease."""
     epoch: int = 1
@@ -224,10 +252,19 @@ class World(WorldWithClasses):
         if sandbox is None:
             sandbox = Sandbox(f"i{attempt}", attempt, self.now + self.lag, self.now)
             sandbox.template, sandbox.deny = request.template, request.deny
+            sandbox.requested_deny = request.deny
+            source = self.part("sandbox").get("fromSnapshot")
+            if source is not None and not self.late:
+                assert request.template == source, "a sandbox of something else than the recorded snapshot"
+                if source not in self.snapshots and source != FOREIGN:
+                    raise OperationError(
+                        ErrorKind.USER_ACTION, Reason.TEMPLATE_NOT_FOUND, "no such snapshot", status=404
+                    )
+                sandbox.unclean = source == FOREIGN
             self.sandboxes.append(sandbox)
-            if not self.late:
+            if not self.late and source is None:
                 judge_new_sandbox(self.resource.status, sandbox.template, sandbox.deny)
-        elif sandbox.template != request.template:
+        elif (sandbox.template, sandbox.requested_deny) != (request.template, request.deny):
             raise OperationError(
                 ErrorKind.TRANSIENT, Reason.SANDBOX_CREATE_FAILED, "another request", status=422
             )
@@ -241,8 +278,19 @@ class World(WorldWithClasses):
             raise NotRunningError("gone")
         if sandbox.paused_at is not None:
             sandbox.paused_at, sandbox.period_began = None, self.now
+            self._thaw(sandbox)
         sandbox.reached_by.add(epoch)
         return sandbox
+
+    def _thaw(self, sandbox: Sandbox) -> None:
+        """A worker whose lease has lapsed ends, unless it only waited and nobody else can serve now."""
+        claim = sandbox.worker
+        if claim is None or claim not in sandbox.heartbeats or claim in sandbox.late or self.lease_lives():
+            return
+        if claim in sandbox.waits and self.messages and self.item in (None, "stopped"):
+            sandbox.late[claim] = self.now
+        else:
+            sandbox.end_worker("Thawed")
 
     def pause(self, name: str, epoch: int, *, under_worker: bool = False) -> Sandbox | None:
         """Pause a sandbox. `under_worker`: a worker in it may run."""
@@ -264,8 +312,23 @@ class World(WorldWithClasses):
             return False
         if not (self.deleted or self.released):
             assert name != self.part("sandbox").get("id"), "killed the sandbox of a live resource"
+            restoring = self.part("sandbox").get("replaces", {}).get("id") == name and "id" not in self.part(
+                "sandbox"
+            )
+            assert not restoring, "killed the sandbox that a restore replaces before there is another"
         sandbox.vanish()
         return True
+
+    def take_snapshot(self, sandbox_id: str, name: str) -> str:
+        """Take a snapshot of a running sandbox."""
+        sandbox = self.reached(sandbox_id)
+        if not self.late:
+            assert sandbox.worker is None, "a snapshot under a worker"
+            known = self.body["status"].get("snapshots", [])
+            assert name in [each["name"] for each in known], "a snapshot that was not announced"
+        self.taken += name not in self.snapshots
+        self.snapshots[name] = sandbox_id
+        return name
 
     # The queue
 
@@ -293,13 +356,20 @@ class World(WorldWithClasses):
 
     def interrupt(self) -> None:
         """End the stuck turn. Its message gets no answer, and the user knows."""
-        self.messages = 0
+        self.messages, self.awaiting = 0, False
+
+    def answer(self) -> None:
+        """The session's user answers the call for which the turn waits."""
+        self.awaiting = False
+        if self.answers_queue:
+            self.queue()
 
     # The supervisor
 
     def start(self, name: str, claim: str, epoch: int) -> None:
         """Start the claim's worker, unless it was started."""
         sandbox = self.reached(name)
+        assert not sandbox.unclean, "a worker among the processes of another session"
         if epoch < sandbox.epoch:
             raise StaleError("StaleEpoch")
         sandbox.epoch = epoch
@@ -381,11 +451,20 @@ class World(WorldWithClasses):
         sandbox = self.worker
         if sandbox is None or sandbox.worker is None:
             return
+        if self.awaiting and reason in ("Idle", "NoMessage", "Stopped"):
+            # It does not leave before its user has answered.
+            return
         if reason in ("Idle", "NoMessage", "Stopped") and sandbox.worker in sandbox.heartbeats:
             if sandbox.worker not in sandbox.late:
                 self.stop()
             self.messages = 0
         sandbox.end_worker(reason)
+
+    def await_user(self) -> None:
+        """The turn waits for the session's user, as its worker tells."""
+        sandbox = self.worker
+        if sandbox is not None and sandbox.worker in sandbox.heartbeats and self.messages:
+            self.awaiting = True
 
     def time_passes(self, seconds: float) -> None:
         """Let time pass. Running workers send heartbeats meanwhile; frozen ones do not."""
@@ -396,3 +475,5 @@ class World(WorldWithClasses):
         if self.item == "active" and not self.lease_lives():
             # A lapsed lease gives the item back.
             self.item, self.queued_at, self.offered_at = "queued", self.now, None
+            if self.awaiting and not self.queues_lapsed:
+                self.item = "stopped"

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from itertools import islice
 
 from ...soak.chaos import FAULTS, WEIGHTS
-from ...soak.plan import Message, PlannedFault, ends_itself, has_api_key, planned_faults, turns
+from ...soak.plan import (
+    Kind,
+    Message,
+    PlannedFault,
+    ends_itself,
+    has_api_key,
+    is_prepared,
+    planned_faults,
+    turns,
+)
 from ...soak.run import Options, too_few_left
 
 
@@ -46,6 +56,29 @@ def test_task_leaves_a_file_shows_all_files_and_ends_with_its_token() -> None:
     assert text.startswith("Run: sleep 1;")
     assert "echo kept-s1t2m1 > /mnt/session/kept-s1t2m1" in text
     assert text.endswith("echo done-s1t2m1")
+
+
+def test_tasks_are_of_every_kind_and_only_a_single_message_waits_for_a_person() -> None:
+    planned = [turn for session in range(20) for turn in turns(1, session, 10)]
+    assert {message.kind for turn in planned for message in turn.messages} == set(Kind)
+    for turn in planned:
+        asks = [each for each in turn.messages if each.kind in (Kind.CONFIRM, Kind.CUSTOM)]
+        assert not asks or len(turn.messages) == 1
+
+
+def test_task_in_threads_ends_only_with_what_all_of_them_have_made() -> None:
+    first, last, _ = json.loads(Message("s1t2m1", "true", Kind.THREADS).text)["script"]
+    files = [call["input"]["command"].split()[-1] for (call,) in first["threads"]]
+    assert len(files) == len(set(files)) == 3
+    assert last["input"]["command"].endswith(f"cat {' '.join(files)} >/dev/null && echo done-s1t2m1")
+
+
+def test_half_of_the_sessions_are_prepared_and_show_it_without_the_secret() -> None:
+    prepared = [is_prepared(1, session) for session in range(100)]
+    assert 30 < sum(prepared) < 70
+    shown, *_ = turns(1, prepared.index(True), 10)[0].messages
+    assert "sha256sum" in shown.text
+    assert "sha256sum" not in turns(1, prepared.index(False), 10)[0].messages[0].text
 
 
 def test_some_users_delete_their_session_and_some_do_not() -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from managed_session_devkit.simulators.anthropic.client import SessionReport, TurnTimes
 
 from ...soak.evidence_collection import repeated_results
-from ...soak.plan import Message
-from ...soak.users import answer_to, is_answered, is_closed, unreported_loss
+from ...soak.late_answers import answer_to_call, waiting_for_a_person
+from ...soak.plan import Kind, Message
+from ...soak.reports import answer_to, is_answered, is_closed
+from ...soak.users import unreported_loss
 
 FIRST, SECOND = Message("s1t1m1", "true"), Message("s1t2m1", "true")
 
@@ -71,6 +74,29 @@ def test_result_is_repeated_only_if_another_worker_had_posted_one() -> None:
     other_worker = {"kind": "leases"}
     assert repeated_results(report(timeline=[given, again])) == 0, "the same worker lost the answer"
     assert repeated_results(report(timeline=[given, other_worker, again])) == 1
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_message_is_found_whatever_its_kind(kind: Kind) -> None:
+    mine = Message("s1t1m1", "true", kind, prepared=True)
+    seen = report(events=[message("sevt_1", mine)], turns=[turn("sevt_1", answered=2.0)])
+    assert is_answered(seen, mine)
+    assert not is_closed(seen, mine.again(1))
+
+
+def test_only_calls_that_wait_for_a_person_are_answered_and_only_once() -> None:
+    ask = {"type": "agent.tool_use", "id": "ask", "evaluated_permission": "ask"}
+    allowed = {"type": "agent.tool_use", "id": "allowed", "evaluated_permission": "allow"}
+    custom = {"type": "agent.custom_tool_use", "id": "custom"}
+    over = {"type": "agent.custom_tool_use", "id": "over"}
+    events = [ask, allowed, custom, over]
+    waiting = ["ask", "allowed", "custom"]
+    assert waiting_for_a_person(report(events=events, waiting_for=waiting)) == [ask, custom]
+    confirmation = answer_to_call(ask)
+    assert confirmation == {"type": "user.tool_confirmation", "tool_use_id": "ask", "result": "allow"}
+    assert answer_to_call(custom)["custom_tool_use_id"] == "custom"
+    confirmed = report(events=[*events, {"id": "sevt_9", **confirmation}], waiting_for=waiting)
+    assert waiting_for_a_person(confirmed) == [custom]
 
 
 SILENT: dict[str, Any] = {"status": {"conditions": []}}

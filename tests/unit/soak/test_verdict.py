@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from ...soak.evidence import Evidence, SandboxEvidence, SessionEvidence, judge
+from ...soak.evidence import Evidence, SandboxEvidence, SessionEvidence, judge, leaks
 
 SESSION = SessionEvidence("sesn_1", sent=3, messages=3)
 SANDBOX = SandboxEvidence("sbx1", "sesn_1", "uid1", "killed", worked=True)
@@ -61,11 +62,23 @@ def test_sandbox_that_still_runs_is_found(state: str) -> None:
     assert texts(sandboxes=(replace(SANDBOX, state=state),)) == [f"sandbox sbx1 is {state}"]
 
 
-def test_stranded_work_leftovers_and_leaks_are_found() -> None:
+def test_stranded_work_leftovers_leaks_and_missing_secrets_are_found() -> None:
     assert texts(
-        stranded=("sesn_1",), left=("secret/x-token",), leaks=("the log of webhook: session token",)
+        stranded=("sesn_1",),
+        left=("secret/x-token",),
+        leaks=("the log of webhook: session token",),
+        unauthorized=2,
     ) == [
         "acknowledged work has no worker",
         "left after everything was deleted: secret/x-token",
         "a secret is in the log of webhook: session token",
+        "2 requests lacked the secret",
     ]
+
+
+@pytest.mark.parametrize("before", ["", "a", "ab", "abc"])
+def test_secret_is_found_as_it_is_and_in_base64_wherever_it_stands(before: str) -> None:
+    secret = "token-0123456789"
+    plain, encoded = f"{before}{secret}.", base64.b64encode(f"{before}{secret}.".encode()).decode()
+    texts = {"the log": plain, "an Event": encoded, "a resource": "token-01234 and nothing more"}
+    assert leaks(texts, {"the token": secret}) == ("the log: the token", "an Event: the token")

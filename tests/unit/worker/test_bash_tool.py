@@ -16,6 +16,7 @@ from anthropic.lib.tools.agent_toolset import (
 from managed_session_worker.bash_tool import agent_toolset, bash_tool
 
 from ...support.waiting import eventually
+from .local_shells import local_shells
 
 Answers = list[tuple[str, bool]]
 
@@ -40,7 +41,14 @@ def answers_of(make: Any, tmp_path: Path, *inputs: dict[str, Any]) -> Answers:
     workdir = tmp_path / make.__name__ / "workdir"
     workdir.mkdir(parents=True)
     context = AgentToolContext(workdir=workdir, env={"PATH": "/usr/bin:/bin", "GIVEN": "yes"})
-    answers = asyncio.run(_answers(make(context), list(inputs)))
+
+    async def answers_of_tool() -> Answers:
+        if make is not bash_tool:
+            return await _answers(make(context), list(inputs))
+        async with local_shells() as shells:
+            return await _answers(bash_tool(context, shells), list(inputs))
+
+    answers = asyncio.run(answers_of_tool())
     return [(text.replace(make.__name__, "TOOL"), is_error) for text, is_error in answers]
 
 
@@ -135,11 +143,17 @@ def test_a_syntax_error_fails_the_command_and_not_the_shell(tmp_path: Path) -> N
     more = ({"command": "x=1"}, {"command": "if; then"}, {"command": "echo $x"})
     ours = answers_of(bash_tool, tmp_path / "more", *more)
     assert ours[-1] == ("1", False)
+    quotes = [{"command": each} for each in ("x=1", "echo 'a", "echo $x", 'echo "$x$(y', "echo $x")]
+    ours = answers_of(bash_tool, tmp_path / "quotes", *quotes)
+    assert [ours[2], ours[4]] == [("1", False), ("1", False)]
 
 
 def test_a_call_that_is_cancelled_ends_its_command(tmp_path: Path) -> None:
     async def cancel() -> str:
-        tool = bash_tool(AgentToolContext(workdir=tmp_path))
+        async with local_shells() as shells:
+            return await cancelled(bash_tool(AgentToolContext(workdir=tmp_path), shells))
+
+    async def cancelled(tool: Any) -> str:
         pid = tmp_path / "pid"
 
         async def runs() -> bool:
@@ -158,9 +172,10 @@ def test_a_call_that_is_cancelled_ends_its_command(tmp_path: Path) -> None:
     assert asyncio.run(cancel()).splitlines()[-1] == "1"
 
 
-def test_all_other_tools_are_the_sdks(tmp_path: Path) -> None:
+async def test_all_other_tools_are_the_sdks(tmp_path: Path) -> None:
     context = AgentToolContext(workdir=tmp_path)
-    theirs, ours = beta_agent_toolset_20260401(context), agent_toolset(context)
+    async with local_shells() as shells:
+        theirs, ours = beta_agent_toolset_20260401(context), agent_toolset(context, shells)
     assert [tool.name for tool in ours] == [tool.name for tool in theirs]
     assert [tool.to_dict() for tool in ours] == [tool.to_dict() for tool in theirs]
     assert {tool.func.__module__ for tool in ours[1:]} == {theirs[1].func.__module__}

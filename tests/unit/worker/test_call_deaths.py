@@ -11,11 +11,11 @@ from managed_session_worker.call_deaths import counted, memory_kills, merged
 from managed_session_worker.protocol import parse_call_deaths
 
 from ...support.waiting import wait_until
-from .worker_sandbox import FIRST, SECOND, THIRD, Sandbox, alive
+from .worker_sandbox import FIRST, SECOND, THIRD, WORKER, Sandbox, alive
 from .worker_wire import Wire
 
 FOURTH = THIRD.replace("T165403", "T165404")
-DEADLY = "echo x >> runs; kill -9 $PPID"
+DEADLY = f"echo x >> runs; kill -9 {WORKER}; sleep 1000"
 
 
 def served_to_death(sandbox: Sandbox, claim: str, **changes: Any) -> dict[str, Any]:
@@ -27,10 +27,10 @@ def runs(sandbox: Sandbox) -> int:
     return len(Path(sandbox.paths.workdir, "runs").read_text().splitlines())
 
 
-def call_of(sandbox: Sandbox) -> str | None:
-    """The call that the running worker is in, as its supervisor knows it."""
+def calls_of(sandbox: Sandbox) -> list[str]:
+    """The calls that the worker runs, as its supervisor knows them."""
     running = sandbox.supervisorctl("status").event("status")["running"]
-    return running["call"]["id"] if running["call"] else None
+    return [call["id"] for call in running["calls"]]
 
 
 def answer(wire: Wire, call: str) -> str:
@@ -48,7 +48,7 @@ def test_after_three_deaths_the_call_is_answered_with_an_error_and_the_agent_con
     call = wire.call(DEADLY)
     for number, claim in enumerate((FIRST, SECOND, THIRD), start=1):
         record = served_to_death(sandbox, claim)
-        assert (record["reason"], record["call"]["id"]) == ("Killed", call)
+        assert (record["reason"], record["calls"][0]["id"]) == ("Killed", call)
         assert record["callDeaths"] == {
             call: {"tool": "bash", "deaths": number, "cause": f"killed (signal {signal.SIGKILL.value})"}
         }
@@ -77,17 +77,17 @@ def test_deaths_that_the_operator_has_counted_count_too(sandbox: Sandbox, wire: 
 
 def test_a_call_that_a_later_worker_finishes_is_no_longer_counted(sandbox: Sandbox, wire: Wire) -> None:
     wire.say()
-    call = wire.call("test -e ran || { touch ran; kill -9 $PPID; sleep 1; }; echo served")
+    call = wire.call(f"test -e ran || {{ touch ran; kill -9 {WORKER}; sleep 1000; }}; echo served")
     assert served_to_death(sandbox, FIRST)["callDeaths"][call]["deaths"] == 1
     client = sandbox.start(SECOND)
     wire.wait_for(lambda: wire.result(call) is not None)
-    later = wire.call("kill -9 $PPID")
+    later = wire.call(f"kill -9 {WORKER}; sleep 1000")
     assert list(client.record()["callDeaths"]) == [later]
 
 
 def test_a_worker_that_hangs_in_a_call_and_is_superseded_counts(sandbox: Sandbox, wire: Wire) -> None:
     wire.say()
-    call = wire.call("kill -STOP $PPID; sleep 1000")
+    call = wire.call(f"kill -STOP {WORKER}; sleep 1000")
     first = sandbox.start(FIRST)
     pid = first.event("accepted")["pid"]
     wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
@@ -100,7 +100,7 @@ def test_a_call_whose_supervisor_died_with_its_worker_counts(sandbox: Sandbox, w
     call = wire.call("echo begun > begun; sleep 1000")
     client = sandbox.start(FIRST)
     wait_until(Path(sandbox.paths.workdir, "begun").exists)
-    wait_until(lambda: call_of(sandbox) == call, "the supervisor knows of the call")
+    wait_until(lambda: calls_of(sandbox) == [call], "the supervisor knows of the call")
     assert sandbox.supervisor is not None
     sandbox.supervisor.send(signal.SIGKILL)
     sandbox.supervisor.wait()

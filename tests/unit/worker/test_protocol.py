@@ -59,8 +59,11 @@ def test_a_start_has_the_fields_that_workers_of_every_version_read() -> None:
         "attachTimeoutSeconds": 60,
         "toolCallAttempts": 3,
         "callDeaths": DEATHS,
+        "maxParallelCalls": 8,
         "logLevel": "INFO",
         "environment": {},
+        "proxy": None,
+        "certificateAuthorities": None,
     }
 
 

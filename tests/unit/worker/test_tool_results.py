@@ -63,7 +63,7 @@ def test_the_result_of_a_sub_threads_call_is_posted_until_it_is_accepted(
     ],
     ids=["interrupted", "its thread is interrupted", "its thread is over"],
 )
-def test_a_result_that_nobody_waits_for_is_given_up_at_once(
+def test_a_result_that_nobody_waits_for_any_more_is_not_posted_again(
     sandbox: Sandbox, wire: Wire, over: object
 ) -> None:
     assert callable(over)
@@ -76,7 +76,7 @@ def test_a_result_that_nobody_waits_for_is_given_up_at_once(
     over(wire)
     wire.end_turn()
     record = client.record()
-    assert (record["reason"], record["resultsRefused"]) == ("Idle", 1)
+    assert (record["reason"], record["resultsRefused"], record["toolCallsInterrupted"]) == ("Idle", 0, 1)
     assert runs(sandbox) == 1
 
 

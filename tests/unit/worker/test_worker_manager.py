@@ -2,11 +2,12 @@ import json
 import os
 import signal
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from managed_session_worker import processes
 from managed_session_worker.paths import SOCKET_NAME, within_directory
 from managed_session_worker.supervisor_socket import MAX_CONNECTIONS
 from managed_session_worker.workspace import RESERVE_BYTES
@@ -30,6 +31,14 @@ def pids(sandbox: Sandbox) -> list[int]:
     files = [Path(sandbox.paths.workdir, f"{name}.pid") for name in ("setsid", "nohup", "daemon")]
     wait_until(lambda: all(file.exists() and file.read_text().strip() for file in files))
     return [int(file.read_text()) for file in files]
+
+
+def test_signals_of_a_supervisor_that_cannot_fork_are_not_held_for_ever() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with suppress(BlockingIOError), processes.signals_held():
+        assert {signal.SIGCHLD, signal.SIGTERM} <= signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        raise BlockingIOError
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
 def test_the_same_claim_again_starts_no_second_worker_and_replays_its_events(

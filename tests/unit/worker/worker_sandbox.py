@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ TIMEOUT_SECONDS = 60.0
 TOKEN = "sessions-token-never-to-be-seen"
 SECRET = base64.urlsafe_b64encode(json.dumps({"sessions_token": TOKEN}).encode()).decode().rstrip("=")
 AGENT_UID = 64217
+WORKER = "$(pgrep -x -P $(ps -o ppid= -p $PPID) session-worker)"
+"""In a command of the agent: the PID of the worker, whose parent is that of the shell's parent."""
 FIRST, SECOND, THIRD = (f"20261123T16540{n}.000001Z" for n in (1, 2, 3))
 Event = dict[str, Any]
 
@@ -32,12 +34,14 @@ Event = dict[str, Any]
 class Supervisorctl:
     """One `supervisorctl` process, which collects its events."""
 
-    def __init__(self, root: Path, program: Path, *arguments: str, **variables: str) -> None:
+    def __init__(
+        self, root: Path, program: Path, *arguments: str, prefix: Sequence[str] = (), **variables: str
+    ) -> None:
         self.events: list[Event] = []
         self._changed = threading.Condition()
         self._over = False
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(program), *arguments],
+            [*prefix, sys.executable, "-I", "-S", str(program), *arguments],
             env={**os.environ, ROOT_VARIABLE: str(root), "FROM_THE_SANDBOX": "yes", **variables},
             stdout=subprocess.PIPE,
             text=True,
@@ -87,15 +91,24 @@ class Process:
 
 
 class SupervisorForker:
-    """Starts supervisors that have their imports already."""
+    """Starts supervisors that have their imports already.
 
-    def __init__(self) -> None:
+    Args:
+        prefix: a command that runs the forker, for example in namespaces of its own.
+    """
+
+    def __init__(self, *prefix: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("supervisor_forker.py"))],
+            [*prefix, sys.executable, str(Path(__file__).with_name("supervisor_forker.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
+
+    @property
+    def pid(self) -> int:
+        """The process from which supervisors are forked."""
+        return self._process.pid
 
     def start(self, program: Path, root: Path, account: str) -> Process:
         assert self._process.stdin is not None
@@ -113,8 +126,9 @@ class SupervisorForker:
 class Sandbox:
     """A root directory with a supervisor."""
 
-    def __init__(self, url: str, forker: SupervisorForker) -> None:
+    def __init__(self, url: str, forker: SupervisorForker, prefix: Sequence[str] = ()) -> None:
         self._forker = forker
+        self._prefix = prefix
         self.root = Path(tempfile.mkdtemp(prefix="sandbox-", dir="/tmp"))
         self.root.chmod(0o755)
         self.paths = Paths(str(self.root))
@@ -136,7 +150,7 @@ class Sandbox:
     def begin_supervisor(self, **variables: str) -> "subprocess.Popen[bytes]":
         """Start a supervisor by its path, with a template's variables, and wait until it listens."""
         supervisor = subprocess.Popen(
-            [sys.executable, str(self.library / "supervisor.py"), "--account", str(AGENT_UID)],
+            [*self._prefix, sys.executable, str(self.library / "supervisor.py"), "--account", str(AGENT_UID)],
             env={**os.environ, ROOT_VARIABLE: str(self.root), **variables},
         )
         wait_until(lambda: Path(self.paths.socket).exists(), "no supervisor")
@@ -176,7 +190,8 @@ class Sandbox:
         return self.supervisorctl("start", claim, **variables or {})
 
     def supervisorctl(self, *arguments: str, **variables: str) -> Supervisorctl:
-        client = Supervisorctl(self.root, self.library / "supervisorctl.py", *arguments, **variables)
+        program = self.library / "supervisorctl.py"
+        client = Supervisorctl(self.root, program, *arguments, prefix=self._prefix, **variables)
         self._clients.append(client)
         return client
 

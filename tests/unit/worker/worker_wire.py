@@ -12,6 +12,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from managed_session_devkit.simulators.common.silent_connections import silence
 
+from .memory_wire import MEMORIES, WireStores
+
 TIMEOUT_SECONDS = 60.0
 Event = dict[str, Any]
 
@@ -34,6 +36,7 @@ class Wire:
         self.unreadable_histories = 0
         self.lease_seconds = 300
         self.skills: list[Event] = []
+        self.stores = WireStores()
         self.streams = self.forgotten_streams = 0
         self._connections: set[socket.socket] = set()
         self.before_stop: Callable[[], object] = lambda: None
@@ -102,15 +105,15 @@ class Wire:
         self.emit("session.status_idle", stop_reason={"type": "requires_action", "event_ids": [identifier]})
         return identifier
 
-    def call_of_thread(self, command: str, *, waits: bool = True) -> str:
+    def call_of_thread(self, command: str, *, name: str = "sthr_1", waits: bool = True) -> str:
         """Have a sub-agent's thread request a tool call. The session as a whole continues."""
-        thread = {"agent_name": "helper", "session_thread_id": "sthr_1"}
+        thread = {"agent_name": "helper", "session_thread_id": name}
         identifier = self.emit(
             "agent.tool_use",
             name="bash",
             input={"command": command},
             evaluated_permission="allow",
-            session_thread_id="sthr_1",
+            session_thread_id=name,
         )
         if waits:
             stop = {"type": "requires_action", "event_ids": [identifier]}
@@ -133,6 +136,13 @@ class Wire:
         result = self.result(identifier)
         assert result is not None
         return "".join(block["text"] for block in result["content"]), result["is_error"]
+
+    def answer(self, identifier: str) -> str:
+        """Wait for the result of a call, and return its text."""
+        self.wait_for(lambda: self.result(identifier) is not None)
+        result = self.result(identifier)
+        assert result is not None
+        return "".join(block["text"] for block in result["content"])
 
     def result(self, identifier: str) -> Event | None:
         found = [e for e in self.events if e["type"] == "user.tool_result" and e["tool_use_id"] == identifier]
@@ -188,6 +198,8 @@ class _Handler(BaseHTTPRequestHandler):
             order = parse_qs(urlsplit(self.path).query).get("order", ["asc"])[0]
             data = list(self.state.events)
             self._answer(200, {"data": data[::-1] if order == "desc" else data, "next_page": None})
+        elif path.startswith(MEMORIES):
+            self._answer(*self.state.stores.read(path))
         elif path == "/v1/sessions/sesn_1/events/stream":
             self._stream()
         else:
@@ -207,6 +219,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, {"id": "sesn_1", "type": "work", "state": "stopped"})
         elif path == "/v1/sessions/sesn_1/events":
             self._results(body)
+        elif path.startswith(MEMORIES):
+            self._answer(*self.state.stores.write(path, body))
         else:
             self._answer(404, {"type": "error", "error": {"type": "not_found_error", "message": path}})
 
@@ -229,7 +243,7 @@ class _Handler(BaseHTTPRequestHandler):
             "status": self.state.session_status,
             "environment_id": "env_1",
             "agent": {"id": "agent_1", "type": "agent", "skills": self.state.skills},
-            "resources": [],
+            "resources": self.state.stores.resources,
         }
 
     def _heartbeat(self) -> None:

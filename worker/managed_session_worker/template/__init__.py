@@ -13,7 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from e2b import AsyncTemplate, BuildException, NotFoundException, SandboxException, TemplateException
+from e2b import AsyncTemplate, BuildException, NotFoundException, SandboxException
+from e2b.exceptions import ServiceBusyException
 
 from managed_session_worker.paths import Paths
 
@@ -26,6 +27,7 @@ DEFAULT_TAG = "default"
 OTHER_BUILD_SECONDS = 1200.0
 """How long to wait for another build of the same template."""
 CHECK_SECONDS = 1.0
+FORBIDDEN, NOT_FOUND = 403, 404
 _SUPERSEDED = re.compile(r"was cancell?ed|superseded|not in waiting state")
 """E2B's errors for a build that another one has replaced (e2b-dev/infra at 54693ff: `builderrors/errors.go`,
 `template/register_build.go`, `handlers/template_start_build_v2.go`)."""
@@ -34,9 +36,10 @@ LIBRARY = Paths().package
 START_COMMAND = Paths().exec_python(f"{LIBRARY}/supervisor.py")
 """Uses the image's Python if there is no other: a builder that only records the steps has no copy."""
 RUNTIME_FILES = sorted(path.name for path in PACKAGE.glob("*.py"))
-"""The files for the sandbox. This subpackage is for builds only and is left out."""
-PACKAGES = ("curl", "git", "jq", "procps", "ripgrep", "unzip")
-"""What agents use most; the SDK's grep tool uses ripgrep if it is installed."""
+"""The files for the sandbox. This subpackage is for builds only; the operator sends `preparation` itself."""
+IGNORED = (f"{PACKAGE.name}/template", f"{PACKAGE.name}/preparation", "**/__pycache__")
+PACKAGES = ("curl", "fuse3", "git", "jq", "procps", "ripgrep", "s3fs", "unzip")
+"""What agents use most; the SDK's grep tool uses ripgrep if it is installed. s3fs mounts buckets."""
 
 
 def project_version() -> str:
@@ -58,9 +61,8 @@ def worker_template() -> "TemplateClass":
     """Return the build steps. The sandbox gets the `anthropic` version that is installed here."""
     paths = Paths()
     # A single COPY, because each one makes a layer, with a resume, a pause and an upload.
-    ignored = [f"{PACKAGE.name}/template", "**/__pycache__"]
     return (
-        AsyncTemplate(file_context_path=PACKAGE.parent, file_ignore_patterns=ignored)
+        AsyncTemplate(file_context_path=PACKAGE.parent, file_ignore_patterns=list(IGNORED))
         .from_python_image(PYTHON_VERSION)
         .set_user("root")
         .apt_install(list(PACKAGES))
@@ -73,21 +75,50 @@ def worker_template() -> "TemplateClass":
 
 
 async def template_exists(name: str | None = None, **options: Any) -> bool:
-    """Return whether the template (by default this version's) exists.
+    """Return whether the template (by default this version's) exists, with this tag.
 
     Args:
-        name: `NAME` or `NAME:TAG`.
+        name: `NAME` or `NAME:TAG`; without a tag, the tag `default`.
         options: E2B's API parameters, such as `api_key`; by default E2B's environment variables apply.
     """
-    return await AsyncTemplate.exists(name or template_name(), **options)
+    return await build_of(name or template_name(), **options) is not None
+
+
+async def build_of(name: str, **options: Any) -> str | None:
+    """Return the ID of the build that `NAME[:TAG]` refers to; None if there is none.
+
+    E2B's own `exists` ignores the tag. Another team's template, whose tags are not shown, has the build "".
+
+    Args:
+        name: of the template.
+        options: E2B's API parameters.
+    """
+    base, tag = split_name(name)
+    try:
+        tags = await AsyncTemplate.get_tags(base, **options)
+    except SandboxException as error:
+        if error.status_code == FORBIDDEN:
+            return "" if await AsyncTemplate.exists(base, **options) else None
+        if error.status_code == NOT_FOUND or isinstance(error, NotFoundException):
+            return None
+        raise
+    return next((each.build_id for each in tags if each.tag == tag), None)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Split `NAME[:TAG]` into the name and the tag, as E2B reads them."""
+    base, _, tag = name.strip().lower().partition(":")
+    return base, tag or DEFAULT_TAG
 
 
 async def build_template(
     *,
     name: str | None = None,
+    template: "TemplateClass | None" = None,
     on_log: Callable[[str], None] | None = None,
     cpu_count: int | None = None,
     memory_mb: int | None = None,
+    skip_cache: bool = False,
     **options: Any,
 ) -> str:
     """Build the template and wait until it can be used.
@@ -97,9 +128,11 @@ async def build_template(
 
     Args:
         name: `NAME:TAG`; by default this version's name.
+        template: What to build; by default the standard template.
         on_log: Gets each line of the build's log.
         cpu_count: Virtual processors of each sandbox; E2B's default if None.
         memory_mb: Memory of each sandbox in MiB; E2B's default if None.
+        skip_cache: Repeat steps that E2B has in its cache.
         options: E2B's API parameters, such as `api_key`; by default E2B's environment variables apply.
 
     Returns:
@@ -117,10 +150,11 @@ async def build_template(
     before = await _build_of(name, options)
     try:
         built = await AsyncTemplate.build(
-            worker_template(),
+            template or worker_template(),
             name,
             cpu_count=cpu_count,
             memory_mb=memory_mb,
+            skip_cache=skip_cache,
             on_build_logs=log,
             **options,
         )
@@ -138,10 +172,8 @@ async def build_template(
 
 
 async def _build_of(name: str, options: dict[str, Any]) -> str | None:
-    """Return the build that `NAME:TAG` refers to, or None while there is none."""
-    base, _, tag = name.partition(":")
+    """Return the build that `NAME:TAG` refers to, or None while there is none or E2B does not say."""
     try:
-        tags = await AsyncTemplate.get_tags(base, **options)
-    except (SandboxException, NotFoundException, TemplateException):
+        return await build_of(name, **options)
+    except (SandboxException, ServiceBusyException):
         return None
-    return next((each.build_id for each in tags if each.tag == (tag or DEFAULT_TAG)), None)

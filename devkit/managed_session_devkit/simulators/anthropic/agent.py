@@ -64,8 +64,12 @@ class ScriptedAgent:
         for thread in list(session.threads):
             thread.end()
 
-    def interrupt(self, session: Session) -> None:
-        """End the current turn without an answer, then go on with the inbox."""
+    def interrupt(self, session: Session, thread_id: str | None = None) -> None:
+        """End the current turn without an answer, then go on with the inbox; or end only one thread."""
+        if thread_id is not None:
+            for thread in [each for each in session.threads if each.id == thread_id]:
+                thread.interrupt()
+            return
         busy = session.id in self._turns
         self.cancel(session)
         if busy:
@@ -125,7 +129,13 @@ class ScriptedAgent:
     async def _play_thread(self, session: Session, steps: list[Step]) -> None:
         thread = Thread(session, "helper")
         thread.begin()
-        reason = await self._play(session, steps, thread)
+        thread.steps = asyncio.create_task(self._play(session, steps, thread))
+        try:
+            # Waited for without cancelling: only an interrupt of this thread does that.
+            await asyncio.wait([thread.steps])
+        finally:
+            thread.steps.cancel()
+        reason = "end_turn" if thread.steps.cancelled() else thread.steps.result()
         if reason == _TERMINATED:
             thread.terminate()
         else:

@@ -76,12 +76,20 @@ class Cloud:
         self.credentials.add_environment_key(key, environment_id)
         if environment_id not in self.queues:
             self.queues[environment_id] = WorkQueue(
-                environment_id, lambda: self.settings.work, is_gone=self._is_gone, observe=self._work_changed
+                environment_id,
+                lambda: self.settings.work,
+                is_gone=self._is_gone,
+                is_idle=self._is_idle,
+                observe=self._work_changed,
             )
         return environment
 
     def _is_gone(self, item: WorkItem) -> bool:
         return item.data_type == "session" and item.data_id not in self.sessions
+
+    def _is_idle(self, item: WorkItem) -> bool:
+        session = self.sessions.get(item.data_id)
+        return session is not None and session.status == "idle"
 
     def _work_changed(self, item: WorkItem, change: Change) -> None:
         self.ledger.work_changed(item, change)

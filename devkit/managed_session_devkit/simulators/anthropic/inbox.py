@@ -14,6 +14,7 @@ from managed_session_devkit.simulators.anthropic.work_queue import WorkQueue
 from managed_session_devkit.simulators.common.times import now
 
 _RESULT_KEYS = {"user.tool_result": "tool_use_id", "user.custom_tool_result": "custom_tool_use_id"}
+_ANSWERS = {"user.tool_confirmation", "user.custom_tool_result"}
 _TYPES = {"user.message", "user.interrupt", "user.tool_confirmation", *_RESULT_KEYS}
 
 
@@ -52,7 +53,12 @@ class EventInbox:
             self._record_results(session, queue, events, sender, accepted=False)
             raise
         self._record_results(session, queue, events, sender, accepted=True)
-        return [self._apply(session, queue, event) for event in events]
+        recorded = [self._apply(session, queue, event) for event in events]
+        if settings.confirmations_run and any(call.confirmed for call in session.waiting.values()):
+            session.run()
+        if settings.answers_queue_work and any(event["type"] in _ANSWERS for event in events):
+            queue.enqueue_session(session.id)
+        return recorded
 
     def _check(
         self, session: Session, events: list[Any], sender: Credential, settings: EventSettings
@@ -69,7 +75,9 @@ class EventInbox:
                 if waiting:
                     raise _wrong_time(index, list(waiting))
             elif kind == "user.interrupt":
-                waiting = {}
+                thread = event.get("session_thread_id")
+                ended = {name for name, call in session.waiting.items() if call.is_of(thread)}
+                waiting = {name: confirmed for name, confirmed in waiting.items() if name not in ended}
             elif kind == "user.tool_confirmation":
                 _check_confirmation(waiting, event, index)
             else:
@@ -132,7 +140,7 @@ class EventInbox:
         recorded = session.append(event)
         if kind == "user.interrupt":
             self._ledger.note(session.id, "interrupt")
-            self._agent.interrupt(session)
+            self._agent.interrupt(session, event.get("session_thread_id"))
             queue.enqueue_session(session.id)
         elif kind == "user.tool_confirmation":
             if event["result"] == "deny":

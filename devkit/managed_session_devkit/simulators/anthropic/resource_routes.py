@@ -89,7 +89,9 @@ async def _update_memory(call: Call) -> Response:
 
 
 async def _delete_memory(call: Call) -> Response:
-    return JSONResponse(_store(call).delete(call.path("memory_id")))
+    return JSONResponse(
+        _store(call).delete(call.path("memory_id"), call.request.query_params.get("expected_content_sha256"))
+    )
 
 
 OPERATIONS = [

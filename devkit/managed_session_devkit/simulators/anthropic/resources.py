@@ -164,9 +164,10 @@ class MemoryStore:
         content = memory["content"] if change.get("content") is None else change["content"]
         return self._write(memory, change.get("path") or memory["path"], content)
 
-    def delete(self, memory_id: str) -> dict[str, Any]:
-        """Delete a memory. Raises APIError 404."""
-        self.get(memory_id)
+    def delete(self, memory_id: str, content_sha256: str | None = None) -> dict[str, Any]:
+        """Delete a memory. Raises APIError: 404 if unknown, 409 if its content is not that expected."""
+        if content_sha256 not in (None, self.get(memory_id)["content_sha256"]):
+            raise APIError(409, "The memory has changed", kind="memory_precondition_failed_error")
         del self._memories[memory_id]
         return {"type": "memory_deleted", "id": memory_id}
 

@@ -31,6 +31,10 @@ class ToolCall:
     thread: Thread | None = None
     made_at: datetime = field(default_factory=now)
 
+    def is_of(self, thread_id: str | None) -> bool:
+        """Return whether an interrupt that names this thread (or none) ends the call."""
+        return thread_id is None or (self.thread is not None and self.thread.id == thread_id)
+
 
 class Announce(Protocol):
     """Notifies webhooks of an event type, and of the thread that it is about."""
@@ -163,11 +167,11 @@ class Session:
         self.announce(self, "session.deleted")
         self.sever()
 
-    def drop_waiting(self) -> None:
-        """Forget the open tool calls. Their results will be unexpected."""
-        for call in self.waiting.values():
+    def drop_waiting(self, thread_id: str | None = None) -> None:
+        """Forget the open tool calls, of this thread or of all. Their results will be unexpected."""
+        for call in [each for each in self.waiting.values() if each.is_of(thread_id)]:
             call.result.cancel()
-        self.waiting.clear()
+            del self.waiting[call.event_id]
 
     def sever(self) -> int:
         """Close every open stream. Return how many there were."""

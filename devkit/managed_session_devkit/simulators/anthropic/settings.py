@@ -32,6 +32,9 @@ class WorkSettings(StrictModel):
     sessions_token_may_ack: bool = False
     requeue_unanswered_on_stop: bool = False
     """Queue work again if its item stops in the middle of a turn. By SDK issue 1779 it is not."""
+    lapse_while_idle: Literal["queue", "stop"] = "queue"
+    """What a lapsed lease makes of the item of an idle session, which needs no worker yet. The SDK's comments
+    say that a lapsed item is queued again, and do not mention the session's status."""
     stranded_after_seconds: float = 30
     """After this time, an acknowledged item without a heartbeat counts as stranded (ledger only)."""
 
@@ -47,6 +50,11 @@ class EventSettings(StrictModel):
     results_without_lease: Literal["accept", "reject"] = "accept"
     """A result from a worker that does not hold the item's lease: accept it, or answer 403. Anthropic does
     not document which it does."""
+    answers_queue_work: bool = False
+    """Queue work for an answer of the session's user (`user.tool_confirmation`, `user.custom_tool_result`),
+    unless it is queued or held. Documented is only that new messages of dormant sessions do."""
+    confirmations_run: bool = False
+    """Whether a session runs, and says so, from a call's confirmation on. Otherwise its result does that."""
     thread_calls_settle_ms: float = Field(default=0, ge=0)
     """Refuse a result of a sub-agent's call (400) until the call is this old (SDK issue 1744)."""
     foreign_session_status: Literal[403, 404] = 404

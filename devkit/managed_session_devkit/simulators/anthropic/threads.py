@@ -6,6 +6,7 @@ the thread's ID (SDK types `BetaManagedAgentsSessionThread…`, `BetaManagedAgen
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ class Thread:
     session: Session
     agent_name: str
     id: str = field(default_factory=lambda: new_id("sthr"))
+    steps: asyncio.Task[str] | None = None
+    """What plays the thread's steps."""
 
     def begin(self) -> None:
         """Create the thread, which runs at once."""
@@ -59,6 +62,12 @@ class Thread:
         self.session.threads.discard(self)
         self._idle({"type": stop_reason})
         self.session.announce(self.session, "session.thread_idled", self.id)
+
+    def interrupt(self) -> None:
+        """End what the thread does. The session goes on without its answer."""
+        self.session.drop_waiting(self.id)
+        if self.steps is not None:
+            self.steps.cancel()
 
     def terminate(self) -> None:
         """End for good. Results of its calls are no longer accepted."""

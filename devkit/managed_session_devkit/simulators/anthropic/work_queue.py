@@ -34,11 +34,13 @@ class WorkQueue:
         settings: Callable[[], WorkSettings],
         *,
         is_gone: Callable[[WorkItem], bool],
+        is_idle: Callable[[WorkItem], bool],
         observe: Callable[[WorkItem, Change], None],
     ) -> None:
         self.environment_id = environment_id
         self._settings = settings
         self._is_gone = is_gone
+        self._is_idle = is_idle
         self._observe = observe
         self.items: dict[str, WorkItem] = {}
         self._by_session: dict[str, WorkItem] = {}
@@ -209,11 +211,12 @@ class WorkQueue:
         }
 
     def lapse(self, item: WorkItem) -> None:
-        """End the lease. An active item is queued again; a stopping one is stopped."""
+        """End the lease. An active item is queued again, or stops by the settings; a stopping one stops."""
         if item.lease_holder is None:
             return
         item.drop_lease()
-        if item.state == "stopping":
+        stops = self._settings().lapse_while_idle == "stop" and self._is_idle(item)
+        if item.state == "stopping" or stops:
             self._to_stopped(item)
             return
         item.reset_to_queued()

@@ -1,7 +1,9 @@
 """The simulator as one ASGI application."""
 
 import resource
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.routing import Router
@@ -11,10 +13,12 @@ from managed_session_devkit.simulators.common.network_loss import NetworkLoss
 from managed_session_devkit.simulators.e2b import network_routes
 from managed_session_devkit.simulators.e2b.app_ports import PortRoutes
 from managed_session_devkit.simulators.e2b.control_routes import ControlRoutes
+from managed_session_devkit.simulators.e2b.egress_proxy import EgressProxy
 from managed_session_devkit.simulators.e2b.envd_files import FileRoutes
 from managed_session_devkit.simulators.e2b.envd_process import ProcessRoutes
 from managed_session_devkit.simulators.e2b.faults import Faults
 from managed_session_devkit.simulators.e2b.gateway import Gateway
+from managed_session_devkit.simulators.e2b.kept_snapshots import SnapshotRoutes
 from managed_session_devkit.simulators.e2b.ledger import Ledger
 from managed_session_devkit.simulators.e2b.lifecycle import Lifecycle
 from managed_session_devkit.simulators.e2b.network import ENVD_PORT
@@ -23,6 +27,8 @@ from managed_session_devkit.simulators.e2b.settings import Settings
 from managed_session_devkit.simulators.e2b.simulator_routes import SimulatorRoutes
 from managed_session_devkit.simulators.e2b.template_routes import TemplateRoutes
 from managed_session_devkit.simulators.e2b.templates import Templates
+from managed_session_devkit.simulators.e2b.volume_routes import VolumeRoutes
+from managed_session_devkit.simulators.e2b.volumes import Volumes
 
 
 class Simulator:
@@ -32,26 +38,39 @@ class Simulator:
         self.ledger = Ledger()
         self.runtimes = RuntimePool(directory, settings)
         self.templates = Templates(directory, self.runtimes)
-        self.lifecycle = Lifecycle(settings, self.ledger, self.templates, self.runtimes)
+        volumes = Volumes(self.runtimes.volumes)
+        self.lifecycle = Lifecycle(settings, self.ledger, self.templates, self.runtimes, volumes)
         faults = Faults()
+        self._egress = EgressProxy(self._network_of, lambda: self.lifecycle.settings.egress_hosts)
         self._gateway = Gateway(settings, faults, self.ledger)
         surface = SimulatorRoutes(self.lifecycle, self.templates, faults, self.ledger, self._apply)
         control = ControlRoutes(self._gateway, self.lifecycle)
+        kept = SnapshotRoutes(self._gateway, self.lifecycle, self.templates, directory)
         templates = TemplateRoutes(self._gateway, self.templates, self._has_sandboxes)
         self._control = Starlette(
             routes=[
                 *surface.routes(),
                 network_routes.route(network),
+                network_routes.egress_route(self._egress),
                 *control.routes(),
+                *kept.routes(),
                 *templates.routes(),
+                *VolumeRoutes(self._gateway, volumes).routes(),
                 control.fallback(),
             ]
         )
         files = FileRoutes(self._gateway, self.lifecycle)
-        processes = ProcessRoutes(self._gateway, self.lifecycle)
+        processes = ProcessRoutes(self._gateway, self.lifecycle, self._egress)
         self._envd = Starlette(routes=[*files.routes(), *processes.routes(), files.fallback()])
         self._port_routes = PortRoutes(self._gateway, self.lifecycle)
         self._ports = Router(routes=self._port_routes.routes())
+
+    def _network_of(self, sandbox_id: str) -> Mapping[str, Any] | None:
+        sandbox = self.lifecycle.sandboxes.get(sandbox_id)
+        if sandbox is None or not sandbox.running:
+            return None
+        closed = {"denyOut": ["0.0.0.0/0"]} if sandbox.allow_internet_access is False else {}
+        return {**sandbox.network, **closed}
 
     def _has_sandboxes(self, template_id: str) -> bool:
         sandboxes = self.lifecycle.sandboxes.values()
@@ -66,9 +85,11 @@ class Simulator:
         if soft < hard:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         await self.runtimes.open()
+        await self._egress.open()
 
     async def close(self) -> None:
         """Kill every sandbox, and remove every file."""
+        await self._egress.close()
         await self.lifecycle.close()
         await self.templates.close()
         await self.runtimes.close()

@@ -16,10 +16,17 @@ class HostProcess:
     """A process of a sandbox, as the host sees it."""
 
     host_pid: int
-    parent_host_pid: int
     pid: int
     state: str
     command: str
+
+    @property
+    def name(self) -> str:
+        """Its short name (proc(5), `comm`); empty if it has ended."""
+        try:
+            return Path(f"/proc/{self.host_pid}/comm").read_text().strip()
+        except OSError:
+            return ""
 
     def environment(self) -> dict[str, str]:
         """Return the environment that it was started with. Raises OSError if it has ended."""
@@ -80,9 +87,7 @@ class SimulatedSandbox:
             root=Path(raw["root"]) if raw["root"] else None,
             init_pid=raw["initPID"],
             processes=tuple(
-                HostProcess(
-                    entry["hostPID"], entry["parentHostPID"], entry["pid"], entry["state"], entry["command"]
-                )
+                HostProcess(entry["hostPID"], entry["pid"], entry["state"], entry["command"])
                 for entry in raw["processes"]
             ),
             raw=raw,
@@ -218,6 +223,11 @@ class E2BSimulatorClient(ControlClient):
         body = {"seconds": seconds, "reset": reset}
         raw: dict[str, int] = await self._call("POST", "/network/loss", json=body)
         return raw["lost"]
+
+    async def egress(self) -> list[dict[str, Any]]:
+        """Return what sandboxes have requested through the egress proxy."""
+        requests: list[dict[str, Any]] = await self._call("GET", "/egress")
+        return requests
 
     async def hide(self, sandbox_id: str, seconds: float) -> None:
         """Leave a sandbox out of lists, as E2B does while it takes a snapshot."""

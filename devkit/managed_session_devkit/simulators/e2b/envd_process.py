@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 import struct
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ from typing import Any, Final
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from managed_session_devkit.simulators.e2b.egress_proxy import EgressProxy
 from managed_session_devkit.simulators.e2b.envd_access import (
     EnvdUser,
     basic_user,
@@ -54,9 +56,10 @@ def _number(call: Call, header: str) -> float:
 class ProcessRoutes:
     """Handles process.Process/*."""
 
-    def __init__(self, gateway: Gateway, lifecycle: Lifecycle) -> None:
+    def __init__(self, gateway: Gateway, lifecycle: Lifecycle, egress: EgressProxy) -> None:
         self._gateway = gateway
         self._lifecycle = lifecycle
+        self._egress = egress
 
     def routes(self) -> list[Route]:
         """Return all routes of the service."""
@@ -87,7 +90,7 @@ class ProcessRoutes:
                 process = await runtime_of(sandbox).table.start(config, timeout)
             except ConnectError as error:
                 return _error_stream(error)
-        return self._stream(call, sandbox, process, timeout)
+        return self._stream(call, sandbox, process, process.deadline)
 
     async def _config(self, call: Call, sandbox: Sandbox, user: EnvdUser) -> ProcessConfig:
         wanted = call.body.get("process") or {}
@@ -103,7 +106,7 @@ class ProcessRoutes:
         return ProcessConfig(
             command=str(wanted.get("cmd") or ""),
             arguments=[str(argument) for argument in wanted.get("args") or []],
-            environment=process_environment(sandbox, user, envs),
+            environment={**self._way_out(sandbox), **process_environment(sandbox, user, envs)},
             directory=directory,
             user=user.number,
             envs=envs,
@@ -112,6 +115,9 @@ class ProcessRoutes:
             stdin=call.body.get("stdin") is not False,
         )
 
+    def _way_out(self, sandbox: Sandbox) -> dict[str, str]:
+        return self._egress.variables(sandbox.id) if self._lifecycle.settings.egress_proxy else {}
+
     async def _connect(self, call: Call) -> Response:
         sandbox = await self._sandbox(call)
         retention = self._lifecycle.settings.exit_retention_seconds
@@ -119,16 +125,18 @@ class ProcessRoutes:
             process = runtime_of(sandbox).table.find(call.body.get("process") or {}, retention)
         except ConnectError as error:
             return _error_stream(error)
-        return self._stream(call, sandbox, process, _number(call, "connect-timeout-ms") / 1000)
+        timeout = _number(call, "connect-timeout-ms") / 1000
+        deadline = asyncio.get_running_loop().time() + timeout if timeout > 0 else None
+        return self._stream(call, sandbox, process, deadline)
 
-    def _stream(self, call: Call, sandbox: Sandbox, process: EnvdProcess, timeout: float) -> Response:
+    def _stream(self, call: Call, sandbox: Sandbox, process: EnvdProcess, deadline: float | None) -> Response:
         keepalive = _number(call, "keepalive-ping-interval") or _DEFAULT_KEEPALIVE_SECONDS
         queue = process.listen()
 
         async def produce() -> AsyncIterator[bytes]:
             try:
                 with tracked(call, sandbox):
-                    events = _with_fault(_events(process, queue, keepalive, timeout), call.fault)
+                    events = _with_fault(_events(process, queue, keepalive, deadline), call.fault)
                     async for event in events:
                         yield event
                     if call.fault_name == "cut_stream" and call.transport is not None:
@@ -175,23 +183,24 @@ class ProcessRoutes:
 
 
 async def _events(
-    process: EnvdProcess, queue: "asyncio.Queue[dict[str, Any] | None]", keepalive: float, timeout: float
+    process: EnvdProcess,
+    queue: "asyncio.Queue[dict[str, Any] | None]",
+    keepalive: float,
+    deadline: float | None,
 ) -> AsyncIterator[bytes]:
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout if timeout > 0 else None
     yield frame({"event": {"start": {"pid": process.pid}}})
     while True:
         wait = keepalive if deadline is None else min(keepalive, deadline - loop.time())
-        try:
+        event: dict[str, Any] | None = {"keepalive": {}}
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, wait)):
                 event = await queue.get()
-        except TimeoutError:
-            if deadline is not None and loop.time() >= deadline:
-                error = ConnectError("deadline_exceeded", "context deadline exceeded")
-                yield frame({"error": error.as_json()}, _END_OF_STREAM)
-                return
-            yield frame({"event": {"keepalive": {}}})
-            continue
+        if deadline is not None and loop.time() >= deadline:
+            # Also if this has just killed the process: the end of the stream comes first.
+            error = ConnectError("deadline_exceeded", "context deadline exceeded")
+            yield frame({"error": error.as_json()}, _END_OF_STREAM)
+            return
         if event is None:
             break
         yield frame({"event": event})

@@ -96,18 +96,23 @@ class Channel:
 
 @dataclass(frozen=True)
 class Machine:
-    """A sandbox's machine: the size of its disk (None: the host's), and how far its clock is ahead."""
+    """A sandbox's machine: the size of its disk (None: the host's), how far its clock is ahead, FUSE."""
 
     disk_megabytes: int | None = None
     clock_offset_seconds: int = 0
+    fuse: bool = False
 
 
 @dataclass(frozen=True)
 class Disk:
-    """A new sandbox's files: a directory to copy, except the trees in it that all share read-only."""
+    """A new sandbox's files: a directory to copy, except the trees in it that all share read-only.
+
+    Programs of the host in `hidden` cannot be run inside.
+    """
 
     layer: Path
     shared: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
 
 
 class SandboxProcess:
@@ -204,6 +209,10 @@ class SandboxProcess:
         reply, _ = await self.request("cut")
         return int(reply["severed"])
 
+    async def mount_volume(self, volume: str, path: str) -> None:
+        """Mount a volume, by the name of its directory. Raises SandboxHostError."""
+        await self.request("volume", volume=volume, path=path)
+
     async def thaw(self) -> None:
         """Let every process continue."""
         await self.request("thaw")
@@ -284,11 +293,19 @@ class Zygote:
             self._ready.set_exception(SandboxHostError("the process that forks sandboxes ended early"))
 
     async def spawn(
-        self, root: Path, disk: Disk, windows: list[str], machine: Machine, *, populate: bool
+        self,
+        root: Path,
+        disk: Disk,
+        windows: list[str],
+        machine: Machine,
+        *,
+        populate: bool,
+        volumes: Path | None = None,
     ) -> SandboxProcess:
         """Start a sandbox in the directory `root`.
 
-        With `populate`, fill it from `disk` first. Raises SandboxHostError.
+        Volumes in the directory `volumes` may be mounted in it. With `populate`, fill it from `disk` first.
+        Raises SandboxHostError.
         """
         await self.start()
         assert self._channel is not None
@@ -299,8 +316,10 @@ class Zygote:
                 "root": str(root),
                 "layer": str(disk.layer),
                 "shared": list(disk.shared),
+                "hidden": list(disk.hidden),
                 "populate": populate,
                 "windows": windows,
+                "volumes": None if volumes is None else str(volumes),
                 **asdict(machine),
             }
             await self._channel.send(config, [theirs.fileno()])

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -16,6 +17,7 @@ from managed_session_devkit.simulators.e2b.runtime_pool import Runtime, RuntimeP
 from managed_session_devkit.simulators.e2b.sandbox import Sandbox, access_token
 from managed_session_devkit.simulators.e2b.settings import Settings
 from managed_session_devkit.simulators.e2b.templates import Templates, identifier
+from managed_session_devkit.simulators.e2b.volumes import Mount, Volumes
 
 _log = logging.getLogger(__name__)
 
@@ -29,14 +31,17 @@ class Lifecycle:
     """All sandboxes, past ones too, and the transitions between their states."""
 
     def __init__(
-        self, settings: Settings, ledger: Ledger, templates: Templates, runtimes: RuntimePool
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        templates: Templates,
+        runtimes: RuntimePool,
+        volumes: Volumes,
     ) -> None:
-        self.settings = settings
+        self.settings, self._ledger, self._templates = settings, ledger, templates
         self.admission = Admission(ledger)
         self.sandboxes: dict[str, Sandbox] = {}
-        self._ledger = ledger
-        self._templates = templates
-        self._runtimes = runtimes
+        self._runtimes, self._volumes = runtimes, volumes
         self._tasks: set[asyncio.Task[None]] = set()
 
     def get(self, sandbox_id: str) -> Sandbox:
@@ -51,11 +56,12 @@ class Lifecycle:
     ) -> Sandbox:
         """Start a sandbox, which is not visible until it runs. Raises ApiError 400, 404, 429, 500."""
         fields = sandbox_request.sandbox_fields(body, default_timeout, self.settings)
+        self._volumes.check(fields["volume_mounts"])
         build, alias = self._templates.resolve(str(body.get("templateID") or ""))
         with self.admission.reserve(self.settings):
             try:
                 async with self.admission.start(self.settings, resume=False):
-                    runtime = await self._start(build, take_time)
+                    runtime = await self._start(build, take_time, fields["volume_mounts"])
             except (SandboxHostError, TimeoutError) as error:
                 _log.exception("sandbox of template %s did not start", build.template_id)
                 raise ApiError(
@@ -78,9 +84,10 @@ class Lifecycle:
         self._count(sandbox, "created")
         return sandbox
 
-    async def _start(self, build: TemplateBuild, take_time: TakeTime) -> Runtime:
+    async def _start(self, build: TemplateBuild, take_time: TakeTime, mounts: Sequence[Mount]) -> Runtime:
         runtime = await self._runtimes.take(build)
         try:
+            await self._volumes.mount(runtime.process, mounts)
             await take_time()
         except BaseException:
             # The client has left.
@@ -157,6 +164,7 @@ class Lifecycle:
                 elif reboot or sandbox.pause_mode == "filesystem":
                     await sandbox.runtime.process.kill()
                     sandbox.runtime = await self._runtimes.boot(sandbox.runtime)
+                    await self._volumes.mount(sandbox.runtime.process, sandbox.volume_mounts)
                     sandbox.environment = {}
                     sandbox.wedged = sandbox.unresponsive_at_pause = False
                     crashes.watch(sandbox)
@@ -291,7 +299,7 @@ class Lifecycle:
             raise not_found(sandbox_id)
 
     async def set_network(self, sandbox_id: str, network: dict[str, Any]) -> None:
-        """Replace the network policy, which is recorded and not enforced. Raises ApiError 400, 404."""
+        """Replace the network policy, which the egress proxy enforces. Raises ApiError 400, 404."""
         sandbox = self.get(sandbox_id)
         if sandbox.state != "running":
             raise not_found(sandbox_id)

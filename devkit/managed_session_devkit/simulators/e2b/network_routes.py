@@ -8,6 +8,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from managed_session_devkit.simulators.common.network_loss import NetworkLoss
+from managed_session_devkit.simulators.e2b.egress_proxy import EgressProxy
 
 _CONTROL_SURFACE: Final = "/_simulator"
 _clients: set[asyncio.Transport] = set()
@@ -35,3 +36,12 @@ def route(network: NetworkLoss) -> Route:
         return JSONResponse({"lost": lost})
 
     return Route(f"{_CONTROL_SURFACE}/network/loss", lose, methods=["POST"])
+
+
+def egress_route(proxy: EgressProxy) -> Route:
+    """Return the route that shows what sandboxes have requested through the egress proxy."""
+
+    async def show(_: Request) -> Response:
+        return JSONResponse(proxy.requests)
+
+    return Route(f"{_CONTROL_SURFACE}/egress", show, methods=["GET"])

@@ -23,6 +23,7 @@ from managed_session_devkit.simulators.e2b.host import (
     SandboxProcess,
     Zygote,
 )
+from managed_session_devkit.simulators.e2b.namespace import image
 from managed_session_devkit.simulators.e2b.namespace import root as root_file_system
 from managed_session_devkit.simulators.e2b.processes import ProcessConfig, ProcessTable
 from managed_session_devkit.simulators.e2b.settings import Settings
@@ -50,6 +51,7 @@ class TemplateBuild:
     environment: dict[str, str] = field(default_factory=dict)
     start_command: str = ""
     ready_command: str = ""
+    lacks: frozenset[str] = frozenset()
     cpu_count: int = 2
     memory_mb: int = 1024
 
@@ -83,6 +85,13 @@ def python_script(command: str) -> list[str] | None:
     if not words or not words[0].endswith(".py") or not words[0].startswith("/"):
         return None
     return [interpreter, flags, *words]
+
+
+def is_script(command: str) -> bool:
+    """Return whether a build step runs just a script of the template: with Python, or with `sh`."""
+    words = command.split()
+    shell = len(words) == 2 and words[0] == "sh" and words[1].startswith("/opt/") and words[1].endswith(".sh")
+    return shell or python_script(command) is not None
 
 
 def user_id(name: str) -> int:
@@ -128,6 +137,7 @@ class RuntimePool:
     def __init__(self, directory: Path, settings: Settings) -> None:
         self._directory = directory
         self.skeleton = directory / "skeleton"
+        self.volumes = directory / "volumes"
         self.settings = settings
         self._zygotes: dict[tuple[str, ...], Zygote] = {}
         self._pools: dict[str, list[Runtime]] = {}
@@ -144,6 +154,7 @@ class RuntimePool:
     async def open(self) -> None:
         """Prepare the common files, and check that sandboxes can run here. Raises SandboxHostError."""
         self.skeleton.mkdir()
+        self.volumes.mkdir()
         await asyncio.to_thread(root_file_system.build_skeleton, self.skeleton)
         await self._zygote(()).start()
 
@@ -154,7 +165,8 @@ class RuntimePool:
 
     @property
     def _machine(self) -> Machine:
-        return Machine(self.settings.disk_megabytes, self.settings.clock_offset_seconds)
+        settings = self.settings
+        return Machine(settings.disk_megabytes, settings.clock_offset_seconds, settings.fuse)
 
     def _zygote(self, preload: tuple[str, ...]) -> Zygote:
         return self._zygotes.setdefault(preload, Zygote(preload))
@@ -211,7 +223,7 @@ class RuntimePool:
         machine = self._machine
         try:
             process = await self._zygote_for(build).spawn(
-                root, self._disk(build), self._all_windows(), machine, populate=True
+                root, self._disk(build), self._all_windows(), machine, populate=True, volumes=self.volumes
             )
         except BaseException:
             self._remove(root.parent)
@@ -234,7 +246,12 @@ class RuntimePool:
             raise SandboxHostError("a limited disk is lost with the processes: no cold boot")
         await asyncio.to_thread(_empty, runtime.root / "tmp")
         process = await self._zygote(()).spawn(
-            runtime.root, self._disk(runtime.build), self._all_windows(), runtime.machine, populate=False
+            runtime.root,
+            self._disk(runtime.build),
+            self._all_windows(),
+            runtime.machine,
+            populate=False,
+            volumes=self.volumes,
         )
         booted = Runtime(runtime.build, runtime.root, process, runtime.machine)
         self._live.discard(runtime)
@@ -242,7 +259,7 @@ class RuntimePool:
         return booted
 
     def _disk(self, build: TemplateBuild) -> Disk:
-        return Disk(build.layer or self.skeleton, build.shared)
+        return Disk(build.layer or self.skeleton, build.shared, image.hidden(build.lacks))
 
     def _all_windows(self) -> list[str]:
         return [*self._windows, *self.settings.extra_read_only_paths]
@@ -253,7 +270,11 @@ class RuntimePool:
         Return its exit code and output. Raises SandboxHostError.
         """
         process = await self._zygote(()).spawn(
-            layer, Disk(layer), self._all_windows(), Machine(), populate=False
+            layer,
+            Disk(layer, hidden=image.hidden(build.lacks)),
+            self._all_windows(),
+            Machine(),
+            populate=False,
         )
         try:
             started = await ProcessTable(process).start(_command(build, command))

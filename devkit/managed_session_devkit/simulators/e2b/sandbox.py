@@ -41,6 +41,7 @@ class Sandbox:
     full_pause_on_timeout: bool = True
     auto_resume: bool = False
     traffic_token: str | None = None
+    volume_mounts: list[dict[str, str]] = field(default_factory=list)
     idempotency_key: str | None = None
 
     state: State = "running"
@@ -62,6 +63,8 @@ class Sandbox:
     billed_before: float = 0.0
     billing: bool = True
     hidden_until: datetime | None = None
+    snapshotting: bool = False
+    """Whether a snapshot is being taken, so that lists lack it."""
     duplicates: int = 0
     expiry: asyncio.TimerHandle | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -102,6 +105,8 @@ class Sandbox:
         """Return whether lists may show it yet."""
         moment = now()
         if self.hidden_until is not None and moment < self.hidden_until:
+            return False
+        if self.snapshotting:
             return False
         return moment >= self.created_at + timedelta(seconds=settings.list_lag_seconds)
 
@@ -153,7 +158,7 @@ class Sandbox:
             "domain": None,
             "lifecycle": {"onTimeout": self.on_timeout, "autoResume": self.auto_resume},
             "network": self.network,
-            "volumeMounts": [],
+            "volumeMounts": self.volume_mounts,
         }
         if self.allow_internet_access is not None:
             detail["allowInternetAccess"] = self.allow_internet_access

@@ -18,7 +18,8 @@ def sandbox_fields(body: dict[str, Any], default_timeout: int, settings: Setting
         raise ApiError(400, "Auto-resume is not supported with filesystem-only auto-pause")
     network = dict(body.get("network") or {})
     check_network(network)
-    if body.get("volumeMounts"):
+    mounts = body.get("volumeMounts") or []
+    if mounts and not settings.volumes_enabled:
         raise ApiError(400, "Volume mounts are not enabled.")
     metadata = body.get("metadata") or {}
     environment = body.get("envVars") or {}
@@ -34,6 +35,7 @@ def sandbox_fields(body: dict[str, Any], default_timeout: int, settings: Setting
         "on_timeout": "pause" if auto_pause else "kill",
         "full_pause_on_timeout": full,
         "auto_resume": auto_resume,
+        "volume_mounts": [{"name": str(each["name"]), "path": str(each["path"])} for each in mounts],
         "traffic_token": identifier(32) if network.get("allowPublicTraffic") is False else None,
     }
 

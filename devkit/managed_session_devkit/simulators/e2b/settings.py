@@ -44,6 +44,12 @@ class Settings(StrictModel):
     list_lag_seconds: float = Field(default=0, ge=0, description="how long a new sandbox stays unlisted")
     list_page_size: int = Field(default=100, ge=1, le=100, description="maximum of entries on one page")
     disk_megabytes: int | None = Field(default=None, ge=16, description="null: as much as the host")
+    fuse: bool = Field(
+        default=False,
+        description="root in a sandbox may mount file systems, which sessions that share a sandbox need, and "
+        "there is a /dev/fuse (needs a real root)",
+    )
+    volumes_enabled: bool = Field(default=False, description="volumes are a private beta of E2B")
     clock_offset_seconds: int = Field(
         default=0, description="how far a sandbox's clock is ahead of the host's"
     )
@@ -57,6 +63,13 @@ class Settings(StrictModel):
     sever_connections: bool = Field(default=True, description="a pause cuts TCP connections")
     cut_silently: bool = Field(
         default=True, description="a pause cuts connections silently; false: with a reset"
+    )
+    egress_proxy: bool = Field(
+        default=False,
+        description="lead sandboxes' programs to a proxy that applies their network rules",
+    )
+    egress_hosts: dict[str, str] = Field(
+        default={}, description="where a host leads: 'name:port' to 'address:port'; others are looked up"
     )
     exit_retention_seconds: float = Field(default=30, ge=0)
     envd_version: str = "0.6.13"

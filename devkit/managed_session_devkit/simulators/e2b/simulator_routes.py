@@ -262,7 +262,6 @@ def _host_processes(sandbox: Sandbox) -> list[dict[str, Any]]:
                 found.append(
                     {
                         "hostPID": child,
-                        "parentHostPID": pid,
                         "pid": int(inside),
                         "state": state,
                         "command": b" ".join(command).decode(errors="replace"),

@@ -21,7 +21,7 @@ async def keep(sandbox: Sandbox) -> None:
     kept_files = _kept(sandbox)
     if kept_files is None or sandbox.runtime is None or sandbox.runtime.machine.disk_megabytes is not None:
         return
-    await _copy(sandbox.runtime.root, kept_files)
+    await copy_files(sandbox.runtime.root, kept_files)
 
 
 async def go_back(sandbox: Sandbox) -> bool:
@@ -37,7 +37,7 @@ async def go_back(sandbox: Sandbox) -> bool:
         await sandbox.runtime.process.kill()
         kept_files = _kept(sandbox)
         if kept_files is not None and await asyncio.to_thread(kept_files.exists):
-            await _copy(kept_files, sandbox.runtime.root)
+            await copy_files(kept_files, sandbox.runtime.root)
     sandbox.drop_connections()
     sandbox.stop_billing()
     sandbox.state, sandbox.crashed = "paused", False
@@ -70,8 +70,16 @@ def check_traffic(sandbox: Sandbox, port: int) -> None:
         raise ProxyError(502, sandbox.id, "The sandbox is running but port is not open", port)
 
 
-async def _copy(source: Path, target: Path) -> None:
+async def copy_files(source: Path, target: Path) -> None:
+    """Make `target` a copy of `source`. Raises SandboxHostError."""
     await asyncio.to_thread(shutil.rmtree, target, ignore_errors=True)
     copying = await asyncio.create_subprocess_exec("cp", "-a", "--reflink=auto", str(source), str(target))
     if await copying.wait() != 0:
         raise SandboxHostError(f"cannot copy {source}")
+
+
+async def link_files(source: str, target: str) -> None:
+    """Fill the empty directory `target` with links to files that never change. Raises SandboxHostError."""
+    linking = await asyncio.create_subprocess_exec("cp", "-al", f"{source}/.", target)
+    if await linking.wait() != 0:
+        raise SandboxHostError(f"cannot link {source}")

@@ -13,6 +13,8 @@ from managed_session_devkit.simulators.e2b.errors import ApiError
 from managed_session_devkit.simulators.e2b.gateway import Call, Gateway
 from managed_session_devkit.simulators.e2b.templates import Templates
 
+_PAGE = 100
+
 
 class TemplateRoutes:
     """Handlers that call Templates."""
@@ -51,7 +53,12 @@ class TemplateRoutes:
             Route(build + "/status", operation("template_status", self._status), methods=["GET"]),
             Route("/templates/{template_id}/tags", operation("template_tags", self._tags), methods=["GET"]),
             Route("/templates/{template_id}", operation("template_get", self._get), methods=["GET"]),
-            Route("/templates/{template_id}", operation("template_delete", self._delete), methods=["DELETE"]),
+            # A snapshot's ID has a slash in it.
+            Route(
+                "/templates/{template_id:path}",
+                operation("template_delete", self._delete),
+                methods=["DELETE"],
+            ),
         ]
 
     async def _request(self, call: Call) -> Response:
@@ -121,18 +128,12 @@ class TemplateRoutes:
             ]
         )
 
-    async def _list(self, _: Call) -> Response:
-        return JSONResponse(
-            [
-                {
-                    "templateID": entry["templateID"],
-                    "aliases": [entry["name"]],
-                    "names": [entry["name"]],
-                    "public": False,
-                }
-                for entry in self._templates.as_json()
-            ]
-        )
+    async def _list(self, call: Call) -> Response:
+        query = call.request.query_params
+        start, limit = int(query.get("nextToken") or 0), int(query.get("limit", _PAGE))
+        found = self._templates.listed_json()
+        more = {"x-next-token": str(start + limit)} if len(found) > start + limit else {}
+        return JSONResponse(found[start : start + limit], headers=more)
 
     async def _get(self, call: Call) -> Response:
         template = self._templates.find(_path(call, "template_id"))

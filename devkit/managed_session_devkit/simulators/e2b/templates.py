@@ -1,7 +1,8 @@
 """Templates: names, tags and builds. As in E2B, a second build of a template cancels the first.
 
-COPY steps become files. RUN steps are executed if they run a Python script of the template. Others are only
-recorded, because sandboxes use the host's packages.
+COPY steps become files. RUN steps are executed if they run a Python or shell script of the template, and
+`pip install --target` gives the simulator's own packages. Others are only recorded, because sandboxes use the
+host's packages. Some images lack what others have (`image.LACKS`).
 """
 
 import asyncio
@@ -20,13 +21,20 @@ from managed_session_devkit.simulators.e2b.errors import ApiError
 from managed_session_devkit.simulators.e2b.host import SandboxHostError
 from managed_session_devkit.simulators.e2b.layer_cache import LayerCache
 from managed_session_devkit.simulators.e2b.namespace import image, root
-from managed_session_devkit.simulators.e2b.runtime_pool import RuntimePool, TemplateBuild, python_script
+from managed_session_devkit.simulators.e2b.runtime_pool import (
+    RuntimePool,
+    TemplateBuild,
+    is_script,
+)
 from managed_session_devkit.simulators.e2b.template_layer import CopyError, apply_copy, shared_trees
 
 _log = logging.getLogger(__name__)
 _DEFAULT_TAG: Final = "default"
 _IDENTIFIER: Final = string.ascii_lowercase + string.digits
 _LOGS_PER_ANSWER: Final = 100
+_NO_FILE: Final = "no such file or directory"
+_PIP_TARGET: Final = re.compile(r"pip install .*--target (\S+)")
+"""Such a step makes the folder a link to the packages of the simulator's environment."""
 _NAME: Final = re.compile(r"[a-z0-9_-]+")
 _TAG: Final = re.compile(r"[a-z0-9_.-]+")
 
@@ -146,6 +154,16 @@ class Templates:
         """Return whether the template still exists."""
         return template_id in self._templates
 
+    def add(self, build: TemplateBuild, name: str | None) -> str:
+        """Add a snapshot as a template, or as another build of the one of this name. Return its ID."""
+        known = next((each for each in self._templates.values() if name and each.name == name), None)
+        template = known or Template(build.template_id, name or build.template_id)
+        build.template_id = template.id
+        self._templates[template.id] = template
+        template.builds[build.build_id] = Build(build, [_DEFAULT_TAG], status="ready")
+        self._tag(template, _DEFAULT_TAG, build.build_id)
+        return template.id
+
     def resolve(self, name: str) -> tuple[TemplateBuild, str]:
         """Return the build and the alias that a create with `name[:tag]` uses. Raises ApiError 404."""
         template = self.find(name)
@@ -240,7 +258,11 @@ class Templates:
         if parent is not None:
             build.environment = dict(parent.environment)
             build.user, build.directory = parent.user, parent.directory
+            build.lacks = parent.lacks
+        build.lacks = build.lacks or image.LACKS.get(str(body.get("fromImage")), frozenset())
         build.layer = layer
+        if "python" in build.lacks:
+            await asyncio.to_thread(image.remove_python, layer)
         record.log(f"FROM {source or body.get('fromImage', 'e2bdev/base')}", "base")
         for number, step in enumerate(body.get("steps") or [], start=1):
             record.failed_step = str(number)
@@ -271,7 +293,11 @@ class Templates:
         elif kind == "USER" and arguments:
             # RUN steps that make users are not executed, so an unknown user means `user`.
             build.user = "root" if arguments[0] == "root" else "user"
-        elif kind == "RUN" and python_script(arguments[0]) is not None:
+        elif kind == "RUN" and "bash" in build.lacks:
+            raise CopyError(f"failed to run command '{arguments[0]}': fork/exec /bin/bash: {_NO_FILE}")
+        elif kind == "RUN" and (found := _PIP_TARGET.search(arguments[0])):
+            await asyncio.to_thread(image.install_packages, layer, found[1])
+        elif kind == "RUN" and is_script(arguments[0]):
             await self._run_script(record, layer, number, arguments[0])
         elif kind == "RUN":
             record.log("recorded, not executed by the simulator", str(number))
@@ -294,7 +320,8 @@ class Templates:
         body = record.request
         if body.get("force") or body.get("fromTemplate"):
             return None
-        return self._layers.name_of(body.get("steps", [])[:number])
+        lacks = [{"lacks": sorted(record.build.lacks)}] if record.build.lacks else []
+        return self._layers.name_of([*lacks, *body.get("steps", [])[:number]])
 
     def _tag(self, template: Template, tag: str, build_id: str) -> None:
         template.tags[tag] = build_id
@@ -318,6 +345,36 @@ class Templates:
     def delete(self, name: str) -> None:
         """Delete a template. Raises ApiError 404."""
         del self._templates[self.find(name).id]
+
+    def listed_json(self) -> list[dict[str, Any]]:
+        """Return the entries of the list. Size and state are those of the newest finished build."""
+        entries = []
+        for template in self._templates.values():
+            records = list(template.builds.values())
+            ready = [record for record in records if record.status == "ready"]
+            if not ready:
+                continue
+            entries.append(
+                {
+                    "templateID": template.id,
+                    "buildID": ready[-1].build.build_id,
+                    "cpuCount": ready[-1].build.cpu_count,
+                    "memoryMB": ready[-1].build.memory_mb,
+                    "diskSizeMB": 10240,
+                    "public": False,
+                    "aliases": [template.name],
+                    "names": [template.name],
+                    "createdAt": rfc3339(records[0].created_at),
+                    "updatedAt": rfc3339(ready[-1].created_at),
+                    "createdBy": None,
+                    "lastSpawnedAt": None,
+                    "spawnCount": 0,
+                    "buildCount": len(records),
+                    "envdVersion": self._runtimes.settings.envd_version,
+                    "buildStatus": "ready",
+                }
+            )
+        return entries
 
     def as_json(self) -> list[dict[str, Any]]:
         """Return all templates and builds with their recorded steps, for the control surface."""

@@ -56,3 +56,6 @@ class SkillArchives:
             ) as answer,
         ):
             yield answer.iter_bytes(CHUNK_BYTES)
+
+    def forget(self, version: SkillVersion) -> None:
+        """Do nothing: each archive is downloaded anew."""

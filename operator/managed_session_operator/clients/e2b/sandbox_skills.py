@@ -11,13 +11,13 @@ import logging
 import shlex
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Any
 
 import e2b
 from managed_session_api.conditions import Reason
-from managed_session_worker.paths import Paths
+from managed_session_worker.paths import AS_AGENT
 
-from managed_session_operator.clients.e2b.handle import sdk_sandbox
+from managed_session_operator.clients.e2b.handle import paths_of, sdk_sandbox
+from managed_session_operator.clients.e2b.sandbox_commands import USER, not_shared, run_to_end
 from managed_session_operator.clients.e2b.sandboxes import Sandboxes
 from managed_session_operator.domain.errors import ErrorKind, OperationError
 from managed_session_operator.domain.ports import SandboxHandle
@@ -25,15 +25,6 @@ from managed_session_operator.domain.skills import Bounds, Installed, Upload
 
 logger = logging.getLogger(__name__)
 
-_PATHS = Paths()
-_USER = "root"
-_AGENT = "agent"
-"""User that runs the agent's commands. It unpacks the archives, if the template has it."""
-_AS_AGENT = (
-    f"g=$(/usr/bin/id -g {_AGENT} 2>/dev/null) && "
-    f'as="/usr/bin/setpriv --reuid {_AGENT} --regid $g --init-groups --" || as='
-)
-"""Sets the shell's `$as` to a command that switches to that user, without PAM, which images may lack."""
 _UNPACK_SECONDS = 60
 """Timeout for one archive. Unpacking the same archive twice at once does no harm."""
 _ROUND_TRIP_SECONDS = 10
@@ -50,13 +41,15 @@ class SandboxSkills:
 
     def __init__(self, sandboxes: Sandboxes, sandbox: SandboxHandle) -> None:
         self._sandboxes = sandboxes
+        self._handle = sandbox
         self._sandbox = sdk_sandbox(sandbox)
+        self._paths = paths_of(sandbox)
 
     async def installed(self) -> dict[str, Installed]:
         """Return the installed skills by ID, from the record in the sandbox, which snapshots include."""
         async with self._sandboxes.data_plane("skills read"):
             try:
-                text = await self._sandbox.files.read(_PATHS.skill_record, user=_USER)
+                text = await self._sandbox.files.read(self._paths.skill_record, user=USER)
             except e2b.FileNotFoundException:
                 return {}
         try:
@@ -77,13 +70,13 @@ class SandboxSkills:
             }
         )
         async with self._sandboxes.data_plane("skills record"):
-            await self._sandbox.files.write(_PATHS.skill_record, text, user=_USER, use_octet_stream=True)
+            await self._sandbox.files.write(self._paths.skill_record, text, user=USER, use_octet_stream=True)
 
     async def clear(self) -> None:
         """Delete the parts of interrupted uploads."""
         async with self._sandboxes.data_plane("skill parts"):
             try:
-                await self._sandbox.files.remove(_PATHS.skill_parts, user=_USER)
+                await self._sandbox.files.remove(self._paths.skill_parts, user=USER)
             except e2b.FileNotFoundException:
                 return
 
@@ -93,9 +86,9 @@ class SandboxSkills:
         It is a plain body with its path in the query, because the sandbox does not decode file names in
         forms.
         """
-        path = f"{upload.folder}/{upload.parts:06d}"
+        path = f"{self._paths.skill_parts}/{upload.folder}/{upload.parts:06d}"
         async with self._sandboxes.data_plane("skill upload"):
-            await self._sandbox.files.write(path, chunk, user=_USER, use_octet_stream=True)
+            await self._sandbox.files.write(path, chunk, user=USER, use_octet_stream=True)
         upload.parts += 1
 
     async def unpack(
@@ -107,7 +100,7 @@ class SandboxSkills:
             Why an archive was rejected, by its key.
         """
         request = {
-            "root": _PATHS.skills,
+            "root": self._paths.skills,
             "remove": list(remove),
             "maxBytes": bounds.most_bytes,
             "maxFiles": bounds.most_files,
@@ -116,26 +109,25 @@ class SandboxSkills:
                 {
                     "key": each.key,
                     "directory": each.directory,
-                    "parts": each.folder,
+                    "parts": f"{self._paths.skill_parts}/{each.folder}",
                     "replaces": each.replaces,
                 }
                 for each in uploads
             ],
         }
         script = resources.files(__package__).joinpath("unpack_skills.py").read_text()
-        folders = " ".join(each.folder for each in uploads)
+        folders = " ".join(f"{self._paths.skill_parts}/{each.folder}" for each in uploads)
         before, after = (f"/bin/chmod -R a+rX {folders};", f"/bin/rm -rf {folders};") if folders else ("", "")
         command = (
-            f"{_AS_AGENT}; {_PATHS.find_python}; cd /; {before} "
+            f"{AS_AGENT}; {self._paths.find_python}; cd /; {before} "
             f"$as $p -I -S -c {shlex.quote(script)} {shlex.quote(json.dumps(request))}; "
             f"code=$?; {after} exit $code"
         )
         seconds = _UNPACK_SECONDS * max(1, len(uploads)) + _ROUND_TRIP_SECONDS
-        async with self._sandboxes.data_plane("skills unpack", seconds):
-            try:
-                result: Any = await self._sandbox.commands.run(command, user=_USER, timeout=seconds)
-            except e2b.CommandExitException as error:
-                result = error
+        inside = self._paths.inside(command)
+        result = await run_to_end(self._sandboxes, self._handle, "skills unpack", inside, seconds)
+        if (error := not_shared(self._handle, result.stderr)) is not None:
+            raise error
         try:
             refused: dict[str, str] = json.loads(result.stdout.strip().splitlines()[-1])["refused"]
             return {str(key): str(why)[:_LONGEST_REASON] for key, why in refused.items()}

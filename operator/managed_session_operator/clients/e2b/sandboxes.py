@@ -14,12 +14,14 @@ from managed_session_api.conditions import Reason
 from managed_session_api.times import as_utc
 from pydantic import SecretStr
 
+from managed_session_operator.clients.e2b.kept_snapshots import KeptSnapshots
 from managed_session_operator.clients.e2b.open_calls import OPEN_SECONDS, OpenCalls
+from managed_session_operator.clients.e2b.sandbox_creation import send_create
 from managed_session_operator.clients.e2b.sandbox_network import send_network
 from managed_session_operator.clients.e2b.sandbox_pages import read_pages
 from managed_session_operator.clients.rotating_key import RotatingKey
 from managed_session_operator.domain.errors import ErrorKind, OperationError, UnderWayError
-from managed_session_operator.domain.sandbox import SandboxRequest, SandboxView
+from managed_session_operator.domain.sandbox import SandboxNetwork, SandboxRequest, SandboxView
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,11 @@ _STATUS_OF = {e2b.RateLimitException: 429, e2b.ServiceBusyException: 503}
 _REJECTED_CREATES = {404: Reason.TEMPLATE_NOT_FOUND, 400: Reason.SANDBOX_REQUEST_REJECTED}
 _FAILED_STARTS = {"create": Reason.SANDBOX_CREATE_FAILED, "connect": Reason.SANDBOX_RESUME_FAILED}
 """Reason of a failed start, by operation."""
+_FAILED = {
+    **_FAILED_STARTS,
+    **dict.fromkeys(("snapshot", "snapshot list", "snapshot delete"), Reason.SNAPSHOT_FAILED),
+}
+"""Reason of a failed call, by operation, where it has one of its own."""
 
 
 def _limit(operation: str, error: e2b.RateLimitException) -> Reason:
@@ -58,6 +65,11 @@ def _limit(operation: str, error: e2b.RateLimitException) -> Reason:
     if operation in _FAILED_STARTS and "rate limit" not in text:
         return Reason.SANDBOX_QUOTA_EXCEEDED
     return Reason.SANDBOX_RATE_LIMITED
+
+
+def _is_about_volumes(error: Exception) -> bool:
+    """Whether E2B refuses a create because of its volumes: "Volume mounts are not enabled."."""
+    return "volume" in str(error).lower()
 
 
 def translate(operation: str, error: Exception, secret: SecretStr) -> OperationError:
@@ -78,10 +90,13 @@ def translate(operation: str, error: Exception, secret: SecretStr) -> OperationE
             ErrorKind.USER_ACTION, Reason.SANDBOX_CREDENTIAL_REJECTED, message, status=status
         )
     if operation == "create" and status in _REJECTED_CREATES:
-        return OperationError(ErrorKind.USER_ACTION, _REJECTED_CREATES[status], message, status=status)
+        reason = Reason.VOLUME_UNAVAILABLE if _is_about_volumes(error) else _REJECTED_CREATES[status]
+        return OperationError(ErrorKind.USER_ACTION, reason, message, status=status)
+    if isinstance(error, e2b.VolumeException):
+        return OperationError(ErrorKind.USER_ACTION, Reason.VOLUME_UNAVAILABLE, message)
     return OperationError(
         ErrorKind.TRANSIENT,
-        _FAILED_STARTS.get(operation, Reason.SANDBOX_UNREACHABLE),
+        _FAILED.get(operation, Reason.SANDBOX_UNREACHABLE),
         message,
         outcome_known=status is not None and status not in (502, 504),
         status=status,
@@ -151,20 +166,23 @@ class Sandboxes:
         self._create_timeout = create_timeout
         self._bound: tuple[SecretStr, e2b.E2B] | None = None
         self._open = OpenCalls()
+        self.snapshots = KeptSnapshots(
+            self._call, self._open, request_timeout=request_timeout, patience=create_timeout
+        )
 
     def key_lines(self) -> tuple[SecretStr, ...]:
         """Return the lines of the E2B key, to detect changes."""
         return self._api_key.lines()
 
     @asynccontextmanager
-    async def _call(self, operation: str, timeout: float) -> AsyncIterator[Any]:
+    async def _call(self, operation: str, timeout: float, of: str = "AsyncSandbox") -> AsyncIterator[Any]:
         self._fence()
         key = self._api_key.current()
         if self._bound is None or self._bound[0] != key:
             self._bound = (key, e2b.E2B(api_key=key.get_secret_value()))
         try:
             async with asyncio.timeout(timeout):
-                yield self._bound[1].AsyncSandbox
+                yield getattr(self._bound[1], of)
         except Exception as error:  # noqa: BLE001 - the SDK passes raw transport and decoding errors through
             raise self._translated(operation, error, key) from None
         self._api_key.accepted(key)
@@ -189,7 +207,7 @@ class Sandboxes:
         return await self._open.join(
             idempotency_key,
             "create",
-            lambda: self._send_create(request, idempotency_key),
+            lambda: send_create(self._call, request, idempotency_key),
             self._create_timeout,
         )
 
@@ -200,26 +218,6 @@ class Sandboxes:
     async def give_up_create(self, idempotency_key: str) -> None:
         """Cancel the create with this key, if it is in progress."""
         await self._open.give_up(idempotency_key)
-
-    async def _send_create(self, request: SandboxRequest, idempotency_key: str) -> e2b.AsyncSandbox:
-        network: dict[str, Any] = {"allow_public_traffic": request.allow_public_traffic}
-        if request.allow:
-            network["allow_out"] = list(request.allow)
-        if request.deny:
-            network["deny_out"] = list(request.deny)
-        async with self._call("create", OPEN_SECONDS) as sandbox:
-            created: e2b.AsyncSandbox = await sandbox.create(
-                template=request.template,
-                timeout=request.timeout_seconds,
-                metadata=dict(request.metadata),
-                envs=dict(request.env),
-                network=network,
-                lifecycle={"on_timeout": "pause", "auto_resume": request.auto_resume},
-                idempotency_key=idempotency_key,
-                retries=0,
-                request_timeout=OPEN_SECONDS,
-            )
-            return created
 
     async def connect(
         self, sandbox_id: str, timeout_seconds: int, *, reboot: bool = False
@@ -356,9 +354,9 @@ class Sandboxes:
                 sandbox_id, timeout_seconds, retries=0, request_timeout=self._request_timeout
             )
 
-    async def update_network(self, sandbox_id: str, allow: Sequence[str], deny: Sequence[str]) -> None:
+    async def update_network(self, sandbox_id: str, network: SandboxNetwork) -> None:
         """Replace the running sandbox's rules for egress (see `send_network`)."""
-        await send_network(self._call, sandbox_id, allow, deny, self._request_timeout)
+        await send_network(self._call, sandbox_id, network, self._request_timeout)
 
     async def list(self, metadata: Mapping[str, str]) -> list[SandboxView]:
         """Return all running and paused sandboxes with this metadata, without duplicates.

@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import shlex
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,8 @@ from managed_session_api.conditions import Reason
 from managed_session_worker.paths import Paths
 from managed_session_worker.protocol import EPOCH_VARIABLE, RESUMED_VARIABLE, RefusalCode, StartRequest
 
-from managed_session_operator.clients.e2b.handle import sdk_sandbox
+from managed_session_operator.clients.e2b.handle import paths_of, sdk_sandbox
+from managed_session_operator.clients.e2b.sandbox_commands import free_reserve, not_shared, run_to_end
 from managed_session_operator.clients.e2b.sandboxes import Sandboxes
 from managed_session_operator.clients.e2b.stream_pulse import Pulse, SilentStreamError, ended_or_silent
 from managed_session_operator.clients.e2b.user_answers import awaited_answers
@@ -35,14 +37,17 @@ from managed_session_operator.domain.worker_run import (
 
 logger = logging.getLogger(__name__)
 
-_PATHS = Paths()
-SUPERVISORCTL = (
-    f"{_PATHS.find_python}; supervisorctl={_PATHS.package}/supervisorctl.py; "
-    f"[ -f $supervisorctl ] || supervisorctl={_PATHS.package}/attach.py; exec $p -I -S $supervisorctl"
+SUPERVISORCTL = Paths().exec_supervisorctl
+"""The command in a sandbox of one session."""
+_TAKE_REQUEST = (
+    'i=0; until [ "$(stat -c %s {file} 2>/dev/null)" = {size} ]; do i=$((i+1)); [ $i -lt 1000 ] || exit 3; '
+    "sleep 0.01; done; mv {file} {request} || exit 3;"
 )
-"""A sandbox keeps the worker of the version that made it: until 0.1.0 the command was called `attach.py`."""
+"""Waits for the whole file, for more than ten seconds, and gives it the name that the supervisor knows."""
 _USER = "root"
 _CLOSE_SECONDS = 0.5
+_LEAVE_SECONDS = 90.0
+"""More than the processes of a session may take to end. What is cut off is continued by the next attempt."""
 _LONGEST_LINE = 65_536
 _LONGEST_COMPLAINT = 200
 """Maximum number of characters kept of what a sandbox writes, which may be of any length."""
@@ -95,30 +100,46 @@ class WorkerStreams:
 
         The request contains the session token. It is passed in a file within a folder that only root may
         enter, and the supervisor deletes it at once. It never appears in a command line or an environment.
+        The command waits for the file, so that both calls are sent at once and cost one round trip.
 
         Raises:
             SupervisorRefusedError: the supervisor refused.
             OperationError: reason WorkerStartFailed if there is no answer, or the sandbox is unreachable.
         """
         try:
-            await self._hand_over(sandbox, request)
+            return await self._hand_over(name, sandbox, request)
         except OperationError as error:
             if error.reason is not Reason.SANDBOX_DISK_FULL:
                 raise
-            await self._make_room(sandbox)
-            await self._hand_over(sandbox, request)
-        return await self._attach(name, sandbox, f"start {shlex.quote(request.claim)}", request.claim)
+        await free_reserve(self._sandboxes, sandbox)
+        return await self._hand_over(name, sandbox, request)
 
-    async def _hand_over(self, sandbox: SandboxHandle, request: StartRequest) -> None:
+    async def _hand_over(self, name: str, sandbox: SandboxHandle, request: StartRequest) -> WorkerRun:
+        """Write the request's file and run the command that reads it, at the same time."""
+        claim, line, paths = request.claim, request.to_line(), paths_of(sandbox)
+        # A name of its own, so that a command that an earlier try has left waits in vain.
+        file = paths.request(f"{claim}.{uuid.uuid4().hex}")
+        take = _TAKE_REQUEST.format(
+            file=shlex.quote(file), size=len(line.encode()), request=shlex.quote(paths.request(claim))
+        )
+        writing = asyncio.create_task(self._write(sandbox, file, line))
+        attaching = asyncio.create_task(
+            self._attach(name, sandbox, f"start {shlex.quote(claim)}", claim, take)
+        )
+        try:
+            await writing
+        except BaseException:
+            await _end(writing, attaching)
+            await self.forget(name)
+            raise
+        try:
+            return await attaching
+        finally:
+            await _end(attaching)
+
+    async def _write(self, sandbox: SandboxHandle, file: str, line: str) -> None:
         async with self._sandboxes.data_plane("worker start"):
-            await sdk_sandbox(sandbox).files.write(
-                _PATHS.request(request.claim), request.to_line(), user=_USER
-            )
-
-    async def _make_room(self, sandbox: SandboxHandle) -> None:
-        """Free the supervisor's reserve on the disk, so that a worker can start and the agent clean up."""
-        async with self._sandboxes.data_plane("room on the disk"):
-            await sdk_sandbox(sandbox).commands.run(f"rm -f {_PATHS.reserve}", user=_USER)
+            await sdk_sandbox(sandbox).files.write(file, line, user=_USER)
 
     async def watch(
         self, name: str, sandbox: SandboxHandle, claim: str, epoch: int, *, resumed: bool = False
@@ -142,7 +163,7 @@ class WorkerStreams:
         lines = _Lines(lambda event: self._note(name, stream, event))
         async with self._sandboxes.data_plane(f"worker {arguments.split(maxsplit=1)[0]}"):
             handle = await sdk_sandbox(sandbox).commands.run(
-                f"{variables} {SUPERVISORCTL} {arguments}".lstrip(),
+                f"{variables} {paths_of(sandbox).exec_supervisorctl} {arguments}".lstrip(),
                 background=True,
                 timeout=0,
                 user=_USER,
@@ -167,6 +188,8 @@ class WorkerStreams:
             ) from None
         if run.refused is not None:
             raise SupervisorRefusedError(run.refused)
+        if (error := not_shared(sandbox, stream.complaint)) is not None:
+            raise error
         if run.cut is not None:
             raise OperationError(ErrorKind.TRANSIENT, Reason.WORKER_START_FAILED, run.cut)
         return run
@@ -229,11 +252,30 @@ class WorkerStreams:
         async with self._sandboxes.data_plane("worker stop"):
             try:
                 await sdk_sandbox(sandbox).commands.run(
-                    f"{SUPERVISORCTL} stop {shlex.quote(claim)} {epoch}", user=_USER
+                    f"{paths_of(sandbox).exec_supervisorctl} stop {shlex.quote(claim)} {epoch}", user=_USER
                 )
             except e2b.CommandExitException as error:
                 if RefusalCode.UNKNOWN_CLAIM not in refusal_codes(error.stdout):
                     raise
+
+    async def leave(self, sandbox: SandboxHandle) -> None:
+        """End the session in a shared sandbox: its supervisor, all that it has started, and its folders.
+
+        Other sessions are not touched. A session that the sandbox does not have is left already.
+
+        Raises:
+            OperationError: something may be left.
+        """
+        command = f"{paths_of(sandbox).exec_supervisorctl} leave"
+        result = await run_to_end(self._sandboxes, sandbox, "leave", command, _LEAVE_SECONDS)
+        if result.exit_code and not_shared(sandbox, result.stderr) is None:
+            complaint = (result.stdout + result.stderr).strip()[-_LONGEST_COMPLAINT:]
+            raise OperationError(
+                ErrorKind.TRANSIENT,
+                Reason.SANDBOX_UNREACHABLE,
+                "The session could not be removed from its shared sandbox "
+                f"({complaint or 'no reason given'}).",
+            )
 
     async def settle(self, name: str) -> None:
         """Let the stream of an ended worker close by itself, so that a pause does not interrupt it."""
@@ -264,6 +306,12 @@ def refusal_codes(output: str) -> set[RefusalCode | None]:
 
     _Lines(note).feed(f"{output}\n")
     return {refusal.code for refusal in found}
+
+
+async def _end(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _disconnect(handle: Any) -> None:

@@ -21,6 +21,7 @@ class Kind:
     """
 
     _plural: ClassVar[str] = names.PLURAL
+    _kind: ClassVar[str] = names.KIND
 
     def __init__(
         self, api_client: client.ApiClient, namespace: str, *, fence: Callable[[], None], timeout: float
@@ -32,4 +33,5 @@ class Kind:
             timeout=timeout,
             fence=fence,
             plural=self._plural,
+            kind=self._kind,
         )

@@ -92,6 +92,38 @@ async def test_a_terminated_thread_accepts_no_results(api: Api, tmp_path: Path) 
     assert "session.status_terminated" not in kinds
 
 
+async def test_an_interrupt_of_one_thread_ends_its_call_and_no_other(api: Api) -> None:
+    threads = [[bash("sleep 600")], [bash("echo two", expect="two")]]
+    session = await api.create(script({"threads": threads}, bash("echo three"), {"say": "{result}"}))
+
+    async def called() -> list[Any]:
+        calls = [event for event in await api.events(session.id) if event.type == "agent.tool_use"]
+        return calls if len(calls) == 2 else []
+
+    calls = await until(called)
+    ended = next(call for call in calls if "sleep" in call.input["command"])
+    interrupt: Any = {"type": "user.interrupt", "session_thread_id": ended.session_thread_id}
+    await api.admin.beta.sessions.events.send(session.id, events=[interrupt])
+    result: Any = {"type": "user.tool_result", "tool_use_id": ended.id, "content": []}
+    with pytest.raises(BadRequestError, match="not waiting"):
+        await api.admin.beta.sessions.events.send(session.id, events=[result])
+    other = next(call for call in calls if call is not ended)
+    await _answer(api, session.id, other.id, "two")
+    await _answer(api, session.id, await until(lambda: _third(api, session.id)), "three")
+    assert await api.answer(session.id) == "three"
+
+
+async def _answer(api: Api, session_id: str, call: str, text: str) -> None:
+    content = [{"type": "text", "text": text}]
+    result: Any = {"type": "user.tool_result", "tool_use_id": call, "content": content}
+    await api.admin.beta.sessions.events.send(session_id, events=[result])
+
+
+async def _third(api: Api, session_id: str) -> str:
+    calls = [event.id for event in await api.events(session_id) if event.type == "agent.tool_use"]
+    return calls[2] if len(calls) == 3 else ""
+
+
 async def test_a_workflows_pause_makes_the_session_idle_and_later_queues_work(
     api: Api, tmp_path: Path
 ) -> None:

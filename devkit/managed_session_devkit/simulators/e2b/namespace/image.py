@@ -10,6 +10,7 @@ for commands), PAM, and a real sshd, which a process of that name replaces.
 """
 
 import os
+import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -51,6 +52,42 @@ _FILES: Final = {
     "etc/profile.d/prompt.sh": "export PS1='\\w \\$ '\n",
     "root/.bashrc": "export PS1='\\w \\$ '\n",
 }
+LACKS: Final = {
+    "simulated/no-python": frozenset({"python"}),
+    "simulated/no-bash": frozenset({"bash"}),
+}
+"""Images that lack something; all others are like `python:3`. Without Python there is no package manager."""
+_PACKAGE_MANAGERS: Final = ("apt-get", "apk", "dnf", "microdnf", "zypper", "pacman")
+
+
+def hidden(lacks: frozenset[str]) -> tuple[str, ...]:
+    """Return the host's programs that an image with these lacks must not show."""
+    if "python" not in lacks:
+        return ()
+    pythons = (path for path in Path("/usr/bin").glob("python3*") if not path.is_symlink())
+    return (*map(str, pythons), *(f"/usr/bin/{name}" for name in _PACKAGE_MANAGERS))
+
+
+def remove_python(root: Path) -> None:
+    """Remove the image's own Python from a layer. Raises OSError."""
+    local = root / LOCAL.lstrip("/")
+    for path in (*local.glob("bin/python*"), *local.glob("lib/python3*"), *local.glob("lib/libpython*")):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def install_packages(root: Path, folder: str) -> None:
+    """Make a folder of a layer a link to the packages of the simulator's environment. Raises OSError."""
+    target = root / folder.lstrip("/")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if (packages := _host_packages()) is not None:
+        target.symlink_to(_inside(packages))
+
+
+def _host_packages() -> str | None:
+    return next((path for path in sys.path if path.endswith("site-packages")), None)
 
 
 def host_interpreter() -> str:
@@ -99,8 +136,7 @@ def _install_python(root: Path) -> None:
             target.symlink_to(_inside(entry))
     for entry in host_library.parent.glob("libpython*.so*"):
         (library.parent / entry.name).symlink_to(_inside(entry))
-    packages = next((path for path in sys.path if path.endswith("site-packages")), None)
-    if packages is not None:
+    if (packages := _host_packages()) is not None:
         for name in _PACKAGE_FOLDERS:
             (library / name).symlink_to(_inside(packages))
 

@@ -35,10 +35,11 @@ _HIGHEST_DESCRIPTOR = 4096
 class Init:
     """The state of one sandbox's first process."""
 
-    def __init__(self, connection: socket.socket, privileged: bool, clock_offset_seconds: int) -> None:
+    def __init__(self, connection: socket.socket, privileged: bool, config: dict[str, Any]) -> None:
         self._connection = connection
         self._privileged = privileged
-        self._clock_offset_seconds = clock_offset_seconds
+        self._clock_offset_seconds = config["clock_offset_seconds"]
+        self._kept_capability = _kept_capability(config)
         self._children: set[int] = set()
         self._stopped_before_freeze: set[int] = set()
         self._frozen = False
@@ -51,6 +52,7 @@ class Init:
             "thaw": self._thaw,
             "cut": self._cut,
             "file": self._file,
+            "volume": self._volume,
         }
 
     def serve(self) -> None:
@@ -133,7 +135,7 @@ class Init:
             return pid
         code = 1
         try:
-            _become_script_process(request, descriptors, self._privileged)
+            _become_script_process(request, descriptors, self._privileged, self._kept_capability)
             clock.shift(self._clock_offset_seconds)
             code = _execute_script(request["script"])
         finally:
@@ -160,6 +162,10 @@ class Init:
     def _file(self, request: dict[str, Any], _: list[int]) -> tuple[dict[str, Any], list[int]]:
         return files.perform(request, self._privileged)
 
+    def _volume(self, request: dict[str, Any], _: list[int]) -> tuple[dict[str, Any], list[int]]:
+        root.mount_volume(request["volume"], request["path"])
+        return {}, []
+
 
 def _prefer_to_kill(pid: int) -> None:
     """Have the kernel kill it before the machine's processes if memory is short, as envd does."""
@@ -167,7 +173,14 @@ def _prefer_to_kill(pid: int) -> None:
         Path(f"/proc/{pid}/oom_score_adj").write_text("100")
 
 
-def _become_script_process(request: dict[str, Any], descriptors: list[int], privileged: bool) -> None:
+def _kept_capability(config: dict[str, Any]) -> str | None:
+    """Return what root in this sandbox may do although it is dangerous: mount file systems."""
+    return "CAP_SYS_ADMIN" if config["fuse"] else None
+
+
+def _become_script_process(
+    request: dict[str, Any], descriptors: list[int], privileged: bool, kept: str | None
+) -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -178,7 +191,7 @@ def _become_script_process(request: dict[str, Any], descriptors: list[int], priv
     linux.set_process_name("python3")
     linux.set_command_line(["python3", *request["script"][2:]])
     if privileged:
-        linux.forget_dangerous_capabilities()
+        linux.forget_dangerous_capabilities(but=kept)
         if request["user"] != 0:
             os.setgroups([])
             os.setgid(request["user"])
@@ -259,14 +272,21 @@ def run(connection: socket.socket, privileged: bool, config: dict[str, Any]) -> 
         shared = config["shared"]
         if config["populate"]:
             root.populate(Path(config["root"]), config["layer"], shared)
-        root.enter(config["root"], config["windows"], {path: config["layer"] + path for path in shared})
+        root.enter(
+            config["root"],
+            config["windows"],
+            {path: config["layer"] + path for path in shared},
+            config["hidden"],
+            volumes=config["volumes"],
+            fuse=config["fuse"],
+        )
         socket.sethostname("e2b.local")
         if privileged:
-            linux.drop_dangerous_capabilities()
+            linux.drop_dangerous_capabilities(but=_kept_capability(config))
     except OSError as error:
         messages.send(connection, {"event": "failed", "message": str(error)})
         return
     if image.sshd_starts():
         subprocess.Popen(image.SSHD_STAND_IN, executable="/bin/sleep", stdin=subprocess.DEVNULL)  # noqa: S603
     messages.send(connection, {"event": "ready"})
-    Init(connection, privileged, config["clock_offset_seconds"]).serve()
+    Init(connection, privileged, config).serve()

@@ -112,9 +112,11 @@ def set_command_line(words: list[str]) -> None:
         ctypes.memmove(start, shown.ljust(end - start, b"\0"), end - start)
 
 
-def drop_dangerous_capabilities() -> None:
-    """Keep DROPPED_CAPABILITIES from every program executed from now on."""
-    for number in DROPPED_CAPABILITIES.values():
+def drop_dangerous_capabilities(*, but: str | None = None) -> None:
+    """Keep DROPPED_CAPABILITIES from every program executed from now on, except the one named `but`."""
+    for name, number in DROPPED_CAPABILITIES.items():
+        if name == but:
+            continue
         _libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(number), 0, 0, 0)
 
 
@@ -130,13 +132,15 @@ class _CapabilityData(ctypes.Structure):
     )
 
 
-def forget_dangerous_capabilities() -> None:
+def forget_dangerous_capabilities(*, but: str | None = None) -> None:
     """Like drop_dangerous_capabilities, for a process that continues without executing a program."""
     header = _CapabilityHeader(0x20080522, 0)
     data = (_CapabilityData * 2)()
     if _libc.capget(ctypes.byref(header), data) < 0:
         return
-    for number in DROPPED_CAPABILITIES.values():
+    for name, number in DROPPED_CAPABILITIES.items():
+        if name == but:
+            continue
         kept = ~(1 << (number % 32)) & 0xFFFFFFFF
         entry = data[number // 32]
         entry.effective &= kept

@@ -9,6 +9,7 @@ disks share unchanged data.
 
 import os
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,7 @@ from managed_session_devkit.simulators.e2b.namespace import image, linux
 
 USER_ID: Final = 1000
 _DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
+_VOLUMES: Final = "/.host/volumes"
 _WRITABLE: Final = {
     "tmp": 0o1777,
     "var/tmp": 0o1777,
@@ -121,11 +123,27 @@ def limit_size(root: str, megabytes: int) -> None:
     linux.mount("tmpfs", root, "tmpfs", linux.MS_NOSUID, f"mode=755,size={megabytes}m")
 
 
-def enter(root: str, windows: list[str], shared: dict[str, str]) -> None:
+def enter(
+    root: str,
+    windows: list[str],
+    shared: dict[str, str],
+    hidden: Sequence[str] = (),
+    *,
+    volumes: str | None = None,
+    fuse: bool = False,
+) -> None:
     """Mount the sandbox's root and enter it, as the first process of new mount and PID namespaces.
 
-    `shared` maps directories inside to the host's directories that appear there. Raises OSError that names
-    the refused step.
+    Args:
+        root: the host's directory with the sandbox's files.
+        windows: the host's directories of programs and libraries.
+        shared: maps directories inside to the host's directories that appear there.
+        hidden: programs that are covered.
+        volumes: the host's directory of all volumes; `mount_volume` mounts one.
+        fuse: whether there is a /dev/fuse.
+
+    Raises:
+        OSError: names the refused step.
     """
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
     linux.mount(root, root, None, linux.MS_BIND | linux.MS_REC)
@@ -144,10 +162,30 @@ def enter(root: str, windows: list[str], shared: dict[str, str]) -> None:
     # The host's /usr is mounted over it.
     linux.mount(f"/proc/self/fd/{own_local}", root + image.LOCAL, None, linux.MS_BIND)
     os.close(own_local)
-    linux.bind_read_only(image.host_interpreter(), root + image.INTERPRETER)
-    _mount_devices(root + "/dev")
+    if Path(root + image.INTERPRETER).exists():
+        linux.bind_read_only(image.host_interpreter(), root + image.INTERPRETER)
+    for program in hidden:
+        if Path(root + program).is_file():
+            linux.mount("/dev/null", os.path.realpath(root + program), None, linux.MS_BIND)
+    if volumes is not None:
+        _offer_volumes(root, volumes)
+    _mount_devices(root + "/dev", ("fuse",) if fuse else ())
     linux.mount("proc", root + "/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
     linux.change_root(root)
+
+
+def _offer_volumes(root: str, volumes: str) -> None:
+    """Make the volumes reachable for `mount_volume`, in a directory that only root may enter."""
+    target = Path(root + _VOLUMES)
+    target.mkdir(parents=True, exist_ok=True)
+    target.parent.chmod(0o700)
+    linux.mount(volumes, str(target), None, linux.MS_BIND)
+
+
+def mount_volume(volume: str, path: str) -> None:
+    """Mount a volume in the sandbox that this process has entered. Raises OSError."""
+    Path(path).mkdir(parents=True, exist_ok=True)
+    linux.mount(f"{_VOLUMES}/{volume}", path, None, linux.MS_BIND)
 
 
 def _make_traversable_directory(root: Path, target: Path) -> None:
@@ -157,9 +195,9 @@ def _make_traversable_directory(root: Path, target: Path) -> None:
         directory.chmod(directory.stat().st_mode | 0o011)
 
 
-def _mount_devices(target: str) -> None:
+def _mount_devices(target: str, more: tuple[str, ...] = ()) -> None:
     linux.mount("tmpfs", target, "tmpfs", linux.MS_NOSUID, "mode=755,size=64m")
-    for name in _DEVICES:
+    for name in (*_DEVICES, *more):
         device = Path(target, name)
         device.touch()
         linux.mount(f"/dev/{name}", str(device), None, linux.MS_BIND)
