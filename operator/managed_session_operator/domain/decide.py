@@ -216,7 +216,8 @@ def _offer_beside_claim(resource: ManagedSession, observation: Observation, offe
         # worker would run the call a second time.
         return None
     if offer.offered_at > acknowledged_at:
-        return Decision(Step.CLAIM)
+        # It is a claim of its own, which may have another class.
+        return Decision(Step.LEARN_SESSION if observation.choice.undecided else Step.CLAIM)
     return Decision(Step.DROP_OFFER if has_begun(resource, observation.run) else Step.REFRESH_TOKEN)
 
 

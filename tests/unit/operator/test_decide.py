@@ -10,6 +10,7 @@ from managed_session_api import names
 from managed_session_api.conditions import Reason
 from managed_session_api.events import END_TYPES
 from managed_session_api.resource import OnSandboxLost
+from managed_session_operator.domain.class_choice import Choice
 from managed_session_operator.domain.decide import LEASE_SECONDS, decide, lease_lives
 from managed_session_operator.domain.step import Step
 from managed_session_operator.domain.work_item import WorkItem
@@ -133,6 +134,11 @@ def test_an_offer_before_the_acknowledgement_only_refreshes_the_token() -> None:
 
 def test_an_offer_after_the_acknowledgement_supersedes_a_claim_that_nobody_serves() -> None:
     assert _step(STARTING, {"offer": offer(1)}) is Step.CLAIM
+
+
+def test_the_superseding_claim_waits_until_its_class_is_known() -> None:
+    undecided = {"offer": offer(1), "choice": Choice(undecided=True)}
+    assert _step(STARTING, undecided) is Step.LEARN_SESSION
 
 
 def test_an_offer_in_flight_during_the_acknowledgement_supersedes_nothing() -> None:

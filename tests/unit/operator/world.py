@@ -299,11 +299,25 @@ class World(WorldWithClasses):
             sandbox.reached_by.discard(epoch)
         if sandbox is not None and sandbox.running:
             if not (under_worker or self.late):
-                # A worker that was ended while E2B had it paused ends by itself after the next resume.
-                ended = self.part("work").get("exitReason") in ("Suspended", "TurnTooLong")
-                assert ended or sandbox.worker is None, "paused under a live worker"
+                works = self._works_in(sandbox) and not self._superseded(sandbox)
+                assert not works, "paused under a live worker"
             sandbox.paused_at = self.now
         return sandbox
+
+    def _works_in(self, sandbox: Sandbox) -> bool:
+        """Return whether the sandbox has a worker, other than one that was ended while E2B had it paused.
+
+        That one ends by itself after the next resume.
+        """
+        ended = self.part("work").get("exitReason") in ("Suspended", "TurnTooLong")
+        return sandbox.worker is not None and not ended
+
+    def _superseded(self, sandbox: Sandbox) -> bool:
+        """Return whether the start of the present claim's worker ends the one there, which has no lease."""
+        claim = sandbox.worker
+        return claim != self.part("work").get("claim") and (
+            claim not in sandbox.heartbeats or claim in sandbox.late
+        )
 
     def kill(self, name: str) -> bool:
         """Kill a sandbox with everything in it."""
@@ -323,7 +337,7 @@ class World(WorldWithClasses):
         """Take a snapshot of a running sandbox."""
         sandbox = self.reached(sandbox_id)
         if not self.late:
-            assert sandbox.worker is None, "a snapshot under a worker"
+            assert not self._works_in(sandbox), "a snapshot under a worker"
             known = self.body["status"].get("snapshots", [])
             assert name in [each["name"] for each in known], "a snapshot that was not announced"
         self.taken += name not in self.snapshots
