@@ -5,6 +5,8 @@ IMAGE ?= managed-sessions:$(PROJECT_VERSION)
 # Tests mostly wait, so there are as many or more of them at once than cores.
 TEST_WORKERS ?= 4
 FAULT_WORKERS ?= 4
+# Which rows of the fault matrix: 1/1 is all of them, 2/3 the second third.
+FAULT_PART ?= 1/1
 # pytest's exit status where PYTEST_ARGS picks no test of a run.
 NO_TESTS := 5
 # Tests side by side, then those that need the machine for themselves, also where one of the first has failed.
@@ -80,10 +82,11 @@ test-python: ## The unit tests and some cluster tests on another Python, in an e
 	.venv-$(VERSION)/bin/python -m pytest $(PYTHON_CLUSTER_TESTS) \
 		--numprocesses=$(TEST_WORKERS) --dist=loadfile $(PYTEST_ARGS) || [ $$? -eq $(NO_TESTS) ]
 
-test-faults: setup binaries ## The fault matrix: every fault by name, and whether the guarantees hold
+test-faults: setup binaries ## The fault matrix: every fault by name, and whether the guarantees hold; FAULT_PART=2/3 for a third
 	rm -rf $(AUDIT)/test-faults
 	MANAGED_SESSIONS_AUDIT_FOLDER=$(AUDIT)/test-faults \
-		$(BIN)/python -m pytest tests/faults --numprocesses=$(FAULT_WORKERS) --dist=worksteal $(PYTEST_ARGS)
+		$(BIN)/python -m pytest tests/faults --part=$(FAULT_PART) --numprocesses=$(FAULT_WORKERS) \
+			--dist=worksteal $(PYTEST_ARGS)
 
 check-rights: setup ## After test and test-faults: no right of deploy/ went unused, and no request was refused
 	$(BIN)/python -m tests.rights $(AUDIT)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
 
-ANSWER_SECONDS = 60.0
+ANSWER_SECONDS = 120.0
 
 
 class NoAnswerError(Exception):

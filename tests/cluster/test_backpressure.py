@@ -7,7 +7,6 @@ import re
 import time
 from contextlib import AsyncExitStack
 
-import pytest
 from managed_session_cli.conversation import Conversation
 from managed_session_devkit.system.local_system import LocalSystem
 
@@ -52,7 +51,6 @@ async def _taken_from_the_queue(system: LocalSystem) -> int:
     return sum(1 for item in items if item["state"] in ("starting", "active"))
 
 
-@pytest.mark.timeout(300)
 async def test_resumed_and_new_sessions_are_served_in_the_order_of_their_messages(
     start_system: StartSystem,
 ) -> None:
@@ -91,7 +89,6 @@ async def test_resumed_and_new_sessions_are_served_in_the_order_of_their_message
     assert ledger.events.get("concurrency_limited", 0) == 0
 
 
-@pytest.mark.timeout(300)
 async def test_limit_lowered_at_e2b_slows_the_operator_down_and_all_are_served(
     start_system: StartSystem,
 ) -> None:
@@ -126,7 +123,6 @@ async def test_limit_lowered_at_e2b_slows_the_operator_down_and_all_are_served(
     assert sent <= len(order) + refusals, f"{sent} creates and resumes for {len(order)} sandboxes"
 
 
-@pytest.mark.timeout(300)
 async def test_lowered_setting_kills_nothing_and_new_sessions_wait(start_system: StartSystem) -> None:
     system = await start_system(operator_settings={**QUICK, "max_active_sandboxes": "2"})
     async with AsyncExitStack() as stack:

@@ -14,7 +14,6 @@ pytestmark = pytest.mark.alone
 SESSIONS = 300
 
 
-@pytest.mark.timeout(300)
 async def test_operator_that_starts_with_many_settled_sessions_writes_none_of_them(
     start_system: StartSystem,
 ) -> None:

@@ -91,7 +91,6 @@ async def test_message_that_came_while_its_worker_stopped_is_served_through_a_ro
 
 @pytest.mark.parametrize("operation", ["pause", "connect", "process_start"])
 @pytest.mark.parametrize("after_commit", [False, True], ids=["before", "after"])
-@pytest.mark.timeout(120)
 async def test_operator_killed_in_a_roll_over_finishes_it_when_it_is_back(
     system: LocalSystem, operation: str, after_commit: bool
 ) -> None:

@@ -21,8 +21,6 @@ SLOTS = 2
 FLOOD = 8
 ANSWER_SECONDS = 150
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture(scope="module")
 async def shared(control_plane: ControlPlane) -> AsyncIterator[LocalSystem]:

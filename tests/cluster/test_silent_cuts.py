@@ -120,14 +120,12 @@ async def pause_by_hand(system: LocalSystem, conversations: list[Conversation]) 
         await resumed(system, conversation)
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("cut", [expire, pause_by_hand])
 async def test_answer_after_a_pause_in_a_call_comes_at_once(system: LocalSystem, cut: Cut) -> None:
     took = await cut_in_a_call(system, 3, cut)
     assert_at_once(took)
 
 
-@pytest.mark.timeout(240)
 async def test_answer_after_a_roll_over_in_a_call_comes_at_once(
     start_system: StartSystem,
 ) -> None:
@@ -145,7 +143,6 @@ async def test_answer_after_a_roll_over_in_a_call_comes_at_once(
     assert_at_once(took)
 
 
-@pytest.mark.timeout(180)
 async def test_answer_comes_after_ten_seconds_without_a_network(system: LocalSystem) -> None:
     lost_at = 0.0
 
@@ -159,7 +156,6 @@ async def test_answer_comes_after_ten_seconds_without_a_network(system: LocalSys
     assert time.monotonic() - lost_at < SECONDS_AFTER_A_LOSS
 
 
-@pytest.mark.timeout(180)
 async def test_stream_that_fell_silent_is_noticed_without_a_sweep(start_system: StartSystem) -> None:
     system = await start_system(operator_settings={**PATIENT, "resync_interval_seconds": "300"})
 

@@ -1,4 +1,4 @@
-"""Systems for the fault matrix: one at a time, shared by the rows of one arrangement."""
+"""Which rows of the fault matrix are played, and the system that rows of one arrangement share."""
 
 from __future__ import annotations
 
@@ -13,6 +13,22 @@ from ..support.system_pool import SystemPool
 from .scenario import Scenario
 
 __all__ = ["control_plane", "pytest_runtest_makereport"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that divides the matrix."""
+    parser.addoption("--part", default="1/1", help="play a part of the rows: 2/3 is the second third")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the rows of the other parts. Each part has rows of all families."""
+    part, parts = (int(number) for number in config.getoption("part").split("/"))
+    if not 1 <= part <= parts:
+        raise pytest.UsageError(f"--part={part}/{parts}: there is no such part")
+    rows = [each for each in items if isinstance(each, pytest.Function) and hasattr(each, "callspec")]
+    others = {row for number, row in enumerate(rows) if number % parts != part - 1}
+    config.hook.pytest_deselected(items=[*others])
+    items[:] = [each for each in items if each not in others]
 
 
 @pytest.fixture(scope="session")

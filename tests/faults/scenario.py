@@ -107,7 +107,7 @@ class Scenario:
         self.sent[conversation.session_id] += 1
         await conversation.send(text)
 
-    async def say(self, conversation: Conversation, text: str, *, seconds: float = 60) -> str:
+    async def say(self, conversation: Conversation, text: str, *, seconds: float = 120) -> str:
         """Send a message and wait for its answer."""
         await self.send(conversation, text)
         return await conversation.answer(timeout_seconds=seconds)

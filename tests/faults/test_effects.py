@@ -158,7 +158,6 @@ def _cut(effect: Effect) -> set[bool]:
     return {row.cuts[1] for row in ROWS if row.cuts is not None and row.cuts[0] == effect}
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("row", LIVES, ids=lambda row: row.name)
 async def test_effects_of_a_life_are_all_cut_by_rows(row: Row, scenario: Scenario) -> None:
     recorder = Recorder(

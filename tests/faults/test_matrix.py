@@ -10,7 +10,6 @@ from .scenario import Scenario
 from .table import ROWS
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.family}: {row.name}")
 async def test_promises_hold_when(row: Row, scenario: Scenario) -> None:
     await row.play(scenario)

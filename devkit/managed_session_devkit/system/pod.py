@@ -14,7 +14,7 @@ from managed_session_devkit.system.fork_server import ForkServer
 from managed_session_devkit.system.secret_volume import SecretVolume
 from managed_session_devkit.system.source_tree import SourceTree
 
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 _POLL_SECONDS = 0.03
 
 

@@ -5,7 +5,6 @@ import signal
 import time
 from pathlib import Path
 
-import pytest
 from managed_session_worker.connections import STREAM_SECONDS, StreamTimeout
 
 from ...support.waiting import wait_until
@@ -26,7 +25,6 @@ def answered_within(wire: Wire, seconds: float, since: float) -> None:
     assert took < seconds
 
 
-@pytest.mark.timeout(120)
 def test_a_worker_recovers_from_silently_lost_connections(sandbox: Sandbox, wire: Wire) -> None:
     client = sandbox.start(maxIdleSeconds=60)
     wire.say()
@@ -37,7 +35,6 @@ def test_a_worker_recovers_from_silently_lost_connections(sandbox: Sandbox, wire
     assert client.record()["resultsPosted"] == 2
 
 
-@pytest.mark.timeout(120)
 def test_a_worker_recovers_from_a_silent_stream_on_an_open_connection(sandbox: Sandbox, wire: Wire) -> None:
     client = sandbox.start(maxIdleSeconds=60)
     wire.say()
@@ -49,7 +46,6 @@ def test_a_worker_recovers_from_a_silent_stream_on_an_open_connection(sandbox: S
     assert client.record()["toolCalls"] == 2
 
 
-@pytest.mark.timeout(120)
 def test_a_worker_reconnects_at_once_after_it_thaws(sandbox: Sandbox, wire: Wire) -> None:
     client = sandbox.start(maxIdleSeconds=60)
     wire.say()
