@@ -41,6 +41,13 @@ async def line_in_use(system: LocalSystem, credential: str) -> float | None:
     return next((float(line.split()[-1]) for line in metrics.splitlines() if line.startswith(start)), None)
 
 
+async def comes_into_use(system: LocalSystem, credential: str, line: int) -> None:
+    async def look() -> bool:
+        return await line_in_use(system, credential) == line
+
+    await eventually(f"line {line} of {credential} is in use", look)
+
+
 async def nothing_was_lost(system: LocalSystem, *session_ids: str) -> None:
     for session_id in session_ids:
         await eventually("the sandbox is paused", partial(paused, system, session_id))
@@ -61,7 +68,7 @@ async def test_environment_key_is_rotated_under_running_turns(system: LocalSyste
     system.operator.set_credential(ENVIRONMENT_KEY, f"{NEW_ENVIRONMENT_KEY}\n{old}")
     async with begin(system) as first, begin(system) as second:
         assert "one" in await first.say("Run: echo one")
-        assert await line_in_use(system, ENVIRONMENT_KEY) == 2
+        await comes_into_use(system, ENVIRONMENT_KEY, 2)
 
         turn = asyncio.create_task(second.say(f"Run: touch begun; {WAIT}; echo two"))
 
@@ -73,10 +80,7 @@ async def test_environment_key_is_rotated_under_running_turns(system: LocalSyste
         await system.anthropic_admin.add_environment(system.clouds.environment_id, NEW_ENVIRONMENT_KEY)
         await system.anthropic_admin.revoke(old)
 
-        async def new_in_use() -> bool:
-            return await line_in_use(system, ENVIRONMENT_KEY) == 1
-
-        await eventually("the new key is in use", new_in_use)
+        await comes_into_use(system, ENVIRONMENT_KEY, 1)
         assert "three" in await first.say("Run: echo three"), "offered, claimed and answered with the new key"
         (sandbox,) = await sandboxes_of(system, second.session_id)
         let_go(sandbox)
@@ -110,11 +114,11 @@ async def test_e2b_key_is_rotated_with_both_lines_there(system: LocalSystem) -> 
     system.operator.set_credential(E2B_KEY, f"{NEW_E2B_KEY}\n{SIMULATED_E2B_KEY}")
     async with begin(system) as conversation:
         assert "one" in await conversation.say("Run: echo one | tee kept")
-        assert await line_in_use(system, E2B_KEY) == 2
+        await comes_into_use(system, E2B_KEY, 2)
         await eventually("the sandbox is paused", lambda: paused(system, conversation.session_id))
         await system.e2b_admin.change_settings(api_keys=[NEW_E2B_KEY])
         assert "one" in await conversation.say("Run: cat kept")
-        assert await line_in_use(system, E2B_KEY) == 1
+        await comes_into_use(system, E2B_KEY, 1)
         system.operator.set_credential(E2B_KEY, NEW_E2B_KEY)
         assert "one" in await conversation.say("Run: cat kept")
         await nothing_was_lost(system, conversation.session_id)

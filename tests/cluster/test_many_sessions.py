@@ -58,9 +58,8 @@ async def test_fifty_sessions_at_once_are_all_answered_twice_each_in_its_own_san
 
         async def all_pauses_written_down() -> bool:
             states = "jsonpath={.items[*].status.sandbox.state}"
-            return (await system.kubectl("get", names.PLURAL, f"--output={states}")).split() == [
-                "Paused"
-            ] * SESSIONS
+            found = (await system.kubectl("get", names.PLURAL, f"--output={states}")).split()
+            return found == ["Paused"] * SESSIONS
 
         assert (await system.e2b_admin.ledger()).peak_concurrent == SESSIONS
         await eventually("all sandboxes are paused", all_paused, seconds=60)
