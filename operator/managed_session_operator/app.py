@@ -11,7 +11,7 @@ import uuid
 from functools import partial
 from typing import Any
 
-from kubernetes.aio import client
+from kubernetes.aio.client import ApiClient, CoreV1Api
 from managed_session_api import names
 from managed_session_api.conditions import Reason
 from managed_session_api.credentials import Credential
@@ -94,8 +94,8 @@ class OperatorApp:
     def __init__(
         self,
         settings: OperatorSettings,
-        api_client: client.ApiClient,
-        lease_client: client.ApiClient,
+        api_client: ApiClient,
+        lease_client: ApiClient,
         installation_id: str,
     ) -> None:
         self._settings = settings
@@ -129,7 +129,7 @@ class OperatorApp:
         self.liveness.measure("watch", self._progress.behind_seconds, settings.watch_deadline_seconds)
         self.liveness.measure("reconcile", self._queue.longest, _RECONCILE_SECONDS)
 
-    def _new_leadership(self, lease_client: client.ApiClient) -> Leadership:
+    def _new_leadership(self, lease_client: ApiClient) -> Leadership:
         return Leadership(
             lease_client,
             self._settings.system_namespace,
@@ -150,7 +150,7 @@ class OperatorApp:
             skill_downloads=self._settings.skill_downloads,
         )
 
-    def _new_context(self, api_client: client.ApiClient, installation_id: str) -> Context:
+    def _new_context(self, api_client: ApiClient, installation_id: str) -> Context:
         settings, fence, clock = self._settings, self.leadership.fence, SystemClock()
         timeout = settings.kubernetes_timeout_seconds
         work_queue, sandboxes = self._new_work_queue(installation_id), self._sandboxes
@@ -403,8 +403,8 @@ class OperatorApp:
         metrics.user_waits.set(user_wait.by_age(waits, context.now()), paused, oldest)
 
 
-async def default_installation_id(api_client: client.ApiClient, system_namespace: str, timeout: float) -> str:
+async def default_installation_id(api_client: ApiClient, system_namespace: str, timeout: float) -> str:
     """Return the UID of the system namespace."""
     async with kubernetes_call("namespace", timeout=timeout, fence=None):
-        namespace: Any = await client.CoreV1Api(api_client).read_namespace(system_namespace)
+        namespace: Any = await CoreV1Api(api_client).read_namespace(system_namespace)
         return str(namespace.metadata.uid)

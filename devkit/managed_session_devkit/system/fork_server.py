@@ -11,12 +11,15 @@ import os
 import signal
 import socket
 import sys
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from managed_session_devkit.control_plane.processes import dying_with_this_process
+from managed_session_devkit.simulators.e2b.host import SHARED_ZYGOTE, zygote_command, zygote_environment
 from managed_session_devkit.simulators.e2b.namespace import messages
+from managed_session_devkit.simulators.e2b.settings import Settings
 from managed_session_devkit.system.environment import base_environment
 
 _SCRIPTS = {
@@ -25,6 +28,7 @@ _SCRIPTS = {
 }
 """The modules whose `main` the console scripts run."""
 _SIMULATORS = "managed_session_devkit.simulators."
+_E2B = f"{_SIMULATORS}e2b.__main__"
 
 
 class ForkedProcess:
@@ -139,11 +143,45 @@ def _kill(started: asyncio.Future[ForkedProcess]) -> None:
             os.killpg(started.result().pid, signal.SIGKILL)
 
 
+class _SandboxZygote:
+    """The process that has imported what sandboxes begin with, for all simulators of E2B."""
+
+    def __init__(self) -> None:
+        self.name = f"managed-sessions-{uuid.uuid4()}"
+        self._process: asyncio.subprocess.Process | None = None
+        self._starting = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Start it unless it runs. Simulators can connect at once."""
+        async with self._starting:
+            if self._process is not None:
+                return
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+                listener.bind(f"\0{self.name}")
+                listener.listen()
+                self._process = await asyncio.create_subprocess_exec(
+                    *dying_with_this_process(),
+                    *zygote_command(listener.fileno(), Settings().preload_modules),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    pass_fds=(listener.fileno(),),
+                    env=zygote_environment(),
+                    start_new_session=True,
+                )
+
+    async def close(self) -> None:
+        """End it. Its forks end with their simulators."""
+        if self._process is not None:
+            self._process.kill()
+            await self._process.wait()
+            self._process = None
+
+
 class ForkServer:
     """Starts processes of the local system by a fork, each with its own environment, folder and log."""
 
     def __init__(self) -> None:
         self._programs: dict[str, _Program] = {}
+        self._zygote = _SandboxZygote()
 
     async def start(
         self, command: Sequence[str], folder: Path, environment: Mapping[str, str], log: int
@@ -153,6 +191,9 @@ class ForkServer:
         # The programs have imported the code that this process's PYTHONPATH leads to.
         if module is None or environment.get("PYTHONPATH") != os.environ.get("PYTHONPATH"):
             return None
+        if module == _E2B:
+            await self._zygote.start()
+            environment = {**environment, SHARED_ZYGOTE: self._zygote.name}
         program = self._programs.setdefault(module, _Program(module))
         return await program.start(arguments, folder, environment, log)
 
@@ -161,6 +202,7 @@ class ForkServer:
         for program in self._programs.values():
             await program.close()
         self._programs.clear()
+        await self._zygote.close()
 
 
 def _module_of(command: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -10,9 +10,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from managed_session_cli.worker_template import ensure_template
+from managed_session_devkit.simulators.anthropic.settings import Settings as AnthropicSettings
 from managed_session_devkit.system.child_process import ChildProcess
+from managed_session_devkit.system.clouds import SIMULATED_E2B_KEY, simulated_clouds
 from managed_session_devkit.system.environment import base_environment
 from managed_session_devkit.system.fork_server import ForkServer
+from managed_session_devkit.system.simulator_process import SimulatorProcess
 
 from ...support.waiting import eventually
 
@@ -120,3 +124,34 @@ async def test_a_program_that_it_does_not_know_is_executed(fork_server: ForkServ
     error = await process.wait()
     assert "exited with code 3" in str(error)
     assert "executed" in str(error)
+
+
+async def test_simulators_of_e2b_share_what_sandboxes_import_and_leave_no_process(
+    fork_server: ForkServer, tmp_path: Path
+) -> None:
+    simulators = []
+    for number in range(2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        simulator = SimulatorProcess(
+            "e2b",
+            folder,
+            {"api_keys": [SIMULATED_E2B_KEY]},
+            base_environment(os.environ),
+            f"--state-dir={folder}",
+            fork_server=fork_server,
+        )
+        await simulator.start()
+        clouds = simulated_clouds("http://127.0.0.1:9", simulator.url, AnthropicSettings())
+        await ensure_template(None, **clouds.e2b_options)
+        simulators.append(simulator)
+    [shared] = [each for each in psutil.Process().children() if each.name() == "e2b-zygote"]
+    assert len(shared.children()) == len(simulators)
+
+    for left, simulator in enumerate(reversed(simulators)):
+        await simulator.stop()
+
+        async def ended(left: int = left) -> bool:
+            return len(shared.children()) == len(simulators) - 1 - left
+
+        await eventually("its fork has ended", ended)

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -246,6 +246,21 @@ async def _readable(descriptor: int) -> None:
         loop.remove_reader(descriptor)
 
 
+SHARED_ZYGOTE: Final = "MANAGED_SESSIONS_SIMULATOR_ZYGOTE"
+"""Variable with the abstract name of the socket of a zygote that simulators share, to save the imports."""
+
+
+def zygote_command(descriptor: int, preload: Sequence[str]) -> list[str]:
+    """Return the command that serves on the inherited socket `descriptor`, with these modules imported."""
+    package_parent = str(Path(__file__).parents[3])
+    return [sys.executable, "-I", "-c", _PROGRAM, package_parent, str(descriptor), "outside", *preload]
+
+
+def zygote_environment() -> dict[str, str]:
+    """Return all variables of a zygote."""
+    return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+
+
 class Zygote:
     """The fork server: one for each set of modules that start commands share."""
 
@@ -262,26 +277,47 @@ class Zygote:
         async with self._starting:
             if self._channel is not None:
                 return
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self._ready = asyncio.get_running_loop().create_future()
-            package_parent = str(Path(__file__).parents[3])
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-c", _PROGRAM, package_parent, str(theirs.fileno()), "outside",
-                *self._preload,
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
-                start_new_session=True,
-            )  # fmt: skip
-            theirs.close()
-            self._channel = Channel(ours, self._received, self._closed)
-            async with asyncio.timeout(_BIRTH_TIMEOUT_SECONDS):
-                message = await self._ready
+            message = await self._start_shared() or await self._start_own()
             if message["event"] == "failed":
                 raise SandboxHostError(str(message["message"]))
             self.privileged = bool(message["privileged"])
             for failure in message["preload_failures"]:
                 _log.warning("module not preloaded for start commands: %s", failure)
+
+    async def _start_shared(self) -> dict[str, Any] | None:
+        """Return the first message of the shared zygote, if there is one with the same modules."""
+        name = os.environ.get(SHARED_ZYGOTE)
+        if name is None or not self._preload:
+            return None
+        ours = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            ours.connect(f"\0{name}")
+            message = await self._first_message(ours)
+        except (OSError, SandboxHostError):
+            ours.close()
+            return None
+        if tuple(message["preload"]) != self._preload:
+            await self.stop()
+            return None
+        return message
+
+    async def _start_own(self) -> dict[str, Any]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._process = await asyncio.create_subprocess_exec(
+            *zygote_command(theirs.fileno(), self._preload),
+            stdin=asyncio.subprocess.DEVNULL,
+            pass_fds=(theirs.fileno(),),
+            env=zygote_environment(),
+            start_new_session=True,
+        )
+        theirs.close()
+        return await self._first_message(ours)
+
+    async def _first_message(self, control: socket.socket) -> dict[str, Any]:
+        self._ready = asyncio.get_running_loop().create_future()
+        self._channel = Channel(control, self._received, self._closed)
+        async with asyncio.timeout(_BIRTH_TIMEOUT_SECONDS):
+            return await self._ready
 
     def _received(self, message: dict[str, Any], _: list[int]) -> None:
         if self._ready is not None and not self._ready.done():

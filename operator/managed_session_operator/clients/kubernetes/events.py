@@ -6,7 +6,14 @@ import asyncio
 import logging
 from datetime import UTC, datetime
 
-from kubernetes.aio import client
+from kubernetes.aio.client import (
+    ApiClient,
+    CoreV1Api,
+    CoreV1Event,
+    V1EventSource,
+    V1ObjectMeta,
+    V1ObjectReference,
+)
 from managed_session_api import names
 from managed_session_api.conditions import Reason
 from managed_session_api.resource import ManagedSession
@@ -23,19 +30,17 @@ class EventRecorder:
     At most `limit` Events wait to be posted; further ones are dropped, because no state depends on Events.
     """
 
-    def __init__(
-        self, api_client: client.ApiClient, namespace: str, *, timeout: float, limit: int = 1000
-    ) -> None:
-        self._core = client.CoreV1Api(api_client)
+    def __init__(self, api_client: ApiClient, namespace: str, *, timeout: float, limit: int = 1000) -> None:
+        self._core = CoreV1Api(api_client)
         self._namespace = namespace
         self._timeout = timeout
-        self._queue: asyncio.Queue[client.CoreV1Event] = asyncio.Queue(maxsize=limit)
+        self._queue: asyncio.Queue[CoreV1Event] = asyncio.Queue(maxsize=limit)
 
     def record(
         self, resource: ManagedSession, reason: Reason, message: str, *, warning: bool = False
     ) -> None:
         """Queue an Event of type Normal or Warning about a resource."""
-        about = client.V1ObjectReference(
+        about = V1ObjectReference(
             api_version=names.API_VERSION,
             kind=names.KIND,
             name=resource.metadata.name,
@@ -46,17 +51,15 @@ class EventRecorder:
 
     def warn_about_lease(self, name: str, reason: Reason, message: str) -> None:
         """Queue a Warning about the operator's Lease, for problems of the whole installation."""
-        about = client.V1ObjectReference(
+        about = V1ObjectReference(
             api_version="coordination.k8s.io/v1", kind="Lease", name=name, namespace=self._namespace
         )
         self._queue_event(about, reason, message, warning=True)
 
-    def _queue_event(
-        self, about: client.V1ObjectReference, reason: Reason, message: str, *, warning: bool
-    ) -> None:
+    def _queue_event(self, about: V1ObjectReference, reason: Reason, message: str, *, warning: bool) -> None:
         now = datetime.now(UTC).replace(microsecond=0)
-        event = client.CoreV1Event(
-            metadata=client.V1ObjectMeta(generate_name=f"{about.name}."),
+        event = CoreV1Event(
+            metadata=V1ObjectMeta(generate_name=f"{about.name}."),
             involved_object=about,
             type="Warning" if warning else "Normal",
             reason=str(reason),
@@ -65,7 +68,7 @@ class EventRecorder:
             last_timestamp=now,
             count=1,
             reporting_component="managed-session-operator",
-            source=client.V1EventSource(component="managed-session-operator"),
+            source=V1EventSource(component="managed-session-operator"),
         )
         try:
             self._queue.put_nowait(event)

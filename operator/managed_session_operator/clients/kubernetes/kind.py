@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
-from kubernetes.aio import client
+from kubernetes.aio.client import ApiClient
 from managed_session_api import names
 from managed_session_runtime.managed_session_client import ManagedSessionClient
 
@@ -24,7 +24,7 @@ class Kind:
     _kind: ClassVar[str] = names.KIND
 
     def __init__(
-        self, api_client: client.ApiClient, namespace: str, *, fence: Callable[[], None], timeout: float
+        self, api_client: ApiClient, namespace: str, *, fence: Callable[[], None], timeout: float
     ) -> None:
         self._client = ManagedSessionClient(
             api_client,

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from kubernetes.aio import client
+from kubernetes.aio.client import ApiClient, CoordinationV1Api, V1Lease, V1LeaseSpec, V1ObjectMeta
 
 from managed_session_operator.clients.kubernetes.calls import kubernetes_call
 from managed_session_operator.domain.errors import (
@@ -56,7 +56,7 @@ class Leadership:
 
     def __init__(
         self,
-        api_client: client.ApiClient,
+        api_client: ApiClient,
         namespace: str,
         name: str,
         *,
@@ -65,7 +65,7 @@ class Leadership:
         renew_every: float,
         on_turn: Callable[[], None] = lambda: None,
     ) -> None:
-        self._leases = client.CoordinationV1Api(api_client)
+        self._leases = CoordinationV1Api(api_client)
         self._namespace = namespace
         self._name = name
         self._identity = identity
@@ -199,11 +199,11 @@ class Leadership:
         now = datetime.now(UTC)
         new_term = lease is None or transitions != self._epoch or self._lease is None
         acquired = now if new_term else lease.spec.acquire_time
-        body = client.V1Lease(
-            metadata=client.V1ObjectMeta(
+        body = V1Lease(
+            metadata=V1ObjectMeta(
                 name=self._name, resource_version=lease.metadata.resource_version if lease else None
             ),
-            spec=client.V1LeaseSpec(
+            spec=V1LeaseSpec(
                 holder_identity=self._identity,
                 lease_duration_seconds=max(1, round(self._duration)),
                 acquire_time=acquired,

@@ -6,7 +6,7 @@ import base64
 import time
 from typing import Any
 
-from kubernetes.aio import client
+from kubernetes.aio.client import ApiClient, CoreV1Api
 from managed_session_api import names
 from managed_session_api.conditions import Reason
 from pydantic import SecretStr
@@ -25,8 +25,8 @@ _FRESH_SECONDS = 5.0
 class ReferencedValues:
     """Values in Secrets and ConfigMaps of the sessions' namespace."""
 
-    def __init__(self, api_client: client.ApiClient, namespace: str, *, timeout: float) -> None:
-        self._core = client.CoreV1Api(api_client)
+    def __init__(self, api_client: ApiClient, namespace: str, *, timeout: float) -> None:
+        self._core = CoreV1Api(api_client)
         self._namespace = namespace
         self._timeout = timeout
         self._recent: dict[tuple[str, str], tuple[float, Any]] = {}

@@ -7,7 +7,15 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from kubernetes.aio import client
+from kubernetes.aio.client import (
+    ApiClient,
+    CoreV1Api,
+    V1DeleteOptions,
+    V1ObjectMeta,
+    V1OwnerReference,
+    V1Preconditions,
+    V1Secret,
+)
 from managed_session_api import names
 from managed_session_api.conditions import Reason
 from managed_session_api.resource import ManagedSession
@@ -21,9 +29,9 @@ class SessionTokens:
     """Secrets that hold session tokens from the claim to the worker's first heartbeat."""
 
     def __init__(
-        self, api_client: client.ApiClient, namespace: str, *, fence: Callable[[], None], timeout: float
+        self, api_client: ApiClient, namespace: str, *, fence: Callable[[], None], timeout: float
     ) -> None:
-        self._core = client.CoreV1Api(api_client)
+        self._core = CoreV1Api(api_client)
         self._namespace = namespace
         self._fence = fence
         self._timeout = timeout
@@ -31,13 +39,13 @@ class SessionTokens:
     async def put(self, resource: ManagedSession, claim: str, token: SecretStr | None) -> None:
         """Store the token of the resource's claim and replace any other. None: there is no token."""
         name = names.token_secret_name(resource.metadata.name)
-        body = client.V1Secret(
-            metadata=client.V1ObjectMeta(
+        body = V1Secret(
+            metadata=V1ObjectMeta(
                 name=name,
                 labels={names.LABEL_MANAGED_BY: names.MANAGED_BY},
                 annotations={names.ANNOTATION_CLAIM: claim},
                 owner_references=[
-                    client.V1OwnerReference(
+                    V1OwnerReference(
                         api_version=names.API_VERSION,
                         kind=names.KIND,
                         name=resource.metadata.name,
@@ -95,12 +103,12 @@ class SessionTokens:
             of_claim = (there.metadata.annotations or {}).get(names.ANNOTATION_CLAIM)
             if resource.metadata.uid not in owners or claim not in (None, of_claim):
                 return
-            version = client.V1Preconditions(
+            version = V1Preconditions(
                 uid=there.metadata.uid, resource_version=there.metadata.resource_version
             )
             async with self._call("secret delete"):
                 await self._core.delete_namespaced_secret(
-                    name, self._namespace, body=client.V1DeleteOptions(preconditions=version)
+                    name, self._namespace, body=V1DeleteOptions(preconditions=version)
                 )
         except (ConflictError, ResourceGoneError):
             return

@@ -4,6 +4,8 @@ The simulator starts it once, with a clean environment. As an ordinary user it f
 in which it is root. Each packet on its control socket brings the socket of a new sandbox, and a fork of this
 process becomes PID 1 of new PID, mount, IPC and host name namespaces. All sandboxes share the memory of the
 modules imported here, which acts as E2B's memory snapshots.
+
+On a listening socket it serves any number of simulators: each connection is the control socket of a fork.
 """
 
 import gc
@@ -86,6 +88,27 @@ def _fork_sandbox(
         os._exit(0)
 
 
+def _import(names: list[str]) -> list[str]:
+    """Import the modules. Return which of them failed, and how."""
+    failures = []
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # noqa: BLE001 - a template's module; start without it
+            failures.append(f"{name}: {type(error).__name__}")
+    return failures
+
+
+def _fork_for_simulators(listener: socket.socket) -> socket.socket:
+    """Fork a child for each simulator that connects, for ever. Return the child's connection in it."""
+    while True:
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            return connection
+        connection.close()
+
+
 def main(descriptor: int, location: str, preload: list[str]) -> None:
     """Serve fork requests until the simulator closes its end of the control socket.
 
@@ -94,29 +117,31 @@ def main(descriptor: int, location: str, preload: list[str]) -> None:
     matters for processes that forbid others to inspect them (prctl(2), PR_SET_DUMPABLE).
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    control = socket.socket(fileno=descriptor)
+    listens = bool(control.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
     privileged = False
     if location == "outside":
         try:
             privileged = _take_privileges()
         except OSError as error:
-            messages.send(socket.socket(fileno=descriptor), {"event": "failed", "message": _refusal(error)})
+            if not listens:
+                messages.send(control, {"event": "failed", "message": _refusal(error)})
             return
         if not privileged:
             again = ["inside" if word == "outside" else word for word in sys.orig_argv]
             os.execv(sys.executable, again)  # noqa: S606 - the same program again
-    control = socket.socket(fileno=descriptor)
-    failures = []
-    for name in preload:
-        try:
-            importlib.import_module(name)
-        except Exception as error:  # noqa: BLE001 - a template's module; start without it
-            failures.append(f"{name}: {type(error).__name__}")
-    linux.become_subreaper()
+    failures = _import(preload)
     linux.set_process_name("e2b-zygote")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     gc.collect()
     gc.freeze()
-    messages.send(control, {"event": "ready", "privileged": privileged, "preload_failures": failures})
+    if listens:
+        control = _fork_for_simulators(control)
+    linux.become_subreaper()
+    messages.send(
+        control,
+        {"event": "ready", "privileged": privileged, "preload": preload, "preload_failures": failures},
+    )
     while (received := messages.receive(control)) is not None:
         config, descriptors = received
         connection = socket.socket(fileno=descriptors[0])
