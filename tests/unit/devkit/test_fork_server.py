@@ -126,10 +126,14 @@ async def test_a_program_that_it_does_not_know_is_executed(fork_server: ForkServ
     assert "executed" in str(error)
 
 
+def _zygotes() -> set[psutil.Process]:
+    return {each for each in psutil.Process().children() if each.name() == "e2b-zygote"}
+
+
 async def test_simulators_of_e2b_share_what_sandboxes_import_and_leave_no_process(
     fork_server: ForkServer, tmp_path: Path
 ) -> None:
-    simulators = []
+    of_other_tests, simulators = _zygotes(), []
     for number in range(2):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -145,7 +149,7 @@ async def test_simulators_of_e2b_share_what_sandboxes_import_and_leave_no_proces
         clouds = simulated_clouds("http://127.0.0.1:9", simulator.url, AnthropicSettings())
         await ensure_template(None, **clouds.e2b_options)
         simulators.append(simulator)
-    [shared] = [each for each in psutil.Process().children() if each.name() == "e2b-zygote"]
+    [shared] = _zygotes() - of_other_tests
     assert len(shared.children()) == len(simulators)
 
     for left, simulator in enumerate(reversed(simulators)):
