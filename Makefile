@@ -5,16 +5,18 @@ IMAGE ?= managed-sessions:$(PROJECT_VERSION)
 # Tests mostly wait, so there are as many or more of them at once than cores.
 TEST_WORKERS ?= 4
 FAULT_WORKERS ?= 4
-# Which rows of the fault matrix: 1/1 is all of them, 2/3 the second third.
+# Which cluster tests and which rows of the fault matrix: 1/1 is all of them, 2/3 the second third.
+CLUSTER_PART ?= 1/1
 FAULT_PART ?= 1/1
 # pytest's exit status where PYTEST_ARGS picks no test of a run.
 NO_TESTS := 5
 # Tests side by side, then those that need the machine for themselves, also where one of the first has failed.
 define both_parts
 failed=0; \
-	$(BIN)/python -m pytest $(1) -m "not alone" --numprocesses=$(TEST_WORKERS) --dist=loadfile $(PYTEST_ARGS) || \
+	$(BIN)/python -m pytest $(1) --cluster-part=$(CLUSTER_PART) -m "not alone" \
+		--numprocesses=$(TEST_WORKERS) --dist=loadfile $(PYTEST_ARGS) || [ $$? -eq $(NO_TESTS) ] || failed=1; \
+	$(BIN)/python -m pytest tests/cluster --cluster-part=$(CLUSTER_PART) -m alone $(PYTEST_ARGS) || \
 		[ $$? -eq $(NO_TESTS) ] || failed=1; \
-	$(BIN)/python -m pytest tests/cluster -m alone $(PYTEST_ARGS) || [ $$? -eq $(NO_TESTS) ] || failed=1; \
 	exit $$failed
 endef
 # Where the API servers of tests write down what the processes did, for check-rights.
@@ -58,7 +60,7 @@ binaries: setup ## Get kube-apiserver, etcd and kubectl: download them, or build
 demo: setup ## Show the whole system at work: a session's turn from the webhook to the answer
 	@$(BIN)/managed-sessions demo
 
-test: setup binaries ## All tests: unit and cluster
+test: setup binaries ## All tests: unit and cluster; CLUSTER_PART=2/2 for half of the cluster tests
 	rm -rf $(AUDIT)/test
 	export MANAGED_SESSIONS_AUDIT_FOLDER=$(AUDIT)/test; $(call both_parts,tests/unit tests/cluster)
 
@@ -85,11 +87,11 @@ test-python: ## The unit tests and some cluster tests on another Python, in an e
 test-faults: setup binaries ## The fault matrix: every fault by name, and whether the guarantees hold; FAULT_PART=2/3 for a third
 	rm -rf $(AUDIT)/test-faults
 	MANAGED_SESSIONS_AUDIT_FOLDER=$(AUDIT)/test-faults \
-		$(BIN)/python -m pytest tests/faults --part=$(FAULT_PART) --numprocesses=$(FAULT_WORKERS) \
+		$(BIN)/python -m pytest tests/faults --fault-part=$(FAULT_PART) --numprocesses=$(FAULT_WORKERS) \
 			--dist=worksteal $(PYTEST_ARGS)
 
 check-rights: setup ## After test and test-faults: no right of deploy/ went unused, and no request was refused
-	$(BIN)/python -m tests.rights $(AUDIT)
+	$(BIN)/python -m tests.rights $(AUDIT) $(RIGHTS_ARGS)
 
 e2e: setup ## The tests on a real node: a kind cluster, or the one that KUBECONFIG names
 	$(BIN)/python -m pytest tests/kind --timeout=600 --durations=15 $(PYTEST_ARGS)

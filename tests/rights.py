@@ -1,5 +1,7 @@
 """Compares the rights of deploy/ with what the processes did in a test run: `python -m tests.rights FOLDER`.
 
+With `--of-a-part`, not all tests have run, so that a right may have gone unused.
+
 With the setting `MANAGED_SESSIONS_AUDIT_FOLDER` every API server of a test run leaves an audit log in a
 folder. This reads them all, and fails on a right that no process has used, and on a request that was refused
 for want of one. A test that takes rights away says so (`expect_refusals`), and an API server that is starting
@@ -25,6 +27,7 @@ from managed_session_cli.manifests import load_manifests
 from managed_session_devkit.control_plane.control_plane import STARTS_SUFFIX
 from managed_session_devkit.control_plane.settings import ControlPlaneSettings
 
+OF_A_PART = "--of-a-part"
 EXPECTED = "expected-refusals.jsonl"
 PROCESSES = ("managed-session-webhook", "managed-session-operator")
 USER_AGENTS = ("managed-session-webhook", "managed-session-operator", "kopf/")
@@ -255,7 +258,7 @@ def main(arguments: list[str]) -> int:
         f"{len(logs)} audit logs: {len(rights)} rights, {len(unused)} never used, "
         f"{findings.refused.total()} requests refused"
     )
-    return 1 if unused or findings.refused else 0
+    return 1 if findings.refused or (unused and OF_A_PART not in arguments) else 0
 
 
 if __name__ == "__main__":

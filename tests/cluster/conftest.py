@@ -12,11 +12,26 @@ from managed_session_devkit.control_plane import ControlPlane, established
 from managed_session_devkit.system.local_system import LocalSystem
 
 from ..support.fixtures import control_plane, pytest_runtest_makereport, show_logs
+from ..support.parts import keep_part
 from ..support.systems import StartSystem, local_system, unique_name
 
 __all__ = ["control_plane", "pytest_runtest_makereport"]
 
 DEFINITIONS = Path(__file__).parents[2] / "crds"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that divides the suite."""
+    parser.addoption("--cluster-part", default="1/1", help="run a part of the files: 2/2 is the second half")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the files of the other parts."""
+
+    def file(item: pytest.Item) -> Path | None:
+        return item.path if item.path.parent == Path(__file__).parent else None
+
+    keep_part(config, items, config.getoption("--cluster-part", "1/1"), file)
 
 
 @pytest.fixture(scope="session")

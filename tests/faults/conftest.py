@@ -8,6 +8,7 @@ import pytest
 from managed_session_devkit.control_plane import ControlPlane
 
 from ..support.fixtures import FAILED, control_plane, pytest_runtest_makereport, show_logs
+from ..support.parts import keep_part
 from ..support.shared_sandboxes import shared_sandboxes
 from ..support.system_pool import SystemPool
 from .scenario import Scenario
@@ -17,18 +18,16 @@ __all__ = ["control_plane", "pytest_runtest_makereport"]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that divides the matrix."""
-    parser.addoption("--part", default="1/1", help="play a part of the rows: 2/3 is the second third")
+    parser.addoption("--fault-part", default="1/1", help="play a part of the rows: 2/3 is the second third")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the rows of the other parts. Each part has rows of all families."""
-    part, parts = (int(number) for number in config.getoption("part").split("/"))
-    if not 1 <= part <= parts:
-        raise pytest.UsageError(f"--part={part}/{parts}: there is no such part")
-    rows = [each for each in items if isinstance(each, pytest.Function) and hasattr(each, "callspec")]
-    others = {row for number, row in enumerate(rows) if number % parts != part - 1}
-    config.hook.pytest_deselected(items=[*others])
-    items[:] = [each for each in items if each not in others]
+
+    def row(item: pytest.Item) -> str | None:
+        return item.nodeid if isinstance(item, pytest.Function) and hasattr(item, "callspec") else None
+
+    keep_part(config, items, config.getoption("--fault-part", "1/1"), row)
 
 
 @pytest.fixture(scope="session")
