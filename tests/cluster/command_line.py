@@ -29,7 +29,7 @@ IMAGE = "registry.example.com/team/managed-sessions:9.9.9"
 E2B_KEY = "e2b_0123456789abcdef0123456789abcdef01234567"
 OTHER_E2B_KEY = "e2b_fedcba9876543210fedcba9876543210fedcba98"
 SIGNING_KEY = "whsec_c2lnbmluZy1rZXktb2YtYXQtbGVhc3QtMzItYnl0ZXM="
-SECONDS = 90.0
+SECONDS = 300.0
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ from .stand_in import ClusterStandIn
 
 NEXT_E2B_KEY = SIMULATED_E2B_KEY.replace("51", "52")
 IMAGE = "registry.example.com/team/managed-sessions:0.1.0"
-SECONDS = 120.0
+SECONDS = 300.0
 WAYS: dict[str, list[str]] = {
     "cli": [
         "install.md", "credentials.md", "resource.md", "classes.md", "templates.md", "operate.md",
