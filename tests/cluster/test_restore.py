@@ -56,17 +56,20 @@ async def wipe(system: LocalSystem) -> None:
 
 
 async def restore(system: LocalSystem, items: list[dict[str, Any]], *, status: bool = False) -> None:
-    """Make the resources again, with new UIDs; without their status, as Velero does by default."""
+    """Make the resources again, with new UIDs; without their status, as Velero does by default.
+
+    An event that comes late may have made one that has no status yet.
+    """
     definition = Path(__file__).parents[2] / "crds/managedsessions.yaml"
     await system.control_plane.kubectl("apply", "--server-side", f"--filename={definition}")
     await established(system.control_plane.kubectl)
     for item in items:
         metadata = {k: v for k, v in item["metadata"].items() if k not in GIVEN_BY_THE_SERVER}
         bare = {**item, "metadata": metadata}
-        bare.pop("status", None)
+        saved = bare.pop("status", None)
         await system.kubectl("create", "--filename=-", input=json.dumps(bare))
-        if status:
-            patch = json.dumps({"status": item["status"]})
+        if status and saved is not None:
+            patch = json.dumps({"status": saved})
             name = f"{names.PLURAL}/{metadata['name']}"
             await system.kubectl("patch", name, "--subresource=status", "--type=merge", f"--patch={patch}")
 
