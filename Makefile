@@ -133,6 +133,7 @@ docs-site: setup ## Build docs/ as a site into site/; a link that leads nowhere 
 
 manifests: setup binaries ## Write deploy/*.yaml anew from deploy/kustomize/base
 	$(BIN)/python devkit/render_manifests.py
+	$(BIN)/python devkit/render_dashboard.py
 
 image: ## Build the image of webhook and operator; IMAGE=REGISTRY/NAME:TAG, PLATFORM=linux/arm64 for other nodes
 	docker build $(if $(PLATFORM),--platform=$(PLATFORM)) --build-arg VERSION=$(PROJECT_VERSION) --build-arg REVISION=$$(git rev-parse HEAD) --tag $(IMAGE) .

@@ -358,8 +358,7 @@ class OperatorApp:
         finally:
             live.forget("claims")
             live.forget("resync")
-            self.metrics.leading.set(0)
-            self.metrics.queue_unavailable.set(0)
+            self.metrics.stand_by()
             queue.clear()
             self._class_changes.clear()
             with contextlib.suppress(Exception):

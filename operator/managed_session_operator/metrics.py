@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
+from managed_session_worker.protocol import ExitReason
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _PREFIX = "managed_sessions_"
@@ -48,6 +49,38 @@ class UserWaitMetrics:
         self._oldest.set(oldest_seconds)
         for age, count in by_age.items():
             self._by_age.labels(age).set(count)
+
+    def clear(self) -> None:
+        """Count no session."""
+        self.set({}, 0, 0.0)
+        self._by_age.clear()
+
+
+class ResourceMetrics:
+    """Metrics of the known resources."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._all = Gauge(f"{_PREFIX}resources", "Known resources.", registry=registry)
+        self._by_reason = Gauge(
+            f"{_PREFIX}resources_by_reason",
+            "Known resources, by phase and by the reason of Ready.",
+            ["phase", "reason"],
+            registry=registry,
+        )
+
+    def set(self, known: int, by_reason: Mapping[tuple[str, str], int]) -> None:
+        """Set the number of resources: all, and by phase and reason of Ready (each empty until it is set)."""
+        self._all.set(known)
+        self._by_reason.clear()
+        for labels, count in by_reason.items():
+            self._by_reason.labels(*labels).set(count)
+
+
+def _from_zero(counter: Counter, values: Iterable[str]) -> Counter:
+    """Make the series of these label values now: an alert sees a first step only if a value was before it."""
+    for value in values:
+        counter.labels(value)
+    return counter
 
 
 class SkillCacheMetrics:
@@ -96,7 +129,7 @@ class Metrics:
         self.steps = counter("steps", "Steps taken, by step.", "step")
         self.failures = counter("step_failures", "Steps that failed, by reason.", "reason")
         self.status_writes = counter("status_writes", "Writes to a resource's status.")
-        self.turns = counter("turns", "Workers that ended, by exit reason.", "reason")
+        self.turns = _from_zero(counter("turns", "Workers that ended, by exit reason.", "reason"), ExitReason)
         self.skills = counter(
             "skills", "Skills of sandboxes, by outcome: written, or missing in a turn.", "outcome"
         )
@@ -133,15 +166,18 @@ class Metrics:
             "queue_depth", "Sessions whose work waited in the queue for a sandbox slot, at the last resync."
         )
         self.offers_waiting = gauge("offers_waiting", "Offers that are not yet written to a resource.")
-        self.resources = gauge("resources", "Known resources.")
+        self.resources = ResourceMetrics(self.registry)
         self.resyncs = counter(
             "resyncs", "Resyncs with E2B's sandboxes and Anthropic's work list, by outcome.", "outcome"
         )
         self.orphans_killed = counter("orphans_killed", "Orphaned sandboxes that were killed.")
-        self.recoveries = counter(
-            "recoveries",
-            "Actions on stuck sessions, by action: stranded work stopped, or session interrupted.",
-            "action",
+        self.recoveries = _from_zero(
+            counter(
+                "recoveries",
+                "Actions on stuck sessions, by action: stranded work stopped, or session interrupted.",
+                "action",
+            ),
+            ("stopped", "interrupted"),
         )
         self.long_turns = counter(
             "long_turns",
@@ -152,6 +188,26 @@ class Metrics:
             "environment_shared", "1 while another installation or worker serves the same environment."
         )
         self.last_resync = gauge("last_resync_timestamp_seconds", "Time of the last successful resync.")
+
+    def stand_by(self) -> None:
+        """Reset what only the leader knows, so that a former leader reports nothing that was true once."""
+        for gauge in (
+            self.leading,
+            self.queue_unavailable,
+            self.slots_used,
+            self.slots,
+            self.slots_allowed,
+            self.waiting,
+            self.oldest_wait,
+            self.queue_depth,
+            self.offers_waiting,
+            self.environment_shared,
+        ):
+            gauge.set(0)
+        for by_class in self._used_and_waiting_by_class:
+            by_class.clear()
+        self.resources.set(0, {})
+        self.user_waits.clear()
 
     def set_classes(
         self, known: Collection[str], used: Mapping[str, int], waiting: Mapping[str, int]

@@ -6,10 +6,12 @@ import asyncio
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from managed_session_api import names
+from managed_session_api.conditions import ConditionType
 from managed_session_api.resource import ManagedSession
 from managed_session_runtime.credentials import CredentialError
 
@@ -154,7 +156,8 @@ class Resync:
         context = self._context
         for name in await context.records.list_all():
             self._enqueue(name)
-        context.metrics.resources.set(len(context.records.cache))
+        known = context.records.cache
+        context.metrics.resources.set(len(known), Counter(_phase_and_reason(each) for each in known.all()))
 
     async def _kill_superseded(self, superseded: list[tuple[ManagedSession, SandboxView]]) -> None:
         """Kill superseded sandboxes at once, if the newest version of the resource confirms it."""
@@ -186,3 +189,8 @@ class Resync:
 
         views = self._understood([candidates[sandbox_id] for sandbox_id in to_kill])
         await asyncio.gather(*(kill(view) for view in views))
+
+
+def _phase_and_reason(resource: ManagedSession) -> tuple[str, str]:
+    ready = resource.status.condition(ConditionType.READY)
+    return str(resource.status.phase or ""), ready.reason if ready is not None else ""

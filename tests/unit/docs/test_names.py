@@ -10,6 +10,7 @@ from managed_session_api.conditions import ConditionType
 from managed_session_api.reasons import REASONS
 from managed_session_operator.metrics import Metrics
 from managed_session_operator.settings import OperatorSettings
+from managed_session_runtime.probes import publish_build_info
 from managed_session_runtime.settings import describe_settings
 from managed_session_webhook.metrics import WebhookMetrics
 from managed_session_webhook.settings import WebhookSettings
@@ -42,8 +43,20 @@ def test_metrics_exist(page: Path) -> None:
     families = [family for each in (registry, Metrics().registry) for family in each.collect()]
     known = {family.name for family in families}
     known |= {f"{family.name}_total" for family in families if family.type == "counter"}
+    known |= {"managed_sessions_build_info"}
     named = set(re.findall(r"`(managed_sessions_\w+)", text_of(page)))
     assert named - known == set()
+
+
+def test_each_metric_is_explained() -> None:
+    registry = CollectorRegistry()
+    WebhookMetrics(registry)
+    publish_build_info("any", registry)
+    families = [family for each in (registry, Metrics().registry) for family in each.collect()]
+    ends = {"counter": "_total", "info": "_info"}
+    names = {family.name + ends.get(family.type, "") for family in families}
+    rows = re.findall(r"^\| (`managed_sessions.*?) \|", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(managed_sessions_\w+)`", row)} == names
 
 
 @pytest.mark.parametrize("page", PAGES, ids=by_name)
