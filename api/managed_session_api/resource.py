@@ -547,6 +547,41 @@ class DailyActivity(Model):
     seconds: int = 0
 
 
+class CostOfDay(Model):
+    """What the session cost on one day: what was recorded on it."""
+
+    day: str
+    """The day in UTC, as YYYY-MM-DD."""
+    list_cost: str = "0"
+    active_seconds: int = 0
+    sandbox_seconds: int = 0
+
+
+class CostStatus(Model):
+    """What the session has cost until its newest turn's end or pause. It never shrinks.
+
+    Amounts are in the currency's minor units (cents), as Anthropic's are.
+    """
+
+    total: str | None = None
+    """`listCost` and `sandboxCost` together, for people: `1.26 USD`."""
+    currency: str | None = None
+    list_cost: str | None = None
+    """Anthropic's `usage.list_cost`."""
+    budget: str | None = None
+    """Anthropic's `budget.max_list_cost`. None: the session has no budget."""
+    active_seconds: int = 0
+    """Anthropic's `usage.active_seconds`."""
+    sandbox_seconds: int = 0
+    """For how long the session's sandboxes have run, by E2B's times of their running periods."""
+    sandbox_cost: str | None = None
+    """An estimate. None: the operator knows no price."""
+    counted_until: Timestamp | None = None
+    """Until when running periods are in `sandboxSeconds`. No second before it is counted again."""
+    days: list[CostOfDay] = Field(default_factory=list)
+    """Oldest first."""
+
+
 class EffectiveStatus(Model):
     """The policy in force: the spec, completed by the session's class and the operator's settings.
 
@@ -629,6 +664,7 @@ class Status(ConditionedStatus):
     effective: EffectiveStatus | None = None
     active_today: DailyActivity | None = None
     """Counted only while a class serves the session, for the class's daily budget."""
+    cost: CostStatus | None = None
     turns: int = 0
     last_active_time: Timestamp | None = None
     ended_at: Timestamp | None = None

@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import uuid
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -16,9 +17,11 @@ from managed_session_api import names
 from managed_session_api.conditions import Reason
 from managed_session_api.credentials import Credential
 from managed_session_api.names import resource_name
+from managed_session_api.resource import ManagedSession
 from managed_session_runtime.credentials import CredentialDirectory, CredentialError
 from managed_session_runtime.kubernetes_client import open_session
 
+from managed_session_operator.capacity.class_shares import class_name_of
 from managed_session_operator.capacity.creation_rate import CreationRate
 from managed_session_operator.capacity.slots import Capacity
 from managed_session_operator.clients.anthropic.work_queue import WorkQueue
@@ -49,7 +52,9 @@ from managed_session_operator.controller.reconcile_queue import ReconcileQueue
 from managed_session_operator.controller.reconciler import Reconciler
 from managed_session_operator.controller.tasks import run_until_first_exit
 from managed_session_operator.controller.work_poller import WorkPoller
+from managed_session_operator.cost_metrics import CostMetrics
 from managed_session_operator.domain import user_wait
+from managed_session_operator.domain.cost import Added
 from managed_session_operator.domain.errors import ConflictError, OperationError, ResourceGoneError
 from managed_session_operator.domain.offer import OfferInbox
 from managed_session_operator.domain.resource_cache import ResourceCache, version_of
@@ -105,6 +110,7 @@ class OperatorApp:
         self.leadership = self._new_leadership(lease_client)
         self._queue = ReconcileQueue(concurrency=settings.reconcile_concurrency)
         self.metrics = Metrics()
+        self._cost_metrics = CostMetrics(self.metrics.registry, settings.metrics_agents)
         self._sandboxes = Sandboxes(
             self._key(Credential.E2B_API_KEY),
             fence=self.leadership.fence,
@@ -200,6 +206,8 @@ class OperatorApp:
                 self._events,
                 clock,
                 self.metrics.status_writes.inc,
+                self._cost_added,
+                settings.sandbox_price_per_second,
             ),
             sharing=Sharing(
                 ManagedSandboxes(api_client, settings.namespace, fence=fence, timeout=timeout), clock
@@ -231,6 +239,9 @@ class OperatorApp:
         """Return whether the resource has a slot, but no running sandbox yet."""
         cache = self._context.caches.get(name)
         return self._context.capacity.holds(name) and (cache is None or cache.sandbox is None)
+
+    def _cost_added(self, resource: ManagedSession, added: Added) -> None:
+        self._cost_metrics.add(class_name_of(resource), resource.spec.agent_id or "", **asdict(added))
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Return the probe's answer. A process is ready, also as a standby, once the watch runs.

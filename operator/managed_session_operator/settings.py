@@ -106,6 +106,20 @@ class OperatorSettings(Settings):
         description="Plan of the E2B team. Sets the defaults of MAX_ACTIVE_SANDBOXES, SANDBOX_CREATION_RATE "
         "and SANDBOX_MAX_LIFETIME_SECONDS; setting one of them overrides its default.",
     )
+    sandbox_price_per_second: float | None = Field(
+        default=None,
+        ge=0,
+        le=10,
+        description="US dollars for one second of a running sandbox, for the estimates in `status.cost`. E2B "
+        "prices vCPUs and GiB of memory: 2 vCPUs with 0.5 GiB cost about 0.00003. Default: no estimates.",
+    )
+    metrics_agents: int = Field(
+        default=50,
+        ge=0,
+        le=1000,
+        description="How many agents have a label of their own in the metrics of costs. The others count as "
+        "`other`.",
+    )
     max_active_sandboxes: int = Field(
         default=_PLANS["hobby"]["max_active_sandboxes"],
         ge=1,

@@ -65,6 +65,11 @@ EXAMPLES: dict[str, Any] = {
     "spec.sandbox.proxy.httpProxy": "http://proxy.example.com:3128",
     "spec.sandbox.proxy.httpsProxy": "http://proxy.example.com:3128",
     "status.activeToday.day": "2026-11-23",
+    "status.cost.currency": "USD",
+    "status.cost.listCost": "126",
+    "status.cost.budget": "2500",
+    "status.cost.sandboxCost": "3.25",
+    "status.cost.days": [{"day": "2026-11-23", "listCost": "126", "activeSeconds": 42, "sandboxSeconds": 77}],
     "status.effective.volumes": [{"name": "x", "path": "/mnt/volume"}],
     "status.effective.buckets": [{"type": "S3", "bucket": "xxx", "path": "/mnt/bucket"}],
     "status.effective.archil": [

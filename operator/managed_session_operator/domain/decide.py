@@ -352,7 +352,7 @@ def _at_rest(resource: ManagedSession, observation: Observation, wait_for: float
             min(lapse, wait_for) if wait_for else lapse,
         )
     if budget.budget_reached(resource):
-        return Decision(Step.WAIT, Reason.BUDGET_REACHED, budget.MESSAGE, wait_for)
+        return Decision(Step.WAIT, Reason.BUDGET_REACHED, budget.message(resource), wait_for)
     reason = _GIVEN_UP.get(work.exit_reason or "", Reason.IDLE)
     ready = resource.status.condition(ConditionType.READY)
     message = ready.message if ready is not None and ready.reason == reason else ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from managed_session_operator.domain.usage import Usage
+
 
 @dataclass(frozen=True)
 class SkillReference:
@@ -36,6 +38,7 @@ class SessionView:
     """The skills of its agent. They stay the same for the session's life."""
     agent_name: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    usage: Usage | None = None
 
     @property
     def ended(self) -> bool:

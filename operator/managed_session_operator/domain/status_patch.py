@@ -13,6 +13,8 @@ from managed_session_api.times import to_wire
 
 from managed_session_operator.domain import class_budget
 from managed_session_operator.domain.conditions import ConditionUpdate, merge_conditions
+from managed_session_operator.domain.cost import cost_fields
+from managed_session_operator.domain.usage import Usage
 
 
 def status_patch(
@@ -21,6 +23,8 @@ def status_patch(
     *,
     phase: Phase | None = None,
     conditions: list[ConditionUpdate] | None = None,
+    usage: Usage | None = None,
+    price: float | None = None,
     **fields: Any,
 ) -> dict[str, Any]:
     """Return a merge patch of the status; empty if nothing would change.
@@ -30,11 +34,17 @@ def status_patch(
         now: the time of the change.
         phase: the wanted phase.
         conditions: the wanted conditions.
+        usage: what Anthropic reports that the session has used, if that was read.
+        price: dollars for a second of a running sandbox, if the operator knows it.
         fields: other top-level fields in JSON form. None inside a field removes a value.
     """
     patch: dict[str, Any] = {}
     current = resource.status.to_json()
-    for key, value in {**class_budget.counted(resource, fields, now), **fields}.items():
+    implied = {
+        **class_budget.counted(resource, fields, now),
+        **cost_fields(resource, fields, now, usage=usage, price=price),
+    }
+    for key, value in {**implied, **fields}.items():
         wanted = _wire(value)
         if not _contains(current.get(key), wanted):
             patch[key] = wanted

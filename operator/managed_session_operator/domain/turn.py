@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from managed_session_api.times import as_utc
 
 from managed_session_operator.domain.thread_calls import ThreadCalls
+from managed_session_operator.domain.usage import Usage
 
 BUDGET_REACHED = "budget_reached"
 """Stop reason of a turn that continues once the session's budget is raised or removed."""
@@ -41,12 +42,14 @@ class Turn:
         open_calls: ID and tool of each thread's oldest open call for a worker, which runs the calls of a
             thread in order, and those of different threads at the same time.
         stop_reason: why the turn ended, in Anthropic's words; empty if the session is not idle.
+        usage: what the session has used, if an event near the newest says so.
     """
 
     awaited: Awaited
     newest_event: str = ""
     open_calls: tuple[tuple[str, str], ...] = ()
     stop_reason: str = ""
+    usage: Usage | None = field(default=None, compare=False)
 
     @property
     def needs_worker(self) -> bool:

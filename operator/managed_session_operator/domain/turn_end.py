@@ -14,6 +14,7 @@ from managed_session_operator.domain import budget
 from managed_session_operator.domain.decide import LEASE_SECONDS, lease_message
 from managed_session_operator.domain.recovery import suspected
 from managed_session_operator.domain.turn import BUDGET_REACHED
+from managed_session_operator.domain.usage import Usage
 from managed_session_operator.domain.user_wait import NO_WAIT
 from managed_session_operator.domain.worker_run import ExitRecord
 
@@ -30,6 +31,7 @@ class Ending:
         over: whether the session's turn is certainly over.
         stop_reason: why the turn ended, in Anthropic's words.
         record: the supervisor's exit record, if there is one.
+        usage: what the session has used, if that was read.
     """
 
     exit_reason: str
@@ -37,6 +39,7 @@ class Ending:
     over: bool = False
     stop_reason: str = ""
     record: ExitRecord | None = None
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def plan_turn_end(resource: ManagedSession, ending: Ending, now: datetime, *, ca
     work, record = resource.status.work, ending.record
     unleased = work.serving_late_since is not None or (record is not None and record.late_since is not None)
     orderly = lease_given_back(ending.exit_reason) or unleased
-    reason, message = _reason_and_message(ending, now, orderly=orderly)
+    reason, message = _reason_and_message(resource, ending, now, orderly=orderly)
     first = {"firstHeartbeatAt": now} if ending.heartbeat and work.first_heartbeat_at is None else {}
     served = ending.heartbeat and ending.exit_reason != ExitReason.NO_MESSAGE
     fields = {
@@ -82,14 +85,16 @@ def plan_turn_end(resource: ManagedSession, ending: Ending, now: datetime, *, ca
     return TurnEnd(reason, message, fields, summary, orderly)
 
 
-def _reason_and_message(ending: Ending, now: datetime, *, orderly: bool) -> tuple[Reason, str]:
+def _reason_and_message(
+    resource: ManagedSession, ending: Ending, now: datetime, *, orderly: bool
+) -> tuple[Reason, str]:
     if not orderly:
         lapses_at = now + timedelta(seconds=LEASE_SECONDS)
         return Reason.AWAITING_LEASE, lease_message(ending.exit_reason, lapses_at)
     if not ending.over:
         return Reason.AWAITING_CLAIM, _IN_DOUBT
     if ending.stop_reason == BUDGET_REACHED:
-        return Reason.BUDGET_REACHED, budget.MESSAGE
+        return Reason.BUDGET_REACHED, budget.message(resource, ending.usage)
     return Reason.IDLE, ""
 
 

@@ -10,6 +10,7 @@ from datetime import timedelta
 
 from managed_session_runtime.credentials import CredentialError
 
+from managed_session_operator.domain.budget import budget_reached
 from managed_session_operator.domain.decide import claim_active
 from managed_session_operator.domain.errors import NotLeadingError, OperationError
 from managed_session_operator.domain.shared_environment import SharedEnvironmentDetector
@@ -101,7 +102,7 @@ class SessionEndChecks:
             return False
         for resource in resources:
             created = resource.metadata.creation_timestamp
-            if resource.spec.session_id in living:
+            if resource.spec.session_id in living and not budget_reached(resource):
                 context.cache(resource.metadata.name).end_asked_at = now
             elif resource.status.ended_at is None and created is not None and created < now:
                 self._check_end(resource.metadata.name)

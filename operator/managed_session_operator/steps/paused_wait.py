@@ -81,6 +81,7 @@ async def pause_wait(context: Context, resource: ManagedSession) -> float | None
         resource,
         phase=phase_of(Reason.AWAITING_USER),
         conditions=[*conditions_of(Reason.AWAITING_USER, message, SandboxState.PAUSED), *conditions],
+        usage=turn.usage,
         sandbox=saved_sandbox(view, context.now()),
     )
     logger.info("sandbox paused while its user is awaited", extra={"resource": name, "sandbox": sandbox_id})

@@ -35,6 +35,7 @@ async def inspect_session(context: Context, resource: ManagedSession) -> float |
         checked = max(now, event.created_at) if event is not None else now
         await context.records.write_status(
             resource,
+            usage=turn.usage,
             work={"stopReason": turn.stop_reason or None},
             recovery={"checkedAt": checked, "attempts": 0},
         )

@@ -95,7 +95,10 @@ async def _resume(context: Context, resource: ManagedSession, cache: SessionCach
         if view is None:
             await record_loss(context, resource)
             return
-        if view.paused and (conditions := saved_conditions(context, resource, view)):
+        if view.paused:
+            # Recorded before the resume, after which E2B no longer shows the period that has ended, nor that
+            # the sandbox was rolled back.
+            conditions = saved_conditions(context, resource, view)
             resource = await context.records.write_status(
                 resource, conditions=conditions, sandbox=saved_sandbox(view, context.now())
             )

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from managed_session_api.conditions import Phase
-from managed_session_api.resource import ManagedSession
+from managed_session_api.resource import CostStatus, ManagedSession
 
 from managed_session_operator.domain.conditions import ConditionUpdate
+from managed_session_operator.domain.cost import Added, added
 from managed_session_operator.domain.errors import ConflictError, ResourceGoneError
 from managed_session_operator.domain.ports import Body, Clock, EventSink, SessionStore
 from managed_session_operator.domain.resource_cache import ResourceCache
 from managed_session_operator.domain.status_patch import status_patch
+from managed_session_operator.domain.usage import Usage
 
 _MOST_WRITES = 5
 """How often a write is sent again because the resource changed in fields that do not affect the decision."""
@@ -27,6 +29,9 @@ class SessionRecords:
         events: receives the Events of conditions that are announced.
         clock: the time.
         on_status_write: called after each write to a status.
+        on_cost: called after each write to a status, with the resource before it and what it has added to the
+            session's cost. Not called if the answer to the write was lost.
+        price: dollars for a second of a running sandbox, if the settings have it.
     """
 
     def __init__(
@@ -36,12 +41,16 @@ class SessionRecords:
         events: EventSink,
         clock: Clock,
         on_status_write: Callable[[], None] = lambda: None,
+        on_cost: Callable[[ManagedSession, Added], None] = lambda _, __: None,
+        price: float | None = None,
     ) -> None:
         self.cache = cache
         self._store = store
         self._events = events
         self._clock = clock
         self._on_status_write = on_status_write
+        self._on_cost = on_cost
+        self._price = price
 
     async def write_status(
         self,
@@ -49,6 +58,7 @@ class SessionRecords:
         *,
         phase: Phase | None = None,
         conditions: list[ConditionUpdate] | None = None,
+        usage: Usage | None = None,
         **fields: Any,
     ) -> ManagedSession:
         """Write what has changed of the status, in at most one call, and return the newest resource.
@@ -61,7 +71,15 @@ class SessionRecords:
             ResourceGoneError: the resource no longer exists.
         """
         for _ in range(_MOST_WRITES):
-            patch = status_patch(resource, self._clock.now(), phase=phase, conditions=conditions, **fields)
+            patch = status_patch(
+                resource,
+                self._clock.now(),
+                phase=phase,
+                conditions=conditions,
+                usage=usage,
+                price=self._price,
+                **fields,
+            )
             if not patch:
                 return resource
             try:
@@ -73,6 +91,7 @@ class SessionRecords:
                 resource = newest
                 continue
             self._on_status_write()
+            self._on_cost(resource, _added(resource, patch))
             written = self.note(body)
             for each in conditions or ():
                 if each.announced:
@@ -124,6 +143,12 @@ class SessionRecords:
         self.cache.observe(body)
         newest = self.cache.get(body["metadata"]["name"])
         return newest if newest is not None else ManagedSession.model_validate(body)
+
+
+def _added(before: ManagedSession, patch: Body) -> Added:
+    """Return what a write has added to the session's cost."""
+    cost = patch.get("cost")
+    return added(before.status.cost, CostStatus.model_validate(cost)) if cost is not None else Added()
 
 
 def _same_basis(before: ManagedSession, after: ManagedSession) -> bool:

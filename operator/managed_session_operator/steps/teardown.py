@@ -10,10 +10,12 @@ from managed_session_api.conditions import Reason
 from managed_session_api.resource import ManagedSession
 from managed_session_runtime.credentials import CredentialError
 
+from managed_session_operator.domain.budget import budget_reached, was_raised
 from managed_session_operator.domain.decide import claim_active, unchecked_end_event
 from managed_session_operator.domain.errors import ErrorKind, OperationError, UnderWayError
 from managed_session_operator.domain.mounts import release_plan
 from managed_session_operator.domain.policy import idempotency_key, sandbox_metadata
+from managed_session_operator.domain.usage import Usage
 from managed_session_operator.steps.context import Context
 from managed_session_operator.steps.hooks import before_kill, reach_running
 from managed_session_operator.steps.kept_snapshots import delete_all
@@ -47,21 +49,39 @@ async def confirm_end(context: Context, resource: ManagedSession) -> float | Non
         cache.end_check_due = False
         return None
     ended = session is None or session.ended
-    await record_end(context, resource, ended=ended, deleted=session is None)
+    usage = session.usage if session is not None else None
+    await record_end(context, resource, ended=ended, deleted=session is None, usage=usage)
     if event is not None and not ended:
-        await context.records.write_status(resource, recovery={"checkedEndEvent": event.id})
+        resource = await context.records.write_status(resource, recovery={"checkedEndEvent": event.id})
+    if session is not None and not ended and budget_reached(resource) and was_raised(session):
+        # No event has told. Whether the session needs a worker is found out as for one that may be stuck.
+        told = resource.status.last_event
+        settled = {"checkedAt": told.created_at} if told is not None else {}
+        await context.records.write_status(
+            resource,
+            usage=usage,
+            work={"stopReason": None},
+            recovery={**settled, "suspectedAt": context.now()},
+        )
     cache.end_check_due, cache.end_asked_at = False, context.now()
     return None
 
 
-async def record_end(context: Context, resource: ManagedSession, *, ended: bool, deleted: bool) -> None:
+async def record_end(
+    context: Context,
+    resource: ManagedSession,
+    *,
+    ended: bool,
+    deleted: bool,
+    usage: Usage | None = None,
+) -> None:
     """Record that the session has ended. If it was deleted, delete its resource at once."""
     if not ended:
         return
     if deleted:
         await context.records.delete(resource)
     else:
-        await context.records.write_status(resource, endedAt=context.now())
+        await context.records.write_status(resource, usage=usage, endedAt=context.now())
     how = "deleted" if deleted else "terminated or archived"
     context.event(resource, Reason.SESSION_ENDED, f"The session was {how}.")
 

@@ -19,6 +19,7 @@ from managed_session_operator.domain.memory_stores import memory_conditions
 from managed_session_operator.domain.session import SessionView
 from managed_session_operator.domain.turn import Awaited, Inspection
 from managed_session_operator.domain.turn_end import Ending, plan_turn_end
+from managed_session_operator.domain.usage import Usage, later
 from managed_session_operator.domain.worker_run import ExitRecord
 from managed_session_operator.steps.call_deaths import count_deaths
 from managed_session_operator.steps.context import Context
@@ -83,6 +84,7 @@ async def finish(context: Context, resource: ManagedSession) -> float | None:
         heartbeat=run.heartbeat,
         conditions=left.conditions,
         over=left.over,
+        usage=_usage(context, resource, session),
     )
     if not isinstance(session, OperationError):
         await record_end(context, resource, ended=session is None or session.ended, deleted=session is None)
@@ -122,6 +124,15 @@ async def _session(context: Context, resource: ManagedSession) -> SessionView | 
         return await context.sessions.session(resource.spec.session_id)
     except OperationError as error:
         return error
+
+
+def _usage(
+    context: Context, resource: ManagedSession, session: SessionView | OperationError | None
+) -> Usage | None:
+    """Return what the session has used, from what was read at its turn's end anyway."""
+    inspection = context.cache(resource.metadata.name).inspection
+    told = inspection.turn.usage if inspection is not None else None
+    return later(told, session.usage if isinstance(session, SessionView) else None)
 
 
 async def _is_over(context: Context, resource: ManagedSession) -> bool:
@@ -195,6 +206,7 @@ async def write_finished(
     heartbeat: bool = True,
     conditions: list[ConditionUpdate],
     over: bool = False,
+    usage: Usage | None = None,
     deaths: CallDeaths | None = None,
 ) -> ManagedSession:
     """Record the turn's end and the sandbox's new state in one write, then forget the worker's run.
@@ -208,6 +220,7 @@ async def write_finished(
         heartbeat: whether the worker had the lease.
         conditions: conditions to write as well.
         over: whether the session's turn is certainly over. If not, the session is inspected later.
+        usage: what the session has used, if that was read.
         deaths: without a record, the count of tool calls that ended workers.
 
     Returns:
@@ -219,7 +232,7 @@ async def write_finished(
         context.cache(resource.metadata.name).inspection,
     )
     stop_reason = inspection.turn.stop_reason if over and inspection is not None else ""
-    ending = Ending(exit_reason, heartbeat, over, stop_reason, record)
+    ending = Ending(exit_reason, heartbeat, over, stop_reason, record, usage)
     end = plan_turn_end(resource, ending, context.now(), can_interrupt=context.api_key.possible)
     counted = record.call_deaths if record is not None else deaths or {}
     update = count_deaths(context, resource, counted, over=lease_given_back(exit_reason))
@@ -228,6 +241,7 @@ async def write_finished(
         resource,
         phase=phase_of(end.reason),
         conditions=[*implied, *conditions, *update.conditions, *memory_conditions(resource, record)],
+        usage=usage,
         sandbox=sandbox,
         **end.fields,
         **update.fields,

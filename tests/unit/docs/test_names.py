@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from managed_session_api.conditions import ConditionType
 from managed_session_api.reasons import REASONS
+from managed_session_operator.cost_metrics import CostMetrics
 from managed_session_operator.metrics import Metrics
 from managed_session_operator.settings import OperatorSettings
 from managed_session_runtime.probes import publish_build_info
@@ -40,6 +41,7 @@ def text_of(page: Path) -> str:
 def test_metrics_exist(page: Path) -> None:
     registry = CollectorRegistry()
     WebhookMetrics(registry)
+    CostMetrics(registry)
     families = [family for each in (registry, Metrics().registry) for family in each.collect()]
     known = {family.name for family in families}
     known |= {f"{family.name}_total" for family in families if family.type == "counter"}
@@ -51,6 +53,7 @@ def test_metrics_exist(page: Path) -> None:
 def test_each_metric_is_explained() -> None:
     registry = CollectorRegistry()
     WebhookMetrics(registry)
+    CostMetrics(registry)
     publish_build_info("any", registry)
     families = [family for each in (registry, Metrics().registry) for family in each.collect()]
     ends = {"counter": "_total", "info": "_info"}

@@ -61,6 +61,7 @@ class ScriptedAgent:
         if task is not None:
             task.cancel()
         session.drop_waiting()
+        session.usage.paused = False
         for thread in list(session.threads):
             thread.end()
 
@@ -94,6 +95,8 @@ class ScriptedAgent:
         result = ""
         for step in steps:
             await asyncio.sleep(self._settings().thinking.sample_seconds())
+            if step.tools is not None or step.say is not None:
+                await self._request(session)
             if step.tools is not None:
                 result = await self._call_tools(session, step.tools, thread)
             elif step.say is not None:
@@ -110,6 +113,26 @@ class ScriptedAgent:
             else:
                 await self._play_silent_step(session, step)
         return "end_turn"
+
+    async def _request(self, session: Session) -> None:
+        """Pay for a model request. If the session's budget is used up, pause until it is raised."""
+        usage = session.usage
+        while usage.spent:
+            session.budget_changed.clear()
+            if not usage.paused:
+                usage.paused = True
+                session.end_turn("budget_reached")
+            await session.budget_changed.wait()
+        usage.cents += self._settings().cents_per_request
+
+    def go_on(self, session: Session) -> None:
+        """Continue a session that its budget had paused, after the budget was changed."""
+        if session.usage.paused and not session.usage.spent:
+            session.usage.paused = False
+            session.run()
+            if self._settings().raised_budget_queues_work:
+                self._queue_work(session)
+        session.budget_changed.set()
 
     async def _play_silent_step(self, session: Session, step: Step) -> None:
         """Play a step in which the agent itself does nothing."""

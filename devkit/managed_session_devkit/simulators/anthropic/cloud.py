@@ -27,6 +27,7 @@ from managed_session_devkit.simulators.anthropic.resources import (
 from managed_session_devkit.simulators.anthropic.scripts import ScriptBook
 from managed_session_devkit.simulators.anthropic.session import Session
 from managed_session_devkit.simulators.anthropic.settings import Settings
+from managed_session_devkit.simulators.anthropic.usage import Usage, budget_of
 from managed_session_devkit.simulators.anthropic.webhooks import WebhookSender
 from managed_session_devkit.simulators.anthropic.work_item import WorkItem
 from managed_session_devkit.simulators.anthropic.work_queue import Change, WorkQueue
@@ -144,6 +145,7 @@ class Cloud:
             metadata=request.get("metadata") or {},
             resources=self._resources_of(request.get("resources") or []),
             vault_ids=list(request.get("vault_ids") or []),
+            usage=Usage(budget=budget_of(request.get("budget"))),
         )
         self.sessions[session.id] = session
         self.ledger.note(session.id, "created")
@@ -211,7 +213,11 @@ class Cloud:
             self.webhooks.publish(event)
 
     def update_session(self, session: Session, change: dict[str, Any]) -> None:
-        """Change the title or the metadata."""
+        """Change the title, the metadata or the budget."""
+        if "budget" in change:
+            session.usage.change_budget(change["budget"])
+            session.append({"type": "session.updated", "budget": session.usage.budget_json()})
+            self.agent.go_on(session)
         if "title" in change:
             session.title = change["title"]
         for key, value in (change.get("metadata") or {}).items():

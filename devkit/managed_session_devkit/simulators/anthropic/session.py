@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from managed_session_devkit.simulators.anthropic.identifiers import new_id
 from managed_session_devkit.simulators.anthropic.threads import Thread
+from managed_session_devkit.simulators.anthropic.usage import Usage
 from managed_session_devkit.simulators.common.times import now, rfc3339
 
 Status = Literal["idle", "running", "rescheduling", "terminated"]
@@ -63,6 +64,8 @@ class Session:
         waiting: tool calls in ``requires_action``, by event ID.
         threads: threads of sub-agents that work.
         inbox: user messages that no turn has started on.
+        usage: what it has cost, and its budget.
+        budget_changed: set while no budget keeps the agent from going on.
         announce: called with the type of each event that webhooks report.
     """
 
@@ -84,6 +87,8 @@ class Session:
     waiting: dict[str, ToolCall] = field(default_factory=dict)
     threads: set[Thread] = field(default_factory=set)
     inbox: list[dict[str, Any]] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
+    budget_changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON form, with every field that the SDK's type requires."""
@@ -101,9 +106,12 @@ class Session:
             "archived_at": None if self.archived_at is None else rfc3339(self.archived_at),
             "status": self.status,
             "outcome_evaluations": [],
-            "stats": {"active_seconds": 0.0, "duration_seconds": (now() - self.created_at).total_seconds()},
-            "usage": {"input_tokens": 0, "output_tokens": 0, "cache_read_input_tokens": 0},
-            "budget": None,
+            "stats": {
+                "active_seconds": round(self.usage.active_seconds, 3),
+                "duration_seconds": (now() - self.created_at).total_seconds(),
+            },
+            "usage": self.usage.as_json(),
+            "budget": self.usage.budget_json(),
             "deployment_id": None,
         }
 
@@ -127,6 +135,7 @@ class Session:
         """Become ``running``, unless it is already."""
         if self.status != "running":
             self.status = "running"
+            self.usage.runs()
             self.append({"type": "session.status_running"})
             self.announce(self, "session.status_run_started")
 
@@ -142,12 +151,17 @@ class Session:
 
     def _idle(self, stop_reason: dict[str, Any]) -> None:
         self.status = "idle"
+        self.usage.rests()
+        self.append(
+            {"type": "session.usage", "usage": self.usage.as_json(), "budget": self.usage.budget_json()}
+        )
         self.append({"type": "session.status_idle", "stop_reason": stop_reason})
         self.announce(self, "session.status_idled")
 
     def reschedule(self) -> None:
         """Become ``rescheduling``: after a temporary error, the agent will run again."""
         self.status = "rescheduling"
+        self.usage.rests()
         self.append({"type": "session.status_rescheduled"})
         self.announce(self, "session.status_rescheduled")
 
@@ -157,6 +171,7 @@ class Session:
         self.inbox.clear()
         if self.status != "terminated":
             self.status = "terminated"
+            self.usage.rests()
             self.append({"type": "session.status_terminated"})
             self.announce(self, "session.status_terminated")
 

@@ -92,6 +92,11 @@ class AgentSettings(StrictModel):
 
     thinking: Latency = Latency()
     """Before each step of a script."""
+    cents_per_request: float = Field(default=1, ge=0)
+    """List cost of each model request: one for each message, and for the tool calls that are made at once."""
+    raised_budget_queues_work: bool = True
+    """Whether a session that goes on because its budget was raised is queued at once. Documented is only that
+    it goes on."""
 
 
 class Settings(StrictModel):

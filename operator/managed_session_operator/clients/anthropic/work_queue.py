@@ -6,10 +6,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from anthropic import AsyncAnthropic
+from anthropic.pagination import AsyncPageCursor
 from anthropic.types.beta.sessions import BetaManagedAgentsSessionEventType
 from managed_session_api.names import is_session_id
 from managed_session_api.times import as_utc
@@ -23,6 +25,7 @@ from managed_session_operator.domain.offer import Offer, rewrap_session_token
 from managed_session_operator.domain.session import SessionView, SkillReference
 from managed_session_operator.domain.turn import NEWEST_EVENTS, Turn, TurnReader, is_oldest_first, read_turn
 from managed_session_operator.domain.turn_limit import TurnStart
+from managed_session_operator.domain.usage import newest_usage, read_usage
 from managed_session_operator.domain.work_item import HealthCheck, WorkItem, WorkList
 
 logger = logging.getLogger(__name__)
@@ -77,6 +80,18 @@ def _metadata(session: Any) -> dict[str, str]:
     given = getattr(session, "metadata", None)
     pairs = given.items() if isinstance(given, dict) else ()
     return {name: value for name, value in pairs if isinstance(value, str)}
+
+
+async def _newest_turn(page: AsyncPageCursor[Any]) -> Turn:
+    """Read the turn from the newest events, page by page, no further than needed."""
+    reader, seen = TurnReader(), 0
+    async for event in page:
+        seen += 1
+        if (turn := reader.read(event)) is not None:
+            return turn
+        if seen >= NEWEST_EVENTS:
+            break
+    return reader.end()
 
 
 class WorkQueue:
@@ -266,6 +281,7 @@ class WorkQueue:
                     ),
                     agent_name=str(getattr(session.agent, "name", None) or ""),
                     metadata=_metadata(session),
+                    usage=read_usage(session),
                 )
         except OperationError as error:
             if error.kind is not ErrorKind.NOT_FOUND:
@@ -306,13 +322,9 @@ class WorkQueue:
                 if is_oldest_first(page.data):
                     # The order was ignored. Old events, taken for the newest, would make the session look
                     # stuck.
-                    return read_turn(reversed([event async for event in page]))
-                reader, seen = TurnReader(), 0
-                async for event in page:
-                    seen += 1
-                    if (turn := reader.read(event)) is not None or seen >= NEWEST_EVENTS:
-                        return turn or reader.end()
-                return reader.end()
+                    newest_first = [event async for event in page][::-1]
+                    return replace(read_turn(newest_first), usage=newest_usage(newest_first))
+                return replace(await _newest_turn(page), usage=newest_usage(page.data))
         except OperationError as error:
             if error.kind is not ErrorKind.NOT_FOUND:
                 raise

@@ -24,10 +24,12 @@ async def test_sdk_worker_answers_a_bash_turn_with_only_the_work_secret(
         "user.message",
         "session.status_running",
         "agent.tool_use",
+        "session.usage",
         "session.status_idle",
         "user.tool_result",
         "session.status_running",
         "agent.message",
+        "session.usage",
         "session.status_idle",
     ]
     assert await api.state(work.id) == "stopped"

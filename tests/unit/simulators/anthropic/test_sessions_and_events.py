@@ -250,8 +250,14 @@ async def test_stream_carries_events_from_its_start_on(api: Api) -> None:
     await api.answer(session.id)
     async with stream(api, session.id) as events:
         await api.say(session.id, "after")
-        seen = [(await anext(events)).type for _ in range(4)]
-    assert seen == ["user.message", "session.status_running", "agent.message", "session.status_idle"]
+        seen = [(await anext(events)).type for _ in range(5)]
+    assert seen == [
+        "user.message",
+        "session.status_running",
+        "agent.message",
+        "session.usage",
+        "session.status_idle",
+    ]
 
 
 async def test_every_stream_record_has_an_event_line_and_pings_fill_silence(
