@@ -564,7 +564,7 @@ class CostStatus(Model):
     """
 
     total: str | None = None
-    """`listCost` and `sandboxCost` together, for people: `1.26 USD`."""
+    """`listCost` and `sandboxCost` together, for people: `$1.26`."""
     currency: str | None = None
     list_cost: str | None = None
     """Anthropic's `usage.list_cost`."""

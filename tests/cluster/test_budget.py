@@ -60,7 +60,7 @@ async def test_a_session_at_its_budget_rests_until_it_is_raised_or_removed(
         await conversation.send(TURN)
         status = await stopped(system, session_id)
         said = next(each for each in status["conditions"] if each["type"] == "Ready")
-        assert "budget of 0.02 USD is used up: it has cost 0.02 USD. Raise or remove it" in said["message"]
+        assert "budget of $0.02 is used up: it has cost $0.02. Raise or remove it" in said["message"]
         assert (status["phase"], status["work"]["stopReason"]) == ("Idle", "budget_reached")
         assert (status["cost"]["budget"], status["cost"]["listCost"]) == ("2", "2")
         await resyncs_pass(system, 3)

@@ -81,7 +81,7 @@ async def test_a_turn_has_a_cost_that_grows_with_the_next_one(system: LocalSyste
         assert second["sandboxSeconds"] == pytest.approx(await billed(system, session_id), abs=SLACK)
         assert second["sandboxCost"] == str(second["sandboxSeconds"]), "a cent for each second"
         dollars = (4 + second["sandboxSeconds"]) / 100
-        assert second["total"] == f"{dollars:.2f} USD"
+        assert second["total"] == f"${dollars:.2f}"
         day = second["days"][0]
         assert [day[each] for each in ("listCost", "activeSeconds", "sandboxSeconds")] == [
             second[each] for each in ("listCost", "activeSeconds", "sandboxSeconds")

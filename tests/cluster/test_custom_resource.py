@@ -94,7 +94,7 @@ STATUS = Status(
     session_class=ClassReference(name="gold", uid="u", generation=7),
     active_today=DailyActivity(day="2026-11-23", seconds=60),
     cost=CostStatus(
-        total="1.29 USD",
+        total="$1.29",
         currency="USD",
         list_cost="126",
         budget="2500",
@@ -239,13 +239,25 @@ async def test_columns_that_kubectl_get_prints(sessions: Sessions) -> None:
     name = f"{names.SINGULAR}.{names.GROUP}/{NAME}"
     assert row.split()[:6] == [name, "True", "Idle", SESSION, "i0a1b2c3", "3"]
     header, row = (await sessions.kubectl("get", names.SHORT_NAME, "--output=wide")).splitlines()
-    assert header.split()[8:] == ["PHASE", "WORK", "ENVIRONMENT", "AGENT", "CLASS", "TEMPLATE", "MESSAGE"]
-    assert row.split(maxsplit=14)[8:] == [
+    assert header.split()[8:] == [
+        "PHASE",
+        "WORK",
+        "ENVIRONMENT",
+        "AGENT",
+        "CLASS",
+        "COST",
+        "SANDBOX-SECONDS",
+        "TEMPLATE",
+        "MESSAGE",
+    ]
+    assert row.split(maxsplit=16)[8:] == [
         "Idle",
         "Idle",
         "env_1",
         "agent_1",
         "gold",
+        "$1.29",
+        "77",
         "managed-session-worker:0.1.0",
         "The next message will be served.",
     ]

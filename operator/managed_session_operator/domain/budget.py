@@ -6,9 +6,12 @@ Anthropic continues the session and queues its work.
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from managed_session_api import events
 from managed_session_api.resource import CostStatus, ManagedSession
 
+from managed_session_operator.domain.cost import money
 from managed_session_operator.domain.session import SessionView
 from managed_session_operator.domain.turn import BUDGET_REACHED
 from managed_session_operator.domain.usage import Usage
@@ -44,5 +47,5 @@ def message(resource: ManagedSession, usage: Usage | None = None) -> str:
         spent, currency = str(usage.list_cost), usage.currency
     if budget is None or spent is None:
         return f"The session's budget is used up. {_REMEDY}"
-    amounts = f"of {int(budget) / 100:.2f} {currency} is used up: it has cost {int(spent) / 100:.2f}"
-    return f"The session's budget {amounts} {currency}. {_REMEDY}"
+    limit, cost_so_far = (money(Decimal(each) / 100, currency or "USD") for each in (budget, spent))
+    return f"The session's budget of {limit} is used up: it has cost {cost_so_far}. {_REMEDY}"

@@ -143,4 +143,9 @@ def _sum_up(cost: CostStatus, price: float | None) -> None:
         return
     cost.currency = cost.currency or "USD"
     total = (int(cost.list_cost or 0) + (estimate or Decimal(0))) / 100
-    cost.total = f"{total:.2f} {cost.currency}"
+    cost.total = money(total, cost.currency)
+
+
+def money(amount: Decimal, currency: str) -> str:
+    """Return an amount for people, as one word: `$1.26`, or `EUR1.26`."""
+    return f"{'$' if currency == 'USD' else currency}{amount:.2f}"

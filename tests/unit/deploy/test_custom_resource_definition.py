@@ -92,6 +92,8 @@ def test_printed_columns_are_unchanged() -> None:
         "ENVIRONMENT",
         "AGENT",
         "CLASS",
+        "COST",
+        "SANDBOX-SECONDS",
         "TEMPLATE",
         "MESSAGE",
     ]

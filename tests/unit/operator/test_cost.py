@@ -87,7 +87,7 @@ def test_the_first_period_after_an_upgrade_counts_from_its_start() -> None:
 def test_what_anthropic_reports_is_a_total_that_never_shrinks() -> None:
     usage = Usage(list_cost=126, budget=2500, active_seconds=41.6)
     cost = cost_of({}, usage=usage)
-    assert (cost.list_cost, cost.budget, cost.active_seconds, cost.total) == ("126", "2500", 42, "1.26 USD")
+    assert (cost.list_cost, cost.budget, cost.active_seconds, cost.total) == ("126", "2500", 42, "$1.26")
     status = {"cost": cost.to_json()}
     assert cost_fields(session(status), {}, NOW, usage=usage) == {}
     older = cost_of(status, usage=Usage(list_cost=100, active_seconds=3.0))
@@ -112,9 +112,9 @@ def test_a_price_gives_an_estimate_and_a_total() -> None:
     fields = {"sandbox": saved(ago(90), ago(30))}
     written = cost_fields(session(running()), fields, NOW, usage=Usage(list_cost=126), price=0.00003)
     cost = CostStatus.model_validate(written["cost"])
-    assert (cost.sandbox_cost, cost.total) == ("0.18", "1.26 USD")
+    assert (cost.sandbox_cost, cost.total) == ("0.18", "$1.26")
     only = CostStatus.model_validate(cost_fields(session(running()), fields, NOW, price=0.001)["cost"])
-    assert (only.sandbox_cost, only.total, only.list_cost) == ("6", "0.06 USD", None)
+    assert (only.sandbox_cost, only.total, only.list_cost) == ("6", "$0.06", None)
 
 
 def test_a_write_without_a_cost_leaves_it_alone() -> None:
