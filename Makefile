@@ -36,7 +36,7 @@ PACKAGES := $(wildcard api/managed_session_api runtime/managed_session_runtime w
 PROSE := README.md CONTRIBUTING.md RELEASE.md SECURITY.md docs deploy crds
 
 .DEFAULT_GOAL := help
-.PHONY: help setup binaries demo test test-unit test-cluster test-kubernetes test-python test-faults check-rights e2e soak soak-quick check format bench docs docs-site manifests image sbom clean
+.PHONY: help setup binaries helm demo test test-unit test-cluster test-kubernetes test-python test-faults check-rights e2e soak soak-quick check format bench docs docs-site manifests image sbom clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -57,20 +57,23 @@ $(STAMP): pyproject.toml devkit/pyproject.toml requirements-build.lock requireme
 binaries: setup ## Get kube-apiserver, etcd and kubectl: download them, or build them with Go
 	@$(BIN)/python -m managed_session_devkit.control_plane binaries
 
+helm: setup ## Get the Helm that tests of the chart run: build it with Go, unless HELM names one
+	@$(BIN)/python -m tests.support.helm_program
+
 demo: setup ## Show the whole system at work: a session's turn from the webhook to the answer
 	@$(BIN)/managed-sessions demo
 
-test: setup binaries ## All tests: unit and cluster; CLUSTER_PART=2/2 for half of the cluster tests
+test: setup binaries helm ## All tests: unit and cluster; CLUSTER_PART=2/2 for half of the cluster tests
 	rm -rf $(AUDIT)/test
 	export MANAGED_SESSIONS_AUDIT_FOLDER=$(AUDIT)/test; $(call both_parts,tests/unit tests/cluster)
 
 test-unit: setup ## The tests that need no control plane
 	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
 
-test-cluster: setup binaries ## The tests on a real API server
+test-cluster: setup binaries helm ## The tests on a real API server
 	$(BIN)/python -m pytest tests/cluster $(PYTEST_ARGS)
 
-test-kubernetes: setup ## The cluster tests on another release of Kubernetes: VERSION=1.32
+test-kubernetes: setup helm ## The cluster tests on another release of Kubernetes: VERSION=1.32
 	@[ -n "$(VERSION)" ] || { echo "Which release of Kubernetes? Try: make test-kubernetes VERSION=1.32" >&2; exit 1; }
 	unset KUBEBUILDER_ASSETS; MANAGED_SESSIONS_KUBERNETES_VERSION=$(VERSION) \
 		$(BIN)/python -m managed_session_devkit.control_plane binaries
@@ -93,7 +96,7 @@ test-faults: setup binaries ## The fault matrix: every fault by name, and whethe
 check-rights: setup ## After test and test-faults: no right of deploy/ went unused, and no request was refused
 	$(BIN)/python -m tests.rights $(AUDIT) $(RIGHTS_ARGS)
 
-e2e: setup ## The tests on a real node: a kind cluster, or the one that KUBECONFIG names
+e2e: setup helm ## The tests on a real node: a kind cluster, or the one that KUBECONFIG names
 	$(BIN)/python -m pytest tests/kind --timeout=600 --durations=15 $(PYTEST_ARGS)
 
 soak: setup binaries ## Many sessions under faults of all kinds until the verdict; SOAK_ARGS="--seed 1 --sessions 50"
@@ -134,6 +137,7 @@ docs-site: setup ## Build docs/ as a site into site/; a link that leads nowhere 
 manifests: setup binaries ## Write deploy/*.yaml anew from deploy/kustomize/base
 	$(BIN)/python devkit/render_manifests.py
 	$(BIN)/python devkit/render_dashboard.py
+	$(BIN)/python devkit/render_chart.py
 
 image: ## Build the image of webhook and operator; IMAGE=REGISTRY/NAME:TAG, PLATFORM=linux/arm64 for other nodes
 	docker build $(if $(PLATFORM),--platform=$(PLATFORM)) --build-arg VERSION=$(PROJECT_VERSION) --build-arg REVISION=$$(git rev-parse HEAD) --tag $(IMAGE) .

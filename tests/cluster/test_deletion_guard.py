@@ -39,7 +39,7 @@ FREE = [
     ("rolebinding/managed-session-webhook", RESOURCES),
     (f"pdb/{OPERATOR}", SYSTEM),
 ]
-REFUSED = "there are ManagedSessions in the namespace managed-sessions, such as kept"
+REFUSED = "there are ManagedSessions in the namespace managed-sessions, such as "
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +77,9 @@ async def refusal(control_plane: ControlPlane, *what: str) -> str:
     return ""
 
 
-async def guards(control_plane: ControlPlane, *what: str, seconds: float = 30) -> None:
+async def guards(control_plane: ControlPlane, *what: str, session: str = "kept", seconds: float = 30) -> None:
     async def refuses() -> bool:
-        return REFUSED in await refusal(control_plane, *what)
+        return f"{REFUSED}{session}" in await refusal(control_plane, *what)
 
     await eventually("the API server has taken up the guard", refuses, seconds=seconds)
 
