@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,8 @@ from managed_session_cli.options import (
     DEFAULT_NAMESPACE,
     DEFAULT_SYSTEM_NAMESPACE,
     Context,
+    CostBy,
+    CostOutput,
     Kubeconfig,
     MostMib,
     Namespace,
@@ -218,6 +221,38 @@ def doctor(
     cluster, installation = target(kubeconfig, context, namespace, system_namespace)
     if not command.doctor(cluster, installation, session, stdout_console(), as_json=as_json):
         raise typer.Exit(1)
+
+
+def cost(
+    by: Annotated[CostBy, typer.Option("--by", help="What each row stands for.")] = CostBy.AGENT,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DAYS|DATE",
+            help="Only what was recorded since then (UTC): 7d for today and the six days before, or a date.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        CostOutput, typer.Option("--output", "-o", help="Form of the report.")
+    ] = CostOutput.TABLE,
+    namespace: Namespace = DEFAULT_NAMESPACE,
+    system_namespace: SystemNamespace = DEFAULT_SYSTEM_NAMESPACE,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Show what sessions have cost, by agent, class, session or day.
+
+    Adds up `status.cost` of the ManagedSessions that exist: Anthropic's list cost, the running time of
+    sandboxes, and their estimated cost if the operator has a price. Deleted sessions and turns that run now
+    are not in it. Amounts in JSON and YAML are cents.
+    """
+    from managed_session_cli import cost as command  # noqa: PLC0415 - quick --help
+
+    today = datetime.now(UTC).date()
+    first = command.parse_since(since, today) if since is not None else None
+    cluster, installation = target(kubeconfig, context, namespace, system_namespace)
+    command.cost(cluster, installation, command.Options(by, first, output), stdout_console())
 
 
 def smoke(
@@ -431,6 +466,11 @@ _COMMANDS: dict[Callable[..., None], tuple[str, ...]] = {
         "retained --adopt team/msess-…:default --to sesn_01GhIjKl",
         "retained --adopt sesn_01AbCdEf --to sesn_01GhIjKl",
         "retained --delete team/msess-…:default",
+    ),
+    cost: (
+        "cost",
+        "cost --by day --since 7d",
+        "cost --by session --output json",
     ),
     doctor: (
         "doctor",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -32,3 +33,20 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmat
 
 DEFAULT_NAMESPACE = RESOURCE_NAMESPACE
 DEFAULT_SYSTEM_NAMESPACE = SYSTEM_NAMESPACE
+
+
+class CostBy(StrEnum):
+    """What each row of a report of costs stands for."""
+
+    AGENT = "agent"
+    CLASS = "class"
+    SESSION = "session"
+    DAY = "day"
+
+
+class CostOutput(StrEnum):
+    """Forms of a report of costs."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -101,6 +104,37 @@ async def test_a_turn_has_a_cost_that_grows_with_the_next_one(system: LocalSyste
             "sandbox_seconds": second["sandboxSeconds"],
         }
     )
+
+
+async def test_the_command_adds_up_what_the_resources_say(system: LocalSystem) -> None:
+    async with begin(system) as conversation:
+        await conversation.say("Run: echo one")
+        recorded = await turns_recorded(system, conversation.session_id, 1)
+        [day] = recorded["days"]
+        found = await _command(system, "--by=session", f"--since={day['day']}", "--output=json")
+        [row] = [each for each in found["rows"] if each["session"] == conversation.session_id]
+        assert row == {
+            "session": conversation.session_id,
+            "currency": "USD",
+            "sessions": 1,
+            "listCost": "2",
+            "sandboxCost": str(recorded["sandboxSeconds"]),
+            "activeSeconds": recorded["activeSeconds"],
+            "sandboxSeconds": recorded["sandboxSeconds"],
+            "total": recorded["total"],
+        }
+
+
+async def _command(system: LocalSystem, *arguments: str) -> Any:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "managed_session_cli.main", "cost", f"--namespace={system.namespace}"),
+        *arguments,
+        env={**os.environ, "KUBECONFIG": str(system.control_plane.kubeconfig)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 120)
+    assert process.returncode == 0
+    return json.loads(output)
 
 
 async def test_a_paused_wait_is_recorded_and_costs_no_running_time(system: LocalSystem) -> None:
