@@ -9,7 +9,10 @@ from managed_session_operator.settings import OperatorSettings
 from managed_session_runtime.settings import Settings, describe_settings
 from managed_session_webhook.settings import WebhookSettings
 
-OF_LIBRARIES = "^(OTEL_[A-Z_]+|HTTPS?_PROXY|NO_PROXY|SSL_CERT_(FILE|DIR))$"
+OF_LIBRARIES = (
+    "^(OTEL_[A-Z_]+|(HTTPS?|ALL|NO)_PROXY|SSL_CERT_(FILE|DIR)|ANTHROPIC_BASE_URL"
+    "|E2B_(API_URL|SANDBOX_URL|DOMAIN|MAX_CONNECTIONS))$"
+)
 """Variables that the processes' libraries read."""
 CHOSEN_BY_THE_CHART = {"MANAGED_SESSIONS_NAMESPACE", "MANAGED_SESSIONS_SYSTEM_NAMESPACE"}
 OPEN = {"annotations", "labels", "podAnnotations", "podLabels", "nodeSelector", "affinity", "resources",

@@ -140,6 +140,14 @@ def deployment(text: str, process: str) -> str:
         f"            secretName: {{{{ .Values.{process}.credentialsSecret }}}}",
         times=1,
     )
+    for line, value in (("          volumeMounts:", "extraVolumeMounts"), ("      volumes:", "extraVolumes")):
+        indent = len(line) - len(line.lstrip()) + 2
+        more = (
+            f"{' ' * indent}{{{{- with .Values.{process}.{value} }}}}\n"
+            f"{' ' * indent}{{{{- toYaml . | nindent {indent} }}}}\n"
+            f"{' ' * indent}{{{{- end }}}}"
+        )
+        text = replaced(text, rf"^{line}$", f"{line}\n{more}", times=1)
     text = overridable(text, "      securityContext:", f".Values.{process}.podSecurityContext")
     return overridable(text, "          resources:", f".Values.{process}.resources")
 

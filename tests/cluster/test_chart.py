@@ -132,6 +132,8 @@ def test_values_reach_both_deployments() -> None:
         "affinity": {"nodeAffinity": {}},
         "priorityClassName": "high",
         "credentialsSecret": "elsewhere",
+        "extraVolumes": [{"name": "authorities", "configMap": {"name": "authorities"}}],
+        "extraVolumeMounts": [{"name": "authorities", "mountPath": "/authorities"}],
     }
     made = template(
         {
@@ -153,6 +155,8 @@ def test_values_reach_both_deployments() -> None:
         assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
         assert container["image"] == f"registry.example.com:5000/team/sessions@sha256:{'0' * 64}"
         assert container["resources"] == pods["resources"]
+        assert pods["extraVolumeMounts"][0] in container["volumeMounts"]
+        assert pods["extraVolumes"][0] in pod["volumes"]
         assert pod["securityContext"] == pods["podSecurityContext"]
         assert pod["imagePullSecrets"] == [{"name": "registry"}]
         for key in ("nodeSelector", "tolerations", "affinity", "priorityClassName"):

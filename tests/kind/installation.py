@@ -52,7 +52,7 @@ class Installation:
     async def apply(self) -> None:
         """Apply the manifests at once, then the credentials. Return when all pods can be used."""
         await self.kubectl("apply", f"--kustomize={self._overlay()}", "--validate=strict")
-        await self._register()
+        await self.register()
         await self.rolled_out()
         # Without its key the webhook is ready too, but refuses events.
         await self.credential_reached(WEBHOOK, Credential.ANTHROPIC_WEBHOOK_SIGNING_KEY)
@@ -80,7 +80,11 @@ class Installation:
 
     def own_manifests(self) -> str:
         """Return the tests' additions to `deploy/` as YAML: the clouds' addresses and access to them."""
-        return yaml.safe_dump_all([self._settings(), _network_policy()])
+        return yaml.safe_dump_all(self.own_objects())
+
+    def own_objects(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return them: the ConfigMap with the clouds' addresses, and the NetworkPolicy."""
+        return self._settings(), _network_policy()
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -90,7 +94,7 @@ class Installation:
             "data": {**self.clouds.clouds.environment, **_SETTINGS},
         }
 
-    async def _register(self) -> None:
+    async def register(self) -> None:
         """Register the webhook at Anthropic, and create the Secrets of both processes."""
         for old in await self.clouds.anthropic_admin.webhooks():
             await self.clouds.anthropic_admin.remove_webhook(old.id)
