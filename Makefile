@@ -58,7 +58,7 @@ binaries: setup ## Get kube-apiserver, etcd and kubectl: download them, or build
 	@$(BIN)/python -m managed_session_devkit.control_plane binaries
 
 helm: setup ## Get the Helm that tests of the chart run: build it with Go, unless HELM names one
-	@$(BIN)/python -m tests.support.helm_program
+	@$(BIN)/python -m tests.support.go_programs helm
 
 demo: setup ## Show the whole system at work: a session's turn from the webhook to the answer
 	@$(BIN)/managed-sessions demo

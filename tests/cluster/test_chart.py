@@ -17,7 +17,7 @@ from managed_session_cli.manifests import DELETION_GUARD, load_manifests
 from managed_session_devkit.control_plane import ControlPlane
 from managed_session_devkit.control_plane.binaries import resolve_binaries
 
-from ..support.helm_program import run_helm
+from ..support.go_programs import run_helm
 from ..support.waiting import eventually
 from .test_deletion_guard import guards
 from .test_manifests import kustomized

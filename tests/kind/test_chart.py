@@ -10,7 +10,7 @@ import pytest
 from managed_session_api import names
 from managed_session_api.credentials import Credential
 
-from ..support.helm_program import run_helm
+from ..support.go_programs import run_helm
 from .images import split
 from .installation import DEPLOY, OPERATOR, RESOURCES, SYSTEM, WEBHOOK, Installation
 from .turns import held_turn

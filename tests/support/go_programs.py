@@ -1,6 +1,6 @@
-"""The Helm that tests run: HELM names it, or it is built from the Go modules that `helm/` pins.
+"""Programs that only tests run, built from the Go modules that `go/` pins: Helm and actionlint.
 
-`python -m tests.support.helm_program` (`make helm`) prints its path, and builds it if it is not there yet.
+`python -m tests.support.go_programs helm` (`make helm`) prints where one is, and builds it if it is missing.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -16,48 +17,50 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock
 
-MODULES = Path(__file__).parent / "helm"
+MODULES = Path(__file__).parent / "go"
+PACKAGES = {
+    # A minute of processor time where kubectl was built before, and several elsewhere.
+    "helm": "helm.sh/helm/v4/cmd/helm",
+    # Seconds.
+    "actionlint": "github.com/rhysd/actionlint/cmd/actionlint",
+}
 BUILD_SECONDS = 1200
 RUN_SECONDS = 240
 
 
 @cache
-def helm_program() -> str:
-    """The path of Helm.
-
-    A build takes a minute of processor time where kubectl was built before, and several elsewhere.
-    """
-    if named := os.environ.get("HELM"):
+def go_program(name: str) -> str:
+    """The path of a program: what the variable of its name says, such as HELM, or what is built here."""
+    if named := os.environ.get(name.upper()):
         return named
-    sources = b"".join(path.read_bytes() for path in sorted(MODULES.iterdir()))
-    folder = platformdirs.user_cache_path("managed-sessions", ensure_exists=True) / "helm"
-    program = folder / hashlib.sha256(sources).hexdigest()[:16] / "helm"
+    sources = b"".join(path.read_bytes() for path in sorted((MODULES / name).iterdir()))
+    folder = platformdirs.user_cache_path("managed-sessions", ensure_exists=True) / name
+    program = folder / hashlib.sha256(sources).hexdigest()[:16] / name
     folder.mkdir(exist_ok=True)
     with FileLock(folder / "lock"):
         if not program.exists():
-            _build(program)
+            _build(name, program)
     return str(program)
 
 
-def _build(program: Path) -> None:
+def _build(name: str, program: Path) -> None:
     go = shutil.which("go")
-    assert go, "the tests of the chart need Helm 4: name it in HELM, or install Go 1.26 to build it"
+    assert go, f"these tests need {name}: name it in {name.upper()}, or install Go 1.26 to build it"
     program.parent.mkdir(exist_ok=True)
     unfinished = program.with_suffix(".new")
     # The same flags as for kubectl: they are part of the key of Go's build cache.
     flags = ["-mod=readonly", "-trimpath", "-ldflags", "-s -w"]
     done = subprocess.run(
-        [go, "build", *flags, "-o", str(unfinished), "helm.sh/helm/v4/cmd/helm"],
-        cwd=MODULES,
+        ["nice", go, "build", *flags, "-o", str(unfinished), PACKAGES[name]],
+        cwd=MODULES / name,
         env=os.environ | {"CGO_ENABLED": "0", "GOWORK": "off"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         timeout=BUILD_SECONDS,
-        preexec_fn=lambda: os.nice(10),
     )
-    assert done.returncode == 0, f"the build of Helm failed: {done.stdout[-2000:]}"
+    assert done.returncode == 0, f"the build of {name} failed: {done.stdout[-2000:]}"
     unfinished.replace(program)
 
 
@@ -66,7 +69,7 @@ def run_helm(*arguments: str, kubeconfig: Path | None = None) -> subprocess.Comp
     with tempfile.TemporaryDirectory() as home:
         cluster = {"KUBECONFIG": str(kubeconfig) if kubeconfig is not None else os.devnull}
         return subprocess.run(
-            [helm_program(), *arguments],
+            [go_program("helm"), *arguments],
             env={"PATH": os.environ["PATH"], "HOME": home, **cluster},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -76,4 +79,4 @@ def run_helm(*arguments: str, kubeconfig: Path | None = None) -> subprocess.Comp
 
 
 if __name__ == "__main__":
-    print(helm_program())
+    print(go_program(sys.argv[1]))
