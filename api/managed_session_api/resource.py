@@ -365,6 +365,8 @@ class EventStatus(Model):
     id: str
     type: str
     created_at: Timestamp
+    received_at: Timestamp | None = None
+    """When the webhook received it, by its own clock."""
 
 
 class SandboxState(StrEnum):
@@ -419,6 +421,23 @@ class SandboxStatus(Model):
     """The ManagedSandbox whose sandbox the session shares. Written before anything is created for it."""
 
 
+class StageStatus(Model):
+    """A stage of a turn that is over, such as the creation of its sandbox."""
+
+    name: str
+    started_at: Timestamp
+    ended_at: Timestamp
+
+
+class TraceStatus(Model):
+    """The trace of a turn, if traces are on."""
+
+    traceparent: str
+    """W3C Trace Context of its root span. Written with the claim; all span IDs are derived from it."""
+    stages: list[StageStatus] = Field(default_factory=list)
+    """What is known of the turn's course, so that the next leader can send it."""
+
+
 class WorkStatus(Model):
     """The current or most recent claim on the session's work item."""
 
@@ -447,6 +466,8 @@ class WorkStatus(Model):
     """Number of worker starts for this claim."""
     quick_returns: int = 0
     """Number of consecutive times that work arrived within `maxIdleSeconds` after a turn's end."""
+    trace: TraceStatus | None = None
+    """None unless traces are on."""
 
 
 class SnapshotStatus(Model):

@@ -57,6 +57,7 @@ from managed_session_operator.domain import user_wait
 from managed_session_operator.domain.cost import Added
 from managed_session_operator.domain.errors import ConflictError, OperationError, ResourceGoneError
 from managed_session_operator.domain.offer import OfferInbox
+from managed_session_operator.domain.ports import SpanSink
 from managed_session_operator.domain.resource_cache import ResourceCache, version_of
 from managed_session_operator.domain.shared_environment import SharedEnvironmentDetector
 from managed_session_operator.metrics import Metrics
@@ -67,6 +68,7 @@ from managed_session_operator.steps.context import Context
 from managed_session_operator.steps.session_records import SessionRecords
 from managed_session_operator.steps.sharing import Sharing
 from managed_session_operator.steps.skill_delivery import SkillDelivery
+from managed_session_operator.steps.turn_traces import TurnTraces
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +96,7 @@ class OperatorApp:
         api_client: connection to the API server.
         lease_client: a separate connection for the Lease.
         installation_id: marks this installation's sandboxes.
+        spans: where traces of turns go; None if they are off.
     """
 
     def __init__(
@@ -102,8 +105,10 @@ class OperatorApp:
         api_client: ApiClient,
         lease_client: ApiClient,
         installation_id: str,
+        spans: SpanSink | None = None,
     ) -> None:
         self._settings = settings
+        self._spans = spans
         self._credentials = CredentialDirectory(settings.credentials_dir)
         self.liveness = Liveness()
         self._progress = WatchProgress()
@@ -167,6 +172,12 @@ class OperatorApp:
             wake=self._queue.add,
             scale=settings.retry_scale,
         )
+        runs = WorkerStreams(
+            sandboxes,
+            on_change=self._queue.add,
+            accept_timeout=settings.worker_start_timeout_seconds,
+        )
+        traces = TurnTraces(self._spans, clock, runs.get) if self._spans is not None else None
         return Context(
             settings=settings,
             installation_id=installation_id,
@@ -181,11 +192,8 @@ class OperatorApp:
             sandboxes=sandboxes,
             snapshots=sandboxes.snapshots,
             cleaning=SandboxCleaning(sandboxes),
-            runs=WorkerStreams(
-                sandboxes,
-                on_change=self._queue.add,
-                accept_timeout=settings.worker_start_timeout_seconds,
-            ),
+            runs=runs,
+            traces=traces,
             skills=SkillDelivery(
                 cached(
                     work_queue.skills,
@@ -208,6 +216,7 @@ class OperatorApp:
                 self.metrics.status_writes.inc,
                 self._cost_added,
                 settings.sandbox_price_per_second,
+                [traces] if traces is not None else [],
             ),
             sharing=Sharing(
                 ManagedSandboxes(api_client, settings.namespace, fence=fence, timeout=timeout), clock
@@ -354,8 +363,7 @@ class OperatorApp:
             await self._class_feed.list()
             await self._list_all()
             context.hold_slots()
-            for resource in self._cache.all():
-                queue.add(resource.metadata.name)
+            self._take_over()
             await run_until_first_exit(
                 reconcile=queue.run(Reconciler(context).reconcile),
                 claims=claims.run(),
@@ -376,6 +384,13 @@ class OperatorApp:
                 await context.runs.close()
             context.forget_all()
             self._shared_environment.clear()
+
+    def _take_over(self) -> None:
+        """Have all resources reconciled."""
+        for resource in self._cache.all():
+            self._queue.add(resource.metadata.name)
+            if self._context.traces is not None:
+                self._context.traces.took_over(resource)
 
     async def _list_all(self) -> None:
         """Read all resources, and keep trying until the API server answers."""

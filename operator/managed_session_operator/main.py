@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Set before the import, at which the SDK reads its pool's size. Each running sandbox keeps a stream open.
 if not os.environ.setdefault("E2B_MAX_CONNECTIONS", "2000").isdecimal():
@@ -22,8 +22,12 @@ from managed_session_runtime.probes import probe_app, publish_build_info, serve
 from managed_session_runtime.settings import EXIT_CODE, load_settings
 
 from managed_session_operator.app import OperatorApp, default_installation_id
+from managed_session_operator.clients.opentelemetry.configuration import traces_on
 from managed_session_operator.domain.errors import ConflictError, ErrorKind, OperationError, ResourceGoneError
 from managed_session_operator.settings import OperatorSettings
+
+if TYPE_CHECKING:
+    from managed_session_operator.clients.opentelemetry.span_exporter import SpanExporter
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +66,17 @@ async def _default_installation_id(settings: OperatorSettings, api_client: ApiCl
             await asyncio.sleep(settings.retry_scale)
 
 
+def _span_exporter() -> SpanExporter | None:
+    """Return what sends traces; None if they are off, which costs no import."""
+    if not traces_on(os.environ):
+        return None
+    from managed_session_operator.clients.opentelemetry.span_exporter import (  # noqa: PLC0415 - only if wanted
+        SpanExporter,
+    )
+
+    return SpanExporter()
+
+
 async def run(settings: OperatorSettings) -> None:
     """Run until SIGTERM or SIGINT."""
     asyncio.get_running_loop().set_exception_handler(_without_cut_streams)
@@ -79,7 +94,8 @@ async def run(settings: OperatorSettings) -> None:
     )
     async with api_client, lease_client:
         installation = settings.installation_id or await _default_installation_id(settings, api_client)
-        operator = OperatorApp(settings, api_client, lease_client, installation)
+        spans = _span_exporter()
+        operator = OperatorApp(settings, api_client, lease_client, installation, spans)
         publish_build_info("operator", operator.metrics.registry)
         probes = probe_app(
             ready=operator.ready, live=operator.liveness.check, registry=operator.metrics.registry
@@ -90,6 +106,8 @@ async def run(settings: OperatorSettings) -> None:
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, stop.set)
             await operator.run(stop)
+            if spans is not None:
+                await spans.close()
             logger.info("stopped")
 
 

@@ -148,7 +148,11 @@ class ClusterStandIn:
     def _settings(self, container: Object, objects: Mapping[tuple[str, str], Object]) -> dict[str, str]:
         settings: dict[str, str] = {}
         for source in container.get("envFrom", []):
-            settings |= objects.get(("ConfigMap", source["configMapRef"]["name"]), {}).get("data", {})
+            if "configMapRef" in source:
+                settings |= objects.get(("ConfigMap", source["configMapRef"]["name"]), {}).get("data", {})
+            else:
+                found = objects.get(("Secret", source["secretRef"]["name"]), {}).get("data", {})
+                settings |= {key: base64.b64decode(value).decode() for key, value in found.items()}
         for variable in container.get("env", []):
             settings[variable["name"]] = variable.get("value", SYSTEM_NAMESPACE)
         return settings

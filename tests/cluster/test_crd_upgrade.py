@@ -28,6 +28,7 @@ EXAMPLES: dict[str, Any] = {
     "spec.routing.scope": "session",
     "spec.environmentID": "env_01OfSomebodyElse",
     "spec.sandbox.metadata": {"team": "a"},
+    "status.work.trace.traceparent": f"00-{7:032x}-{8:016x}-01",
     "spec.sandbox.env": {"REPORT_LANGUAGE": "en"},
     "spec.sandbox.network.allow": ["api.anthropic.com"],
     "spec.sandbox.network.deny": ["0.0.0.0/0"],

@@ -9,7 +9,7 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -91,6 +91,9 @@ async def test_a_run_creates_the_sessions_resource_with_its_event(
     assert resource["metadata"]["name"] == NAME
     assert resource["metadata"]["labels"] == {"app.kubernetes.io/managed-by": "managed-sessions"}
     assert resource["spec"] == {"sessionID": SESSION}
+    received = datetime.fromisoformat(resource["status"]["lastEvent"].pop("receivedAt"))
+    created = datetime.fromisoformat(resource["metadata"]["creationTimestamp"])
+    assert abs(created - received) < timedelta(seconds=60)
     assert resource["status"]["lastEvent"] == {
         "id": "whe_1",
         "type": RUN,

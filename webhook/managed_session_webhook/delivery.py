@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from datetime import UTC, datetime
 
 from managed_session_api import names
 from managed_session_runtime.credentials import CredentialError
@@ -78,12 +79,12 @@ class DeliveryEndpoint:
 
     async def __call__(self, request: Request) -> Response:
         """Respond to a request."""
-        started = time.perf_counter()
+        started, received_at = time.perf_counter(), datetime.now(UTC)
         outcome = Outcome.FAILED
         event: SessionEvent | None = None
         try:
             event = await self._accept(request)
-            outcome = Outcome.IGNORED if event is None else await self._record(event)
+            outcome = Outcome.IGNORED if event is None else await self._record(event.at(received_at))
             return Response(status_code=204)
         except UnrecognizedEventError as error:
             outcome = Outcome.UNRECOGNIZED

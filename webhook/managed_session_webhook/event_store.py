@@ -188,7 +188,12 @@ def _session(name: str, resource: Body) -> _Session:
 
 
 def _last_event(event: EventStatus) -> dict[str, str]:
-    return {"id": event.id, "type": event.type, "createdAt": to_wire(event.created_at)}
+    return {
+        "id": event.id,
+        "type": event.type,
+        "createdAt": to_wire(event.created_at),
+        **({"receivedAt": to_wire(event.received_at)} if event.received_at is not None else {}),
+    }
 
 
 def _is_over(event: EventStatus, session: _Session) -> bool:

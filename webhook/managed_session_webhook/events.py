@@ -5,7 +5,7 @@ Source: Anthropic SDK `BetaWebhookEvent`: `{"type": "event", "id", "created_at",
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -57,6 +57,10 @@ class SessionEvent:
     def starts_run(self) -> bool:
         """Whether work is queued for the session, which therefore needs a resource."""
         return self.event.type == events.RUN_STARTED
+
+    def at(self, received_at: datetime) -> SessionEvent:
+        """Return the event with the time at which its delivery arrived."""
+        return replace(self, event=self.event.model_copy(update={"received_at": received_at}))
 
 
 def parse_event(body: bytes) -> SessionEvent | None:

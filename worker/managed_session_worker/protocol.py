@@ -20,6 +20,7 @@ __all__ = [
     "LOG_LEVELS",
     "MAX_CAUSE",
     "MOST_CALLS",
+    "MOST_CALL_REPORTS",
     "RESUMED_SIGNAL",
     "RESUMED_VARIABLE",
     "CallDeaths",
@@ -29,6 +30,7 @@ __all__ = [
     "StartRequest",
     "accepted",
     "awaiting",
+    "call_ended",
     "claim_of",
     "epoch_of",
     "exited",
@@ -50,6 +52,10 @@ MOST_CALLS = 20
 """How many calls that ended a worker are remembered; those with the fewest deaths are dropped first."""
 MAX_CAUSE = 200
 """The longest text kept about what ended a worker during a call."""
+MOST_CALL_REPORTS = 80
+"""How many reports about calls a supervisor keeps, the newest ones, for an operator that comes later."""
+TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+"""W3C Trace Context, version 00."""
 
 Event = dict[str, Any]
 CallDeaths = dict[str, dict[str, Any]]
@@ -77,6 +83,10 @@ class StartRequest:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     proxy: str | None = field(default=None, repr=False)
     certificate_authorities: str | None = None
+    traceparent: str | None = None
+    """The span of this worker in the trace of its turn. Anthropic gets it with each request."""
+    report_calls: bool = False
+    """Whether to report when each tool call began and ended. Never with its input or result."""
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> "StartRequest":
@@ -103,6 +113,8 @@ class StartRequest:
             environment=_environment(document),
             proxy=_optional_text(document, "proxy"),
             certificate_authorities=_optional_text(document, "certificateAuthorities"),
+            traceparent=_traceparent(document),
+            report_calls=document.get("reportCalls") is True,
         )
         if request.work_secret is None and request.environment_key is None:
             raise RequestRejectedError(
@@ -138,6 +150,8 @@ class StartRequest:
                 "environment": dict(self.environment),
                 "proxy": self.proxy,
                 "certificateAuthorities": self.certificate_authorities,
+                "traceparent": self.traceparent,
+                "reportCalls": self.report_calls,
             }
         )
 
@@ -212,9 +226,25 @@ def late(claim: str, at: str) -> Event:
     return {"event": "late", "claim": claim, "at": at}
 
 
+def call_ended(claim: str, call: Mapping[str, Any]) -> Event:
+    """Make the event that a tool call has ended.
+
+    `call`: its `id`, `tool`, `startedAt`, `endedAt`, `isError`, and `input`, the digest of its input. A new
+    listener gets the newest ones again, so they can be repeated.
+    """
+    return {"event": "call", "claim": claim, "call": dict(call)}
+
+
 def exited(claim: str, record: Mapping[str, Any]) -> Event:
-    """Make the event that the worker of `claim` has ended and its exit record is on disk. Final."""
-    return {"event": "exited", "claim": claim, "record": dict(record)}
+    """Make the event that the worker of `claim` has ended and its exit record is on disk. Final.
+
+    The reports about its calls have events of their own.
+    """
+    return {
+        "event": "exited",
+        "claim": claim,
+        "record": {name: value for name, value in record.items() if name != "callReports"},
+    }
 
 
 def _integer(document: Mapping[str, Any], name: str) -> int:
@@ -233,6 +263,12 @@ def _text(document: Mapping[str, Any], name: str) -> str:
 
 def _optional_text(document: Mapping[str, Any], name: str) -> str | None:
     return None if document.get(name) is None else _text(document, name)
+
+
+def _traceparent(document: Mapping[str, Any]) -> str | None:
+    """Return the trace context; None if there is none or it is malformed: no turn fails for its trace."""
+    value = document.get("traceparent")
+    return value if isinstance(value, str) and TRACEPARENT.fullmatch(value) else None
 
 
 def _seconds(document: Mapping[str, Any], name: str, default: float) -> float:

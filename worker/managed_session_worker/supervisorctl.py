@@ -61,7 +61,7 @@ ASK_AGAIN_SECONDS = 5.0
 LEAVE_SECONDS = 20.0
 """How long a session's supervisor may take to end all that it has started."""
 LEAVE_ATTEMPTS = 3
-REPEATED_EVENTS = frozenset({"awaiting"})
+REPEATED_EVENTS = frozenset({"awaiting", "call"})
 """Events that are sent again each time their content changes."""
 MAX_REQUEST_BYTES = 256 * 1024
 SUPERVISOR_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

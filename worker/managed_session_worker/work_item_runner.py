@@ -19,6 +19,7 @@ from managed_session_worker import call_deaths
 from managed_session_worker.attach_deadline import AttachDeadline
 from managed_session_worker.bash_tool import agent_toolset
 from managed_session_worker.call_context import calling_tool_use
+from managed_session_worker.call_reports import reported
 from managed_session_worker.connections import Connections
 from managed_session_worker.earlier_commands import EarlierCommands
 from managed_session_worker.event_history import RetryingEventHistory
@@ -142,7 +143,12 @@ class WorkItemRunner:
         async with self._connections.client() as http_client:
             # Given a credential, the SDK does not look for one in files that the agent may have written.
             self._client = AsyncAnthropic(
-                base_url=request.base_url, auth_token=token, http_client=http_client, open_telemetry=False
+                base_url=request.base_url,
+                auth_token=token,
+                http_client=http_client,
+                # The SDK's own spans would need an exporter in the sandbox. Anthropic's join by the header.
+                open_telemetry=False,
+                default_headers={"traceparent": request.traceparent} if request.traceparent else None,
             )
             self._refused_results = RefusedResults(
                 self._newest_events,
@@ -249,7 +255,7 @@ class WorkItemRunner:
             # supervisor may read this only after the worker's end, too late to count earlier memory kills.
             known, kills = self._reported_calls, call_deaths.memory_kills()
             self._reported_calls = {
-                call: known.get(call) or {"id": call, "tool": tool, "memoryKills": kills}
+                call: known.get(call) or {"id": call, "tool": tool, "memoryKills": kills, "startedAt": now()}
                 for call, tool in calls.items()
             }
             self._reporter.report("calls", calls=list(self._reported_calls.values()))
@@ -276,12 +282,15 @@ class WorkItemRunner:
 
     def _tools(self, context: AgentToolContext) -> list[Any]:
         request = self._request
-        return call_deaths.refuse_fatal_calls(
+        tools = call_deaths.refuse_fatal_calls(
             agent_toolset(context, self._shells, self._earlier_commands.had_results),
             request.call_deaths,
             request.tool_call_attempts,
             calling_tool_use.get,
         )
+        if not request.report_calls:
+            return tools
+        return reported(tools, calling_tool_use.get, lambda call: self._reporter.report("call", call=call))
 
     def _leave_idle(self) -> None:
         # Otherwise the SDK is leaving already, and must finish its stop of the work item.

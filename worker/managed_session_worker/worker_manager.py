@@ -387,6 +387,8 @@ class WorkerManager:
             listener.send(protocol.heartbeat(claim, record["firstHeartbeatAt"]))
         if record.get("lateSince"):
             listener.send(protocol.late(claim, record["lateSince"]))
+        for call in record.get("callReports") or ():
+            listener.send(protocol.call_ended(claim, call))
         if record["reason"]:
             listener.send(protocol.exited(claim, record))
         else:
@@ -454,15 +456,23 @@ class WorkerManager:
                 record.update({name: report[name] for name in COUNTERS})
             case "calls":
                 self._state.record_calls(report["calls"])
-            case "awaiting":
-                record["awaiting"] = list(report["calls"])
-                self._broadcast(protocol.awaiting(running.claim, record["awaiting"]))
+            case "call" | "awaiting" as kind:
+                (self._note_call if kind == "call" else self._note_wait)(running.claim, record, report)
             case "unsynchronised":
                 record["unsynchronised"] = list(report["paths"])
             case "memory":
                 record["memoryFailures"] = list(report["failures"])
             case "ended":
                 running.ended = (ExitReason.named(report["reason"]) or ExitReason.ERROR, report["message"])
+
+    def _note_call(self, claim: str, record: Record, report: Mapping[str, Any]) -> None:
+        call = report["call"]
+        record["callReports"] = [*record.get("callReports", ()), call][-protocol.MOST_CALL_REPORTS :]
+        self._broadcast(protocol.call_ended(claim, call))
+
+    def _note_wait(self, claim: str, record: Record, report: Mapping[str, Any]) -> None:
+        record["awaiting"] = list(report["calls"])
+        self._broadcast(protocol.awaiting(claim, record["awaiting"]))
 
     def _finish(
         self, reason: ExitReason, message: str, status: int | None, cause: str | None = None

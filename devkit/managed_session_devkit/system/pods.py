@@ -29,7 +29,8 @@ class Pods:
         namespace: namespace of the resources.
         system_namespace: namespace of the pods.
         installation_id: marks the sandboxes.
-        environ: the user's environment variables. Those named `MANAGED_SESSIONS_…` are passed on.
+        environ: the user's environment variables. Those named `MANAGED_SESSIONS_…` are passed on, and those
+            named `OTEL_…` to the operators.
         api_server_urls: by pod name, a URL of the API server that replaces the kubeconfig's.
         fork_server: forks the processes.
         version: another version, whose code the pods run.
@@ -60,6 +61,7 @@ class Pods:
         self._installation_id = installation_id
         self._environment = base_environment(environ)
         self._settings = {name: value for name, value in environ.items() if name.startswith(_PREFIX)}
+        self._telemetry = {name: value for name, value in environ.items() if name.startswith("OTEL_")}
         self._operators = self._webhooks = 0
 
     def webhook(self, kubeconfig: Path, settings: Mapping[str, str]) -> tuple[Pod, str]:
@@ -103,6 +105,7 @@ class Pods:
             self._folder,
             environment={
                 **self._environment,
+                **self._telemetry,
                 **self._clouds.environment,
                 "KUBECONFIG": str(self._kubeconfig(name, kubeconfig)),
             },

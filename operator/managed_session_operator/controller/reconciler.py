@@ -182,9 +182,19 @@ class Reconciler:
             self._settle(resource, decision)
             delay = await report_conditions(context, resource, decision)
         else:
-            delay = await _STEPS[decision.step](context, resource)
+            delay = await self._effect(resource, decision.step)
         self._failures.succeeded(resource, decision.step, settled=settled)
         return settled, delay
+
+    async def _effect(self, resource: ManagedSession, step: Step) -> float | None:
+        """Take a step that has an effect."""
+        context, traces = self._context, self._context.traces
+        if traces is None:
+            return await _STEPS[step](context, resource)
+        traces.step_begins(resource, step)
+        delay = await _STEPS[step](context, resource)
+        traces.step_ended(resource, step, delay)
+        return delay
 
     async def _refresh(self, resource: ManagedSession) -> bool:
         """Read the resource from the API server. Return whether that worked."""

@@ -23,6 +23,7 @@ from managed_session_operator.domain.references import ReferencedValue
 from managed_session_operator.domain.sandbox import SandboxNetwork, SandboxRequest, SandboxView
 from managed_session_operator.domain.session import SessionView, SkillReference, SkillVersion
 from managed_session_operator.domain.skills import Bounds, Installed, Upload
+from managed_session_operator.domain.span import Span
 from managed_session_operator.domain.turn import Turn
 from managed_session_operator.domain.values import Reference
 from managed_session_operator.domain.work_item import HealthCheck, WorkItem, WorkList
@@ -426,4 +427,16 @@ class EventSink(Protocol):
         self, resource: ManagedSession, reason: Reason, message: str, *, warning: bool = False
     ) -> None:
         """Post an Event of type Normal or Warning."""
+        ...
+
+
+class SpanSink(Protocol):
+    """Where the spans of traces go. Neither call waits, and a failure only costs spans."""
+
+    def sampled(self, trace_id: int) -> bool:
+        """Return whether the trace is to be sent."""
+        ...
+
+    def send(self, trace_id: int, spans: Sequence[Span]) -> None:
+        """Send the spans of a trace, the root first."""
         ...

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from datetime import datetime
+from typing import Annotated, Any, Self
 
 from managed_session_api.conditions import Reason
+from managed_session_api.times import as_utc
 from managed_session_worker.protocol import CallDeaths, RefusalCode, refusal_code
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from managed_session_operator.domain.errors import ErrorKind, OperationError
@@ -45,6 +47,49 @@ class SupervisorRefusedError(OperationError):
         self.code = refusal.code
 
 
+MOST_CALLS = 200
+"""How many of a worker's calls are kept, the newest ones."""
+
+
+def _plausible(time: datetime) -> datetime:
+    """Return the time in UTC.
+
+    Raises:
+        ValueError: it makes no sense.
+    """
+    if not _YEARS[0] <= time.year <= _YEARS[1]:
+        raise ValueError("not a plausible time")
+    return as_utc(time)
+
+
+_YEARS = (2000, 2200)
+Time = Annotated[datetime, AfterValidator(_plausible)]
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
+Tool = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+
+
+class CallReport(BaseModel):
+    """When a tool call began and ended, by the sandbox's clock. No text of it is free: it is not trusted."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="ignore", frozen=True)
+
+    id: Identifier
+    tool: Tool
+    started_at: Time
+    ended_at: Time
+    is_error: bool = False
+    input: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")] | None = None
+    """Digest of its input."""
+
+
+def call_report(document: Mapping[str, Any]) -> CallReport | None:
+    """Return the report; None if it makes no sense."""
+    try:
+        return CallReport.model_validate(document)
+    except ValidationError:
+        return None
+
+
 class ExitRecord(BaseModel):
     """What the supervisor recorded about a worker that ended."""
 
@@ -56,7 +101,11 @@ class ExitRecord(BaseModel):
     tool_calls: int = 0
     tool_errors: int = 0
     results_refused: int = 0
+    started_at: str | None = None
     first_heartbeat_at: str | None = None
+    finished_at: str | None = None
+    calls: list[dict[str, Any]] = []
+    """The calls that ran when the worker ended (`id`, `tool`, `startedAt`)."""
     late_since: str | None = None
     """Since when it served late."""
     call_deaths: CallDeaths = {}
@@ -85,6 +134,17 @@ class WorkerRun:
     call_deaths: CallDeaths = field(default_factory=dict)
     """The supervisor's count of calls that ended workers, as of this worker's start."""
     began: float = field(default_factory=time.monotonic)
+    calls: dict[str, CallReport] = field(default_factory=dict)
+    """The newest calls that have ended, by ID, if they are reported."""
+
+    def note_call(self, call: CallReport) -> bool:
+        """Keep a report about a call. Return whether it is new."""
+        if call.id in self.calls:
+            return False
+        self.calls[call.id] = call
+        if len(self.calls) > MOST_CALLS:
+            del self.calls[next(iter(self.calls))]
+        return True
 
     def age_seconds(self) -> float:
         """Return the age of the stream in seconds."""

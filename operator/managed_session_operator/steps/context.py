@@ -43,6 +43,7 @@ from managed_session_operator.settings import OperatorSettings
 from managed_session_operator.steps.session_records import SessionRecords
 from managed_session_operator.steps.sharing import Sharing
 from managed_session_operator.steps.skill_delivery import SkillDelivery
+from managed_session_operator.steps.turn_traces import TurnTraces
 
 
 @dataclass
@@ -71,6 +72,10 @@ class Context:
     creation: CreationRate
     metrics: Metrics
     epoch: Callable[[], int]
+    traces: TurnTraces | None = None
+    """None unless traces are on."""
+    reports_calls: bool = False
+    """Whether all workers are to report their tool calls, not only those with a trace."""
     listings: Listings = field(default_factory=Listings)
     classes: ClassBoard = field(default_factory=ClassBoard)
     policy_pace: WritePace = field(default_factory=WritePace)
@@ -169,6 +174,8 @@ class Context:
         self.inbox.forget(name)
         self.sharing.attach(name)
         self.caches.pop(name, None)
+        if self.traces is not None:
+            self.traces.forget(name)
 
     def forget_all(self) -> None:
         """Drop everything, because this process no longer leads."""
@@ -179,6 +186,8 @@ class Context:
         self.inbox.clear()
         self.listings.clear()
         self.classes.clear()
+        if self.traces is not None:
+            self.traces.forget_all()
 
     def event(self, resource: ManagedSession, reason: Reason, message: str, *, warning: bool = False) -> None:
         """Post an Event about the resource."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from managed_session_api.conditions import Phase
 from managed_session_api.resource import CostStatus, ManagedSession
@@ -20,6 +20,18 @@ _MOST_WRITES = 5
 """How often a write is sent again because the resource changed in fields that do not affect the decision."""
 
 
+class Follower(Protocol):
+    """Follows the writes to the resources' statuses."""
+
+    def work_fields(self, resource: ManagedSession, work: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the fields to write to `status.work`; called with those that are written anyway."""
+        ...
+
+    def written(self, before: ManagedSession, after: ManagedSession) -> None:
+        """Take note of a write."""
+        ...
+
+
 class SessionRecords:
     """Reads and writes resources, and keeps the newest version of each.
 
@@ -32,6 +44,7 @@ class SessionRecords:
         on_cost: called after each write to a status, with the resource before it and what it has added to the
             session's cost. Not called if the answer to the write was lost.
         price: dollars for a second of a running sandbox, if the settings have it.
+        followers: follow the writes to the statuses.
     """
 
     def __init__(
@@ -43,6 +56,7 @@ class SessionRecords:
         on_status_write: Callable[[], None] = lambda: None,
         on_cost: Callable[[ManagedSession, Added], None] = lambda _, __: None,
         price: float | None = None,
+        followers: Sequence[Follower] = (),
     ) -> None:
         self.cache = cache
         self._store = store
@@ -51,6 +65,7 @@ class SessionRecords:
         self._on_status_write = on_status_write
         self._on_cost = on_cost
         self._price = price
+        self._followers = followers
 
     async def write_status(
         self,
@@ -70,6 +85,9 @@ class SessionRecords:
             ConflictError: someone else wrote the operator's part of the status, or the UID changed.
             ResourceGoneError: the resource no longer exists.
         """
+        for follower in self._followers:
+            if "work" in fields:
+                fields["work"] = follower.work_fields(resource, fields["work"])
         for _ in range(_MOST_WRITES):
             patch = status_patch(
                 resource,
@@ -93,6 +111,8 @@ class SessionRecords:
             self._on_status_write()
             self._on_cost(resource, _added(resource, patch))
             written = self.note(body)
+            for follower in self._followers:
+                follower.written(resource, written)
             for each in conditions or ():
                 if each.announced:
                     self._events.record(written, each.reason, each.message, warning=True)

@@ -156,6 +156,8 @@ async def finalize(context: Context, resource: ManagedSession) -> float | None:
     if status.work.id is not None and served:
         await _stop_work(context, resource, status.work.id)
     await context.tokens.delete(resource)
+    if context.traces is not None:
+        context.traces.deleted(resource)
     remaining = [each for each in resource.metadata.finalizers if each != names.FINALIZER]
     await context.records.patch(resource, {"metadata": {"finalizers": remaining}})
     if not remaining:

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from managed_session_operator.domain.conditions import conditions_of, phase_of
 from managed_session_operator.domain.errors import OperationError
 from managed_session_operator.domain.idle_patience import idle_seconds
+from managed_session_operator.domain.turn_trace import exemplar_of, worker_traceparent
 from managed_session_operator.domain.worker_run import SupervisorRefusedError
 from managed_session_operator.steps.call_deaths import count_deaths, deaths_of
 from managed_session_operator.steps.command_variables import Surroundings, surroundings
@@ -100,6 +101,8 @@ def _start_request(
         environment=around.variables,
         proxy=around.proxy,
         certificate_authorities=around.authorities,
+        traceparent=worker_traceparent(resource),
+        report_calls=context.reports_calls or exemplar_of(resource) is not None,
     )
 
 
@@ -147,7 +150,8 @@ async def record_heartbeat(context: Context, resource: ManagedSession) -> float 
     """Record that the worker has taken its lease. From here on only this worker can serve the claim."""
     now, work = context.now(), resource.status.work
     if work.offered_at is not None:
-        context.metrics.offer_to_heartbeat.observe((now - work.offered_at).total_seconds())
+        seconds = (now - work.offered_at).total_seconds()
+        context.metrics.offer_to_heartbeat.observe(seconds, exemplar=exemplar_of(resource))
     # Before the status write: afterwards no step would find and delete the Secret any more.
     await context.tokens.delete(resource, work.claim)
     run = context.runs.get(resource.metadata.name, work.claim)

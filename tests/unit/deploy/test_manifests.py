@@ -198,7 +198,13 @@ def test_skills_are_cached_on_a_volume_that_is_larger_than_the_cache() -> None:
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_settings_come_from_an_optional_config_map(name: str) -> None:
-    assert container(name)["envFrom"] == [{"configMapRef": {"name": name, "optional": True}}]
+    assert container(name)["envFrom"][0] == {"configMapRef": {"name": name, "optional": True}}
+
+
+def test_only_the_operator_takes_headers_for_a_collector_from_an_optional_secret() -> None:
+    secret = {"secretRef": {"name": "managed-session-operator-telemetry", "optional": True}}
+    assert container("managed-session-operator")["envFrom"][1:] == [secret]
+    assert container("managed-session-webhook")["envFrom"][1:] == []
 
 
 @pytest.mark.parametrize("name", PROCESSES)

@@ -15,6 +15,7 @@ from managed_session_operator.domain.worker_run import WorkerRun
 from managed_session_operator.metrics import Metrics
 from managed_session_operator.resync.loop import Resync
 from managed_session_operator.steps.session_records import SessionRecords
+from managed_session_operator.steps.turn_traces import TurnTraces
 
 from .contexts import context
 from .examples import NAME, settings
@@ -52,6 +53,7 @@ class Process:
         self.link = link = Link(world, world.epoch, step=self._step)
         clock, queue = WorldClock(world), InMemoryQueue(link)
         self.streams, events = InMemoryStreams(link), InMemoryEvents()
+        traces = TurnTraces(world.spans, clock, self.streams.get)
         self.context = context(
             settings=_SETTINGS,
             installation_id=INSTALLATION,
@@ -63,7 +65,8 @@ class Process:
             snapshots=InMemorySnapshots(link),
             cleaning=InMemoryCleaning(link),
             runs=self.streams,
-            records=SessionRecords(InMemoryStore(link), ResourceCache(), events, clock),
+            records=SessionRecords(InMemoryStore(link), ResourceCache(), events, clock, followers=[traces]),
+            traces=traces,
             tokens=InMemoryTokens(link),
             values=InMemoryReferences(link),
             preparations=InMemoryPreparations(link),

@@ -19,6 +19,7 @@ from managed_session_operator.domain.sandbox import SandboxRequest
 
 from ...support.merge_patch import merge_patch
 from .examples import NOW, body
+from .in_memory_spans import InMemorySpans
 from .world_classes import WorldWithClasses, judge_new_sandbox
 
 LEASE = timedelta(seconds=300)
@@ -144,6 +145,8 @@ class World(WorldWithClasses):
     """The names of snapshots, and of which sandbox they are."""
     taken: int = 0
     """Number of snapshots that were taken."""
+    spans: InMemorySpans = field(default_factory=InMemorySpans)
+    """Where the traces of turns go."""
     late: bool = False
     """Whether the current effect comes from a leader that has lost its Lease."""
     epoch: int = 1

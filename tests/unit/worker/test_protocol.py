@@ -64,6 +64,8 @@ def test_a_start_has_the_fields_that_workers_of_every_version_read() -> None:
         "environment": {},
         "proxy": None,
         "certificateAuthorities": None,
+        "traceparent": None,
+        "reportCalls": False,
     }
 
 

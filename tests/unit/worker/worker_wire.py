@@ -25,6 +25,7 @@ class Wire:
         self.changed = threading.Condition()
         self.events: list[Event] = []
         self.calls: list[tuple[str, str, str]] = []
+        self.traceparents: set[str | None] = set()
         self.heartbeat_status = 200
         self.heartbeat_state = "active"
         self.session_status = "idle"
@@ -227,6 +228,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _note(self) -> str:
         path = urlsplit(self.path).path
         with self.state.changed:
+            self.state.traceparents.add(self.headers.get("traceparent"))
             self.state.calls.append((self.command, path, self.headers.get("authorization") or ""))
             self.state.changed.notify_all()
         return path

@@ -29,6 +29,7 @@ from managed_session_operator.clients.e2b.user_answers import awaited_answers
 from managed_session_operator.domain.errors import ErrorKind, OperationError
 from managed_session_operator.domain.ports import SandboxHandle
 from managed_session_operator.domain.worker_run import (
+    CallReport,
     ExitRecord,
     Refusal,
     SupervisorRefusedError,
@@ -75,14 +76,21 @@ class WorkerStreams:
         sandboxes: fences calls and translates the SDK's errors.
         on_change: called with the resource's name when its run has changed.
         accept_timeout: seconds within which the supervisor must answer.
+        on_call: called with the resource's name, its run and the report when a tool call has ended.
     """
 
     def __init__(
-        self, sandboxes: Sandboxes, *, on_change: Callable[[str], None], accept_timeout: float
+        self,
+        sandboxes: Sandboxes,
+        *,
+        on_change: Callable[[str], None],
+        accept_timeout: float,
+        on_call: Callable[[str, WorkerRun, CallReport], None] | None = None,
     ) -> None:
         self._sandboxes = sandboxes
         self._on_change = on_change
         self._accept_timeout = accept_timeout
+        self._on_call = on_call
         self._runs: dict[str, WorkerRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -227,6 +235,9 @@ class WorkerStreams:
                 run.awaiting = awaited_answers(event.get("awaiting"))
             case "awaiting":
                 run.awaiting = awaited_answers(event.get("calls"))
+            case "call":
+                self._note_call(name, run, CallReport.model_validate(event["call"]))
+                return
             case "heartbeat":
                 run.accepted = run.heartbeat = True
             case "late":
@@ -241,6 +252,10 @@ class WorkerStreams:
             case _:
                 return
         self._changed(name, stream)
+
+    def _note_call(self, name: str, run: WorkerRun, call: CallReport) -> None:
+        if run.note_call(call) and self._on_call is not None:
+            self._on_call(name, run, call)
 
     def _changed(self, name: str, stream: _Stream) -> None:
         stream.changed.set()

@@ -1,0 +1,1 @@
+"""Sends traces by OTLP. Nothing of OpenTelemetry's SDK is imported unless traces are on."""
