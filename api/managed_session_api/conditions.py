@@ -127,6 +127,7 @@ class Reason(StrEnum):
     WORK_STRANDED = "WorkStranded"
     SESSION_STUCK = "SessionStuck"
     RECOVERING = "Recovering"
+    RETRYING = "Retrying"
     API_KEY_REJECTED = "APIKeyRejected"
     SESSION_INTERRUPTED = "SessionInterrupted"
     SESSION_ENDED = "SessionEnded"
@@ -140,6 +141,7 @@ class Reason(StrEnum):
     SANDBOX_RESUMED = "SandboxResumed"
     SANDBOX_ROLLED_OVER = "SandboxRolledOver"
     SANDBOX_KILLED = "SandboxKilled"
+    SANDBOX_ACCESSED = "SandboxAccessed"
     SNAPSHOT_TAKEN = "SnapshotTaken"
     SNAPSHOT_FAILED = "SnapshotFailed"
     SNAPSHOT_NOT_FOUND = "SnapshotNotFound"
@@ -159,6 +161,7 @@ PASSING_REASONS = frozenset(
         Reason.AWAITING_CLAIM,
         Reason.AWAITING_LEASE,
         Reason.AWAITING_CAPACITY,
+        Reason.RETRYING,
     }
 )
 """Reasons of a session that is not ready, but will most likely become ready by itself."""

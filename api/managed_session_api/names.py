@@ -41,6 +41,10 @@ ANNOTATION_CLAIM = f"{DOMAIN}/claim"
 ANNOTATION_IDENTITY = f"{DOMAIN}/identity"
 """On a resource: the METADATA_RESOURCE_UID of its sandboxes. Survives in a backup of the resource."""
 
+ANNOTATION_ATTENDED = f"{DOMAIN}/attended-until"
+"""On a ManagedSession: until when somebody works in its sandbox, so that it is not paused for lack of work.
+A command renews it for as long as it runs."""
+
 METADATA_INSTALLATION = f"{DOMAIN}/installation"
 METADATA_RESOURCE_UID = f"{DOMAIN}/resource-uid"
 METADATA_SESSION = f"{DOMAIN}/session"

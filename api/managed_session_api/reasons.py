@@ -331,6 +331,11 @@ REASONS: dict[Reason, ReasonDoc] = {
         "The session was stuck. The operator sent `user.interrupt` and waits for the session's work.",
         "None; resolves automatically, or becomes `SessionStuck`.",
     ),
+    Reason.RETRYING: ReasonDoc(
+        "Somebody asked to try the session again (`spec.requests.retry`). The operator does so, without "
+        "waiting for the time of its next try.",
+        "None; the next reason says how the session is.",
+    ),
     Reason.API_KEY_REJECTED: ReasonDoc(
         "The session is stuck, and Anthropic rejected the API key with which the operator tried to interrupt "
         "it.",
@@ -378,6 +383,11 @@ REASONS: dict[Reason, ReasonDoc] = {
         _NONE,
     ),
     Reason.SANDBOX_KILLED: ReasonDoc("The session's sandbox was killed.", _NONE),
+    Reason.SANDBOX_ACCESSED: ReasonDoc(
+        "A person reached into the session's sandbox with `managed-sessions shell`, `cp` or `outputs`. The "
+        "message says who, and what kind of access. It never has names of files or commands.",
+        _NONE,
+    ),
     Reason.SNAPSHOT_TAKEN: ReasonDoc("A snapshot of the session's sandbox was taken.", _NONE),
     Reason.SNAPSHOT_FAILED: ReasonDoc(
         "A snapshot of the sandbox could not be taken. The sandbox and the session are not affected.",

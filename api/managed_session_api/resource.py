@@ -327,6 +327,7 @@ class RequestsSpec(Model):
 
     snapshot: str | None = None
     restore: RestoreRequest | None = None
+    retry: str | None = None
 
 
 class Scope(StrEnum):
@@ -492,6 +493,7 @@ class RequestsStatus(Model):
 
     snapshot: str | None = None
     restore: str | None = None
+    retry: str | None = None
 
 
 class RecoveryStatus(Model):

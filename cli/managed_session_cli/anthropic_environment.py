@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import ssl
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -17,6 +18,7 @@ from managed_session_api.credentials import Credential
 from managed_session_cli.clouds import CloudError, KeyRejectedError
 
 _SECONDS = 20.0
+_EVENTS_PAGE = 100
 
 API_KEY_ADVICE = "Use a valid API key of the environment's workspace, from the Claude Console."
 """What to do if ANTHROPIC_API_KEY is rejected."""
@@ -141,3 +143,21 @@ def anthropic_explained(credential: Credential, *, advice: str, not_found: str) 
         raise CloudError(
             "Anthropic cannot be reached from here. Check the network, and ANTHROPIC_BASE_URL if it is set."
         ) from error
+
+
+def newest_events(key: str, session_id: str, most: int) -> list[Any]:
+    """Return a session's newest events, at most `most` of them, the oldest first.
+
+    Raises:
+        KeyRejectedError: the key is not accepted.
+        CloudError: Anthropic does not know the session, did not answer, or not as expected.
+    """
+    explained = anthropic_explained(
+        Credential.ANTHROPIC_API_KEY,
+        advice=API_KEY_ADVICE,
+        not_found=f"it does not know the session {session_id}. It was deleted, or the key is of another "
+        "workspace.",
+    )
+    with explained, _anthropic(api_key=key) as client:
+        events = client.beta.sessions.events.list(session_id, order="desc", limit=min(most, _EVENTS_PAGE))
+        return list(itertools.islice(events, most))[::-1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from urllib3.util.ssl_ import create_urllib3_context
 PROXY_VARIABLE = "MANAGED_SESSIONS_KUBERNETES_PROXY_URL"
 """Names the proxy to the API server where the kubeconfig has no `proxy-url`, as for the operator."""
 
-_TIMEOUT = (5.0, 30.0)
+PATIENT = (5.0, 30.0)
 """Seconds to connect, and to wait for an answer."""
 
 _LONGEST_MESSAGE = 500
@@ -46,6 +46,10 @@ class BoundedApiClient(ApiClient):
     API group has no resources, so that what cannot be listed at the moment would seem not to exist.
     """
 
+    def __init__(self, configuration: Configuration, timeout: tuple[float, float] = PATIENT) -> None:
+        super().__init__(configuration)
+        self._timeout = timeout
+
     def call_api(self, *request: Any, **options: Any) -> RESTResponse:
         """Call the API server and read its whole answer.
 
@@ -53,7 +57,7 @@ class BoundedApiClient(ApiClient):
             ApiServerError: it rejected the call, or did not answer in time.
         """
         try:
-            response = super().call_api(*request, **{**options, "_request_timeout": _TIMEOUT})
+            response = super().call_api(*request, **{**options, "_request_timeout": self._timeout})
             content = response.read() or b""  # type: ignore[no-untyped-call]
         except (ApiException, urllib3.exceptions.HTTPError, OSError) as error:
             raise ApiServerError(None, _cause(error)) from None
@@ -61,10 +65,33 @@ class BoundedApiClient(ApiClient):
             return response
         raise ApiServerError(response.status, _message(content))
 
+    def lines(self, *request: Any, silence: float) -> Iterator[bytes]:
+        """Yield the lines of an answer as they arrive.
+
+        Args:
+            request: as for `call_api`.
+            silence: how many seconds may pass without a line.
+
+        Raises:
+            ApiServerError: the API server rejected the call, or fell silent.
+        """
+        timeout: dict[str, Any] = {"_request_timeout": (self._timeout[0], silence)}
+        try:
+            response = super().call_api(*request, **timeout)  # type: ignore[misc]
+            if not 200 <= response.status < 300:
+                content = response.read() or b""  # type: ignore[no-untyped-call]
+                raise ApiServerError(response.status, _message(content))
+            yield from response.response
+        except (ApiException, urllib3.exceptions.HTTPError, OSError) as error:
+            raise ApiServerError(None, _cause(error)) from None
+
 
 def api_client(
-    kubeconfig: Path | None, context: str | None, environ: Mapping[str, str] = os.environ
-) -> ApiClient:
+    kubeconfig: Path | None,
+    context: str | None,
+    environ: Mapping[str, str] = os.environ,
+    timeout: tuple[float, float] = PATIENT,
+) -> BoundedApiClient:
     """Return a client for the API server of a kubeconfig.
 
     Proxy variables are ignored: the API server is reached directly unless `proxy-url` or PROXY_VARIABLE
@@ -74,6 +101,7 @@ def api_client(
         kubeconfig: file; by default KUBECONFIG or `~/.kube/config`.
         context: of the kubeconfig; by default its current one.
         environ: where PROXY_VARIABLE is looked up.
+        timeout: seconds to connect, and to wait for an answer.
 
     Raises:
         config.ConfigException, OSError, ValueError: the kubeconfig is not usable.
@@ -87,7 +115,7 @@ def api_client(
         client_configuration=configuration,
         persist_config=False,
     )
-    client = BoundedApiClient(configuration)
+    client = BoundedApiClient(configuration, timeout)
     # The library has no setting for it.
     client.rest_client.pool_manager.connection_pool_kw["ssl_context"] = _tls(configuration)
     return client

@@ -3,24 +3,15 @@
 import sys
 from importlib import metadata
 
-import typer
-
-from managed_session_cli import cluster_commands
+from managed_session_cli import cluster_commands, sandbox_commands, session_commands, snapshot_commands
+from managed_session_cli.completion_command import completion
+from managed_session_cli.plain_help import PROGRAM, PlainTyper, examples, register
 from managed_session_cli.template_commands import template_app
 
 COMMANDS = "managed_sessions.commands"
 """Entry points of this group are functions that receive the application and add commands to it."""
 
-app = typer.Typer(
-    name="managed-sessions",
-    help="Run every Claude Managed Agents session in an E2B sandbox of its own.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.add_typer(template_app, name="template")
+app = PlainTyper(name=PROGRAM, help="Run every Claude Managed Agents session in an E2B sandbox of its own.")
 
 
 def version() -> None:
@@ -38,14 +29,19 @@ def _version() -> str:
 def _add_commands_of_other_packages() -> None:
     for entry_point in sorted(metadata.entry_points(group=COMMANDS)):
         try:
-            register = entry_point.load()
+            add_to = entry_point.load()
         except ImportError as error:
             # The user's command may need none of them.
             print(f"warning: cannot load the commands of {entry_point.value}: {error}", file=sys.stderr)
         else:
-            register(app)
+            add_to(app)
 
 
-cluster_commands.register(app)
+register(app, session_commands.COMMANDS)
+register(app, sandbox_commands.COMMANDS)
+register(app, snapshot_commands.COMMANDS)
+register(app, cluster_commands.COMMANDS)
+app.add_typer(template_app, name="template", rich_help_panel=cluster_commands.INSTALLATION)
 _add_commands_of_other_packages()
+app.command(epilog=examples(("completion bash",)))(completion)
 app.command()(version)

@@ -179,7 +179,7 @@ def e2b_explained() -> Iterator[None]:
     variable = Credential.E2B_API_KEY.variable
     try:
         yield
-    except SandboxStateError:
+    except (SandboxStateError, CommandError):
         raise
     except AuthenticationException as error:
         raise KeyRejectedError(

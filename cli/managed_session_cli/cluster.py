@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,7 +17,7 @@ from kubernetes.dynamic import DynamicClient
 from kubernetes.dynamic.exceptions import ResourceNotFoundError
 from managed_session_api.names import MANAGED_BY
 
-from managed_session_cli.api_server import ApiServerError, api_client
+from managed_session_cli.api_server import PATIENT, ApiServerError, api_client
 from managed_session_cli.errors import ClusterError, CommandError, NotFoundError
 
 Object = dict[str, Any]
@@ -25,6 +26,10 @@ FIELD_MANAGER = MANAGED_BY
 """Owns the fields that `install` applies."""
 
 _PAGE = 500
+_QUICK = (1.0, 2.0)
+"""Seconds to connect, and to wait for an answer."""
+_WATCH_SECONDS = 240
+_SILENCE_SECONDS = 270.0
 _NO_CACHE = f"{os.devnull}/discovery"
 """Can be neither read nor written. By default the library caches what it discovers in a file of the shared
 temporary folder, which is out of date after an upgrade, and which another user may have written."""
@@ -73,14 +78,17 @@ class Cluster:
     Args:
         kubeconfig: file; by default KUBECONFIG or `~/.kube/config`.
         context: of the kubeconfig; by default its current one.
+        quick: whether calls fail after a second or two, because somebody waits for a completion.
 
     Raises:
         CommandError: there is no usable kubeconfig.
     """
 
-    def __init__(self, kubeconfig: Path | None = None, context: str | None = None) -> None:
+    def __init__(
+        self, kubeconfig: Path | None = None, context: str | None = None, *, quick: bool = False
+    ) -> None:
         try:
-            self._api = api_client(kubeconfig, context)
+            self._api = api_client(kubeconfig, context, timeout=_QUICK if quick else PATIENT)
         except (config.ConfigException, OSError, yaml.YAMLError, ValueError, *_MALFORMED) as error:
             named = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
             problem = "it is not a kubeconfig" if isinstance(error, _MALFORMED) else str(error).rstrip(".")
@@ -115,10 +123,17 @@ class Cluster:
         return None
 
     def list(
-        self, api_version: str, kind: str, namespace: str = "", *, labels: Mapping[str, str] | None = None
+        self,
+        api_version: str,
+        kind: str,
+        namespace: str = "",
+        *,
+        labels: Mapping[str, str] | None = None,
+        fields: Mapping[str, str] | None = None,
     ) -> list[Object]:
         """Return all objects of a kind, in one namespace or in all; none if the server does not know it."""
         selector = ",".join(f"{key}={value}" for key, value in (labels or {}).items())
+        field_selector = ",".join(f"{key}={value}" for key, value in (fields or {}).items())
         found: list[Object] = []
         following = None
         where = f" in {namespace}" if namespace else ""
@@ -128,6 +143,7 @@ class Cluster:
                 page = resource.get(
                     namespace=namespace,
                     label_selector=selector or None,
+                    field_selector=field_selector or None,
                     limit=_PAGE,
                     _continue=following,
                     serializer=_plain,
@@ -184,6 +200,51 @@ class Cluster:
             self._resource_of(reference).delete(**_names(reference), propagation_policy="Background")
             return True
         return False
+
+    def create_answered(self, manifest: Object) -> Object:
+        """Create an object that the server only answers, such as a review, and return its answer."""
+        with self._explained(f"ask the API server for a {manifest['kind']}"):
+            kind = self._resource(manifest["apiVersion"], manifest["kind"])
+            answer: Object = kind.create(body=manifest, serializer=_plain)
+        return answer
+
+    def read(self, path: str, query: Mapping[str, str], *, accept: str, what: str) -> Object:
+        """Return the JSON answer to a GET, without asking first which kinds the server has.
+
+        Args:
+            path: of the API.
+            query: parameters.
+            accept: the media type.
+            what: what is read, for errors.
+        """
+        with self._explained(f"read {what}"):
+            answer = self._api.call_api(*self._request(path, query, accept))
+            found: Object = json.loads(answer.data or b"")
+        return found
+
+    def read_text(self, path: str, query: Mapping[str, str], *, what: str) -> str:
+        """Return the text that answers a GET, such as a pod's log."""
+        with self._explained(f"read {what}"):
+            answer = self._api.call_api(*self._request(path, query, "*/*"))
+            return (answer.data or b"").decode(errors="replace")
+
+    def watch(self, path: str, query: Mapping[str, str], *, accept: str, what: str) -> Iterator[Object]:
+        """Yield the events of a watch until the API server ends it, after some minutes (as `read`)."""
+        watching = {**query, "watch": "1", "timeoutSeconds": str(_WATCH_SECONDS)}
+        with self._explained(f"watch {what}"):
+            request = self._request(path, watching, accept)
+            for line in self._api.lines(*request, silence=_SILENCE_SECONDS):
+                yield json.loads(line)
+
+    def _request(self, path: str, query: Mapping[str, str], accept: str) -> tuple[Any, ...]:
+        serialized: tuple[Any, ...] = self._api.param_serialize(
+            "GET",
+            path,
+            query_params=list(query.items()),
+            header_params={"Accept": accept},
+            auth_settings=["BearerToken"],
+        )
+        return serialized
 
     def proxied(self, namespace: str, service: str, port: str, path: str) -> tuple[int, str]:
         """Return what a Service's pod answers through the API server: status and text.

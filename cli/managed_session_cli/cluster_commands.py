@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from managed_session_cli.options import (
     DEFAULT_NAMESPACE,
@@ -17,26 +14,16 @@ from managed_session_cli.options import (
     CostBy,
     CostOutput,
     Kubeconfig,
-    MostMib,
     Namespace,
-    Session,
     SystemNamespace,
-    Wake,
     Yes,
 )
+from managed_session_cli.plain_help import Commands
+from managed_session_cli.session_commands import LOOK
+from managed_session_cli.session_names import session_names
+from managed_session_cli.targets import stdout_console, target
 
-if TYPE_CHECKING:
-    from managed_session_cli.cluster import Cluster
-    from managed_session_cli.installation import Installation
-
-PANEL = "On a cluster"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the application."""
-    for command, examples in _COMMANDS.items():
-        lines = "\n\n".join(f"managed-sessions {example}" for example in examples)
-        app.command(rich_help_panel=PANEL, epilog=f"Examples:\n\n{lines}")(command)
+INSTALLATION = "Install and support"
 
 
 def install(
@@ -117,91 +104,14 @@ def uninstall(
     command.uninstall(cluster, installation, options, stdout_console())
 
 
-def logs(
-    session: Session,
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Keep printing new lines until Ctrl-C.")
-    ] = False,
-    wake: Annotated[
-        bool, typer.Option("--wake", help="Resume a paused sandbox, read its log, and pause it again.")
-    ] = False,
-    namespace: Namespace = DEFAULT_NAMESPACE,
-    system_namespace: SystemNamespace = DEFAULT_SYSTEM_NAMESPACE,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-) -> None:
-    """Print worker.log from a session's sandbox.
-
-    If the sandbox is paused, resumes it only with --wake. Without --wake, prints what the ManagedSession
-    records about the newest worker instead, and exits with code 1. The E2B key comes from E2B_API_KEY, or
-    else from the operator's Secret if you may read it.
-    """
-    from managed_session_cli import logs as command  # noqa: PLC0415 - quick --help
-
-    cluster, installation = target(kubeconfig, context, namespace, system_namespace)
-    command.logs(cluster, installation, command.Options(session, follow, wake), stdout_console())
-
-
-def outputs(
-    session: Session,
-    download: Annotated[
-        Path | None,
-        typer.Option("--download", "-d", help="Write the files into this directory.", show_default=False),
-    ] = None,
-    wake: Wake = False,
-    most_mib: MostMib = 1024,
-    namespace: Namespace = DEFAULT_NAMESPACE,
-    system_namespace: SystemNamespace = DEFAULT_SYSTEM_NAMESPACE,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-) -> None:
-    """List or download the files in /mnt/session/outputs of a session's sandbox.
-
-    Links and special files are left out. A download writes nothing outside the directory. The E2B key comes
-    from E2B_API_KEY, or else from the operator's Secret if you may read it.
-    """
-    from managed_session_cli import outputs as command  # noqa: PLC0415 - quick --help
-
-    cluster, installation = target(kubeconfig, context, namespace, system_namespace)
-    options = command.Options(wake, most_mib)
-    command.outputs(cluster, installation, session, download, options, stdout_console())
-
-
-def cp(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="SESSION:PATH, or a local path.", show_default=False)
-    ],
-    destination: Annotated[
-        str, typer.Argument(metavar="DESTINATION", help="A local path, or SESSION:PATH.", show_default=False)
-    ],
-    wake: Wake = False,
-    most_mib: MostMib = 1024,
-    namespace: Namespace = DEFAULT_NAMESPACE,
-    system_namespace: SystemNamespace = DEFAULT_SYSTEM_NAMESPACE,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-) -> None:
-    """Copy a file or a directory from or to a session's sandbox.
-
-    A path in the sandbox that does not begin with / is below /mnt/session. Files are read and written with
-    the rights of the agent's user. What is copied goes into DESTINATION if that ends with /, and else gets
-    its name. Links and special files are left out.
-    """
-    from managed_session_cli import outputs as command  # noqa: PLC0415 - quick --help
-
-    cluster, installation = target(kubeconfig, context, namespace, system_namespace)
-    command.copy(
-        cluster, installation, source, destination, command.Options(wake, most_mib), stdout_console()
-    )
-
-
 def doctor(
     session: Annotated[
         str | None,
         typer.Argument(
             metavar="SESSION",
-            help="Check only this session: its ID, or the name of its ManagedSession.",
+            help="Check only this session: its ID, name, or a unique beginning of either.",
             show_default=False,
+            autocompletion=session_names,
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the checks as a JSON list.")] = False,
@@ -284,198 +194,37 @@ def smoke(
         raise typer.Exit(1)
 
 
-def snapshot(
-    session: Session,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            help="Name of the snapshot: letters, digits, - and . Default: the time.", show_default=False
-        ),
-    ] = None,
-    only_list: Annotated[bool, typer.Option("--list", help="Only list the session's snapshots.")] = False,
-    timeout: Annotated[float, typer.Option(help="How long to wait, in seconds.", min=1)] = 300,
-    namespace: Namespace = DEFAULT_NAMESPACE,
-    system_namespace: SystemNamespace = DEFAULT_SYSTEM_NAMESPACE,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-) -> None:
-    """Take a snapshot of a session's sandbox, or list its snapshots.
-
-    The operator takes it at the end of the turn that runs, or else at once; a paused sandbox is resumed for
-    it and paused again. If you interrupt the command, the operator goes on.
-    """
-    from managed_session_cli import snapshots as command  # noqa: PLC0415 - quick --help
-
-    cluster, installation = target(kubeconfig, context, namespace, system_namespace)
-    if only_list:
-        command.show(cluster, installation, session, stdout_console())
-    else:
-        command.snapshot(cluster, installation, session, name, timeout, stdout_console())
-
-
-def restore(
-    session: Session,
-    snapshot_id: Annotated[
-        str | None,
-        typer.Option(
-            "--snapshot",
-            metavar="ID",
-            help="E2B's ID of the snapshot. Default: the newest.",
-            show_default=False,
-        ),
-    ] = None,
-    timeout: Annotated[float, typer.Option(help="How long to wait, in seconds.", min=1)] = 300,
-    namespace: Namespace = DEFAULT_NAMESPACE,
-    system_namespace: SystemNamespace = DEFAULT_SYSTEM_NAMESPACE,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-) -> None:
-    """Bring a session's sandbox back to a snapshot.
-
-    What the sandbox has now is lost; the session's history at Anthropic stays as it is. The present sandbox
-    is killed once the restored one exists.
-    """
-    from managed_session_cli import snapshots as command  # noqa: PLC0415 - quick --help
-
-    cluster, installation = target(kubeconfig, context, namespace, system_namespace)
-    command.restore(cluster, installation, session, snapshot_id, timeout, stdout_console())
-
-
-def fork(
-    session: Session,
-    to: Annotated[
-        str, typer.Option(help="ID of the other session, which has had no message yet.", show_default=False)
-    ],
-    snapshot_id: Annotated[
-        str | None,
-        typer.Option(
-            "--snapshot",
-            metavar="ID",
-            help="E2B's ID of the snapshot. Default: a new one.",
-            show_default=False,
-        ),
-    ] = None,
-    timeout: Annotated[float, typer.Option(help="How long to wait, in seconds.", min=1)] = 300,
-    namespace: Namespace = DEFAULT_NAMESPACE,
-    system_namespace: SystemNamespace = DEFAULT_SYSTEM_NAMESPACE,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-) -> None:
-    """Let another session start with the files of this one.
-
-    Prepares the ManagedSession of a session that has no sandbox yet. Its first message starts in a sandbox of
-    its own, with the snapshot's files and without the processes, shells and tokens of this session.
-    """
-    from managed_session_cli import snapshots as command  # noqa: PLC0415 - quick --help
-
-    cluster, installation = target(kubeconfig, context, namespace, system_namespace)
-    command.fork(cluster, installation, session, to, snapshot_id, timeout, stdout_console())
-
-
-def retained(
-    delete: Annotated[
-        str | None, typer.Option(metavar="ID", help="Delete this snapshot.", show_default=False)
-    ] = None,
-    adopt: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ID",
-            help="Let the session --to start from this snapshot, or from the newest one that this deleted "
-            "session or its sandbox has left.",
-            show_default=False,
-        ),
-    ] = None,
-    to: Annotated[
-        str | None, typer.Option(help="With --adopt: ID of the session.", show_default=False)
-    ] = None,
-    namespace: Namespace = DEFAULT_NAMESPACE,
-    system_namespace: SystemNamespace = DEFAULT_SYSTEM_NAMESPACE,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-) -> None:
-    """List the snapshots that have outlived their ManagedSession, delete one, or let a session start from it.
-
-    They are those of sessions that were deleted with `deletionPolicy: Retain`, and those that other sandboxes
-    were created from. E2B bills their storage. The E2B key comes from E2B_API_KEY, or else from the
-    operator's Secret if you may read it.
-    """
-    from managed_session_cli import snapshots as command  # noqa: PLC0415 - quick --help
-
-    cluster, installation = target(kubeconfig, context, namespace, system_namespace)
-    if delete is not None:
-        command.delete_retained(cluster, installation, delete, stdout_console())
-    elif adopt is not None:
-        command.adopt_retained(cluster, installation, adopt, to or "", stdout_console())
-    else:
-        command.list_retained(cluster, installation, stdout_console())
-
-
-def target(
-    kubeconfig: Path | None, context: str | None, namespace: str, system_namespace: str
-) -> tuple[Cluster, Installation]:
-    """Return the cluster and the installation that the options name."""
-    from managed_session_cli.cluster import Cluster  # noqa: PLC0415 - quick --help
-    from managed_session_cli.installation import Installation  # noqa: PLC0415
-
-    return Cluster(kubeconfig, context), Installation(namespace, system_namespace)
-
-
-def stdout_console() -> Console:
-    """Return the console that a command prints its results on."""
-    return Console(highlight=False, emoji=False, soft_wrap=True)
-
-
-_COMMANDS: dict[Callable[..., None], tuple[str, ...]] = {
+COMMANDS: Commands = {
+    cost: (LOOK, ("cost", "cost --by day --since 7d", "cost --by session --output json")),
     install: (
-        "install --image registry.example.com/team/managed-sessions:0.1.0 --dry-run",
-        "install --image registry.example.com/team/managed-sessions:0.1.0 --yes",
+        INSTALLATION,
+        (
+            "install --image registry.example.com/team/managed-sessions:0.1.0 --dry-run",
+            "install --image registry.example.com/team/managed-sessions:0.1.0 --yes",
+        ),
     ),
     uninstall: (
-        "uninstall",
-        "uninstall --yes --keep-crd",
-        "uninstall --force",
-    ),
-    smoke: (
-        "smoke",
-        "smoke --second-turn --keep",
-    ),
-    logs: (
-        "logs sesn_01AbCdEf",
-        "logs sesn_01AbCdEf --follow",
-        "logs sesn_01AbCdEf --wake",
-    ),
-    outputs: (
-        "outputs sesn_01AbCdEf --wake",
-        "outputs sesn_01AbCdEf --wake --download ./results",
-    ),
-    cp: (
-        "cp sesn_01AbCdEf:outputs/report.pdf . --wake",
-        "cp ./data sesn_01AbCdEf:data",
-    ),
-    snapshot: (
-        "snapshot sesn_01AbCdEf --name before-migration",
-        "snapshot sesn_01AbCdEf --list",
-    ),
-    restore: (
-        "restore sesn_01AbCdEf",
-        "restore sesn_01AbCdEf --snapshot team/msess-…:default",
-    ),
-    fork: ("fork sesn_01AbCdEf --to sesn_01GhIjKl",),
-    retained: (
-        "retained",
-        "retained --adopt team/msess-…:default --to sesn_01GhIjKl",
-        "retained --adopt sesn_01AbCdEf --to sesn_01GhIjKl",
-        "retained --delete team/msess-…:default",
-    ),
-    cost: (
-        "cost",
-        "cost --by day --since 7d",
-        "cost --by session --output json",
+        INSTALLATION,
+        (
+            "uninstall",
+            "uninstall --yes --keep-crd",
+            "uninstall --force",
+        ),
     ),
     doctor: (
-        "doctor",
-        "doctor sesn_01AbCdEf",
-        "doctor --json",
+        INSTALLATION,
+        (
+            "doctor",
+            "doctor sesn_01AbCdEf",
+            "doctor --json",
+        ),
+    ),
+    smoke: (
+        INSTALLATION,
+        (
+            "smoke",
+            "smoke --second-turn --keep",
+        ),
     ),
 }
-"""The commands with examples of their use."""
+"""The commands, each with its topic and with examples of its use."""

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 from managed_session_api.names import RESOURCE_NAMESPACE, SYSTEM_NAMESPACE
 
+from managed_session_cli.session_names import session_names
+
 Kubeconfig = Annotated[
     Path | None,
     typer.Option(help="Kubeconfig file. Default: KUBECONFIG, or else ~/.kube/config.", show_default=False),
@@ -17,13 +19,33 @@ Context = Annotated[
     str | None,
     typer.Option(help="Context of the kubeconfig. Default: its current context.", show_default=False),
 ]
-Namespace = Annotated[str, typer.Option(help="Namespace of the ManagedSessions.")]
+Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the ManagedSessions.")]
 SystemNamespace = Annotated[str, typer.Option(help="Namespace of the pods and their credentials.")]
 Session = Annotated[
     str,
     typer.Argument(
-        metavar="SESSION", help="ID of the session, or name of its ManagedSession.", show_default=False
+        metavar="SESSION",
+        help="ID of the session, name of its ManagedSession, or a unique beginning of either.",
+        show_default=False,
+        autocompletion=session_names,
     ),
+]
+Sessions = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SESSION",
+        help="IDs of sessions, names of their ManagedSessions, or unique beginnings of either.",
+        show_default=False,
+        autocompletion=session_names,
+    ),
+]
+Snapshot = Annotated[
+    str | None,
+    typer.Option("--snapshot", metavar="ID", help="E2B's ID of the snapshot.", show_default=False),
+]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done.")]
+WaitSeconds = Annotated[
+    float, typer.Option("--timeout", metavar="SECONDS", help="How long to wait, in seconds.", min=1)
 ]
 Wake = Annotated[
     bool, typer.Option("--wake", help="Resume a paused sandbox, transfer the files, and pause it again.")

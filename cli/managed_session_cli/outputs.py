@@ -14,6 +14,7 @@ from managed_session_worker.paths import Paths
 from rich.console import Console
 from rich.table import Table
 
+from managed_session_cli.access import Access, announce
 from managed_session_cli.clouds import SandboxGoneError, SandboxPausedError
 from managed_session_cli.cluster import Cluster
 from managed_session_cli.errors import CommandError
@@ -60,7 +61,9 @@ def outputs(
     if download is not None:
         _download(cluster, installation, session, OUTPUTS, download, options, console)
         return
-    files, ended = _with_sandbox(cluster, installation, session, options, lambda each: each.files(OUTPUTS))
+    files, ended = _with_sandbox(
+        cluster, installation, session, options, Access.LIST, lambda each: each.files(OUTPUTS)
+    )
     console.print(_table(files) if files else f"{OUTPUTS} has no files.")
     _report(ended.left_out)
 
@@ -104,6 +107,7 @@ def _download(
             installation,
             session,
             options,
+            Access.READ,
             lambda each: each.download(path, archive, options.most_mib * _MIB),
         )
         archive.seek(0)
@@ -130,7 +134,12 @@ def _upload(
         left_out = pack_files(source, name, archive)
         archive.seek(0)
         ended = _with_sandbox(
-            cluster, installation, session, options, lambda each: each.upload(archive, str(target))
+            cluster,
+            installation,
+            session,
+            options,
+            Access.WRITE,
+            lambda each: each.upload(archive, str(target)),
         )
     console.print(f"{source} written to {final}", markup=False)
     _report([*left_out, *ended.left_out])
@@ -152,6 +161,7 @@ def _with_sandbox(
     installation: Installation,
     name: str,
     options: Options,
+    access: Access,
     transfer: Callable[[SandboxTransfer], Awaitable[T]],
 ) -> T:
     session = find_session(cluster, installation.namespace, name)
@@ -160,6 +170,7 @@ def _with_sandbox(
 
     async def run() -> T:
         async with awake(cluster, installation, session, SandboxFiles(key, sandbox_id), wake=options.wake):
+            await asyncio.to_thread(announce, cluster, session, sandbox_id, access)
             return await transfer(SandboxTransfer(key, sandbox_id, paths_of(session)))
 
     try:

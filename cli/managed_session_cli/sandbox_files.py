@@ -12,7 +12,7 @@ from e2b.envd.api import ENVD_API_FILES_ROUTE, ahandle_envd_api_exception
 from managed_session_cli.clouds import SandboxGoneError, SandboxPausedError, e2b_explained, e2b_options
 
 _SECONDS = 30.0
-_AWAKE_SECONDS = 60
+_AWAKE_SECONDS = 120
 _USER = "root"
 """Only root may look into the folders of sessions that share a sandbox."""
 
@@ -87,7 +87,7 @@ class SandboxFiles:
         return detail.state.value != "running"
 
     async def wake(self) -> None:
-        """Resume the sandbox for a minute at least (raises as `read`)."""
+        """Have the sandbox run for two minutes at least (raises as `read`)."""
         with e2b_explained():
             try:
                 await e2b.AsyncSandbox.connect(self._sandbox_id, timeout=_AWAKE_SECONDS, **self._options)

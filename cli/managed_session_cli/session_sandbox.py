@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
 
 from managed_session_api.credentials import Credential, credentials_in
+from managed_session_api.names import ANNOTATION_ATTENDED, API_VERSION, KIND
 from managed_session_api.resource import ManagedSession
+from managed_session_api.times import to_wire
 from managed_session_worker.paths import Paths
 from rich.console import Console
 
 from managed_session_cli import keys
-from managed_session_cli.clouds import SandboxPausedError
-from managed_session_cli.cluster import Cluster
+from managed_session_cli.clouds import CloudError, SandboxPausedError, SandboxStateError
+from managed_session_cli.cluster import Cluster, Reference
 from managed_session_cli.errors import ClusterError, CommandError
 from managed_session_cli.installation import OPERATOR, Installation
 from managed_session_cli.sandbox_files import SandboxFiles
 from managed_session_cli.sessions import at_work, find_session, ready_condition
+
+_ATTENDED_SECONDS = 90.0
+"""For how long the operator is told that somebody works in the sandbox. Renewed three times meanwhile."""
 
 
 def sandbox_of(session: ManagedSession) -> str:
@@ -85,13 +92,36 @@ async def awake(
     paused = await files.paused()
     if paused and not wake:
         raise SandboxPausedError
-    if paused:
-        await files.wake()
+    if not paused:
+        yield
+        return
+    await files.wake()
+    attending = asyncio.create_task(_attend(cluster, session, files))
     try:
         yield
     finally:
-        if paused:
-            await _rest(cluster, installation, session, files)
+        attending.cancel()
+        await asyncio.gather(attending, return_exceptions=True)
+        await asyncio.to_thread(_note_attendance, cluster, session, None)
+        await _rest(cluster, installation, session, files)
+
+
+async def _attend(cluster: Cluster, session: ManagedSession, files: SandboxFiles) -> None:
+    """Tell the operator, again and again, that the sandbox is in use without work; and keep it running."""
+    while True:
+        until = datetime.now(UTC) + timedelta(seconds=_ATTENDED_SECONDS)
+        await asyncio.to_thread(_note_attendance, cluster, session, until)
+        await asyncio.sleep(_ATTENDED_SECONDS / 3)
+        with suppress(CloudError, SandboxStateError):
+            await files.wake()
+
+
+def _note_attendance(cluster: Cluster, session: ManagedSession, until: datetime | None) -> None:
+    """Note it on the resource, if the user may change that. Otherwise the sandbox is paused earlier."""
+    reference = Reference(API_VERSION, KIND, session.metadata.name, session.metadata.namespace)
+    value = to_wire(until) if until is not None else None
+    with suppress(ClusterError):
+        cluster.merge(reference, {"metadata": {"annotations": {ANNOTATION_ATTENDED: value}}})
 
 
 async def _rest(

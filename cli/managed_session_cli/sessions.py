@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import TypeVar
 
 from managed_session_api.conditions import ConditionType
 from managed_session_api.names import API_VERSION, KIND, is_session_id, resource_name
@@ -12,14 +14,18 @@ from managed_session_api.resource import ManagedSession, SandboxState
 from managed_session_cli.cluster import Cluster, Object, Reference
 from managed_session_cli.errors import CommandError
 
+T = TypeVar("T")
+
+_SHOWN = 5
+"""How many of the sessions are named that a prefix fits."""
 _OBJECT_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 
 
 def find_session(cluster: Cluster, namespace: str, wanted: str) -> ManagedSession:
-    """Return the ManagedSession of this name, or for the session of this ID.
+    """Return the ManagedSession of this name, for the session of this ID, or with a unique prefix of either.
 
     Raises:
-        CommandError: there is none.
+        CommandError: there is none, or a prefix fits several.
     """
     if _OBJECT_NAME.fullmatch(wanted):
         found = cluster.get(Reference(API_VERSION, KIND, wanted, namespace))
@@ -27,12 +33,42 @@ def find_session(cluster: Cluster, namespace: str, wanted: str) -> ManagedSessio
             return ManagedSession.model_validate(found)
     found = session_of(cluster, namespace, wanted)
     if found is None:
-        raise CommandError(
-            f"there is no ManagedSession for {wanted} in the namespace {namespace}. Pass the ID of the "
-            "session or the name of its ManagedSession; `kubectl get managedsessions --all-namespaces` lists "
-            "both."
-        )
+        listed = cluster.list(API_VERSION, KIND, namespace)
+        entries = [(each["metadata"]["name"], each["spec"].get("sessionID", ""), each) for each in listed]
+        found = chosen(entries, wanted, namespace)
     return ManagedSession.model_validate(found)
+
+
+def chosen(entries: Sequence[tuple[str, str, T]], wanted: str, namespace: str = "") -> T:
+    """Return what belongs to a name, an ID or a unique prefix of either.
+
+    Args:
+        entries: name, session ID and what belongs to them.
+        wanted: what the user gave.
+        namespace: where they are, for errors; empty for all namespaces.
+
+    Raises:
+        CommandError: there is none, or several.
+    """
+    exact = [each for name, session_id, each in entries if wanted in (name, session_id)]
+    begun = [
+        (name, each)
+        for name, session_id, each in entries
+        if wanted and (name.startswith(wanted) or session_id.startswith(wanted))
+    ]
+    if len(exact) == 1:
+        return exact[0]
+    if len(begun) == 1:
+        return begun[0][1]
+    where = f"in the namespace {namespace}" if namespace else "here"
+    if not begun:
+        raise CommandError(
+            f"there is no ManagedSession for {wanted} {where}. Pass the ID of the session, the name of its "
+            "ManagedSession, or the beginning of either; `managed-sessions get --all-namespaces` lists them."
+        )
+    names = ", ".join(name for name, _ in begun[:_SHOWN])
+    more = f" and {len(begun) - _SHOWN} more" if len(begun) > _SHOWN else ""
+    raise CommandError(f"{wanted} fits {len(begun)} sessions: {names}{more}. Write more of it.")
 
 
 def session_of(cluster: Cluster, namespace: str, session_id: str) -> Object | None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from managed_session_cli.cluster_commands import stdout_console, target
 from managed_session_cli.errors import TemplateError
 from managed_session_cli.options import (
     DEFAULT_NAMESPACE,
@@ -21,15 +20,17 @@ from managed_session_cli.options import (
     SystemNamespace,
     Yes,
 )
+from managed_session_cli.plain_help import PlainTyper, examples
+from managed_session_cli.targets import stdout_console, target
 
 REGISTRY = {"username": "REGISTRY_USERNAME", "password": "REGISTRY_PASSWORD"}
 """Environment variables with the credential of a private registry, which E2B gets."""
 
-template_app = typer.Typer(help="Manage the E2B templates that sandboxes start from.", no_args_is_help=True)
+template_app = PlainTyper(help="Manage the E2B templates that sandboxes start from.")
 
 
-def _epilog(examples: Iterable[str]) -> str:
-    return "Examples:\n\n" + "\n\n".join(f"managed-sessions template {example}" for example in examples)
+def _epilog(lines: tuple[str, ...]) -> str:
+    return examples(lines, "template")
 
 
 @template_app.command(

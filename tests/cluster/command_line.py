@@ -6,12 +6,14 @@ import asyncio
 import json
 import os
 import sys
+import tomllib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from managed_session_api import names
 from managed_session_devkit.control_plane import ControlPlane
 from managed_session_devkit.simulators.anthropic.client import AnthropicSimulator
@@ -29,6 +31,8 @@ IMAGE = "registry.example.com/team/managed-sessions:9.9.9"
 E2B_KEY = "e2b_0123456789abcdef0123456789abcdef01234567"
 OTHER_E2B_KEY = "e2b_fedcba9876543210fedcba9876543210fedcba98"
 SIGNING_KEY = "whsec_c2lnbmluZy1rZXktb2YtYXQtbGVhc3QtMzItYnl0ZXM="
+ONE_NAMESPACE = {"get"}
+"""Commands that know nothing of the processes' namespace."""
 SECONDS = 300.0
 
 
@@ -83,6 +87,14 @@ class Site:
             "E2B_SANDBOX_URL": self.e2b.url,
         }
 
+    def _complete(self, arguments: tuple[str, ...]) -> list[str]:
+        """Add the namespaces to a command's arguments, before those of a command in a sandbox."""
+        where = [f"--namespace={self.namespace}"]
+        if arguments[0] not in ONE_NAMESPACE:
+            where.append(f"--system-namespace={self.system_namespace}")
+        end = arguments.index("--") if "--" in arguments else len(arguments)
+        return [*arguments[:end], *where, *arguments[end:]]
+
     async def start(
         self, *arguments: str, keys: Mapping[str, str] | None = None, stdin: int = asyncio.subprocess.DEVNULL
     ) -> asyncio.subprocess.Process:
@@ -92,9 +104,7 @@ class Site:
         }
         return await asyncio.create_subprocess_exec(
             *COMMAND,
-            *arguments,
-            f"--namespace={self.namespace}",
-            f"--system-namespace={self.system_namespace}",
+            *self._complete(arguments),
             env={
                 **cleared,
                 **self.addresses(),
@@ -166,6 +176,17 @@ class Site:
                 await self.anthropic.remove_webhook(endpoint.id)
 
 
+def installed_scripts(folder: Path) -> Path:
+    """A folder with the programs that the product's wheel installs, for this Python."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    for name, target in project["scripts"].items():
+        module, _, function = target.partition(":")
+        script = folder / name
+        script.write_text(f"#!{sys.executable}\nfrom {module} import {function}\n{function}()\n")
+        script.chmod(0o755)
+    return folder
+
+
 @asynccontextmanager
 async def simulated_site(control_plane: ControlPlane, folder: Path) -> AsyncIterator[Site]:
     """A site with simulators of its own."""
@@ -185,3 +206,19 @@ async def simulated_site(control_plane: ControlPlane, folder: Path) -> AsyncIter
             await stack.enter_async_context(E2BSimulatorClient(e2b.url)),
             settings,
         )
+
+
+@pytest.fixture(scope="module")
+async def site(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    """A site with an installation, whose processes do not run."""
+    async with simulated_site(control_plane, tmp_path_factory.mktemp("clouds")) as site:
+        assert (await site.install()).code == 0
+        yield site
+
+
+@pytest.fixture(scope="module")
+async def serving(site: Site) -> AsyncIterator[LocalSystem]:
+    """The site's webhook and operator. A sandbox that a command wakes is left alone for half a minute."""
+    # A sandbox that is awake without work is paused by the second resync that finds it so.
+    async with site.running(operator_settings={**QUICK, "resync_interval_seconds": "30"}) as running:
+        yield running

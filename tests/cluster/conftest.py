@@ -14,8 +14,9 @@ from managed_session_devkit.system.local_system import LocalSystem
 from ..support.fixtures import control_plane, pytest_runtest_makereport, show_logs
 from ..support.parts import keep_part
 from ..support.systems import StartSystem, local_system, unique_name
+from .command_line import serving, site
 
-__all__ = ["control_plane", "pytest_runtest_makereport"]
+__all__ = ["control_plane", "pytest_runtest_makereport", "serving", "site"]
 
 DEFINITIONS = Path(__file__).parents[2] / "crds"
 

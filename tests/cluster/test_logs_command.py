@@ -3,43 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 from managed_session_api.names import METADATA_SESSION, resource_name
-from managed_session_devkit.control_plane import ControlPlane
 from managed_session_devkit.system.local_system import LocalSystem
 
 from ..support.held import WAIT, let_go
-from ..support.sessions import QUICK, begin, resource
+from ..support.sessions import begin, resource
 from ..support.waiting import eventually
-from .command_line import Site, simulated_site
+from .command_line import Site
 
 
 @pytest.fixture(scope="module")
-async def site(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
-    async with simulated_site(control_plane, tmp_path_factory.mktemp("clouds")) as site:
-        assert (await site.install()).code == 0
-        yield site
-
-
-@pytest.fixture(scope="module")
-async def system(site: Site) -> AsyncIterator[LocalSystem]:
-    # A sandbox that is awake without work is paused by the second resync that finds it so.
-    async with site.running(operator_settings={**QUICK, "resync_interval_seconds": "30"}) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-async def resting(system: LocalSystem) -> str:
+async def resting(serving: LocalSystem) -> str:
     """A session whose turn is over and whose sandbox is paused."""
-    async with begin(system) as conversation:
+    async with begin(serving) as conversation:
         assert await conversation.say("Run: echo hello") == "hello"
         session_id = conversation.session_id
 
     async def rests() -> bool:
         return bool(
-            (await resource(system, session_id))["status"].get("sandbox", {}).get("state") == "Paused"
+            (await resource(serving, session_id))["status"].get("sandbox", {}).get("state") == "Paused"
         )
 
     await eventually("the sandbox is paused", rests)
@@ -76,15 +60,15 @@ async def test_wake_prints_the_log_and_pauses_again(site: Site, resting: str) ->
 
 
 async def test_log_of_a_working_sandbox_is_followed_beside_its_worker(
-    site: Site, system: LocalSystem
+    site: Site, serving: LocalSystem
 ) -> None:
     await site.e2b.clear_ledger()
-    async with begin(system) as conversation:
+    async with begin(serving) as conversation:
         session_id = conversation.session_id
         await conversation.send(f"Run: {WAIT}; echo done")
 
         async def works() -> bool:
-            found = await resource(system, session_id)
+            found = await resource(serving, session_id)
             return "firstHeartbeatAt" in found.get("status", {}).get("work", {})
 
         await eventually("the worker works", works)

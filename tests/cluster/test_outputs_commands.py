@@ -2,53 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
 from managed_session_api.names import METADATA_SESSION
-from managed_session_devkit.control_plane import ControlPlane
 from managed_session_devkit.system.local_system import LocalSystem
 
-from ..support.sessions import QUICK, begin, resource
+from ..support.sessions import begin, resource
 from ..support.waiting import eventually
-from .command_line import Site, simulated_site
+from .command_line import Site
 
 
-@pytest.fixture(scope="module")
-async def site(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
-    async with simulated_site(control_plane, tmp_path_factory.mktemp("clouds")) as site:
-        assert (await site.install()).code == 0
-        yield site
-
-
-@pytest.fixture(scope="module")
-async def system(site: Site) -> AsyncIterator[LocalSystem]:
-    async with site.running(operator_settings={**QUICK, "resync_interval_seconds": "30"}) as running:
-        yield running
-
-
-async def rests(system: LocalSystem, session_id: str) -> None:
+async def rests(serving: LocalSystem, session_id: str) -> None:
     """Wait until the session's sandbox is paused."""
 
     async def paused() -> bool:
-        status = (await resource(system, session_id))["status"]
+        status = (await resource(serving, session_id))["status"]
         return bool(status.get("sandbox", {}).get("state") == "Paused")
 
     await eventually("the sandbox is paused", paused)
 
 
 async def test_outputs_are_downloaded_and_files_are_copied_without_waking_more_than_needed(
-    site: Site, system: LocalSystem, tmp_path: Path
+    site: Site, serving: LocalSystem, tmp_path: Path
 ) -> None:
-    async with begin(system) as conversation:
+    async with begin(serving) as conversation:
         session_id = conversation.session_id
         script = (
             "mkdir -p outputs/deep && echo result > outputs/deep/result.txt && ln -s /etc/shadow outputs/link"
             " && printf '#!/bin/sh' > outputs/run && chmod 755 outputs/run; echo done"
         )
         await conversation.say(f"Run: {script}")
-        await rests(system, session_id)
+        await rests(serving, session_id)
 
         asleep = await site.run("outputs", session_id, keys={})
         assert asleep.code == 1
@@ -76,7 +60,7 @@ async def test_outputs_are_downloaded_and_files_are_copied_without_waking_more_t
         # In the next turn the agent owns what was copied.
         owner = await conversation.say("Run: [ -O data/one.txt ] && cat data/one.txt")
         assert owner == "one"
-        await rests(system, session_id)
+        await rests(serving, session_id)
     back = await site.run("cp", f"{session_id}:data/one.txt", f"{tmp_path}/", "--wake", keys={})
     assert back.code == 0, back.text
     assert (tmp_path / "one.txt").read_text() == "one"

@@ -7,19 +7,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 from managed_session_api import names
-from managed_session_devkit.control_plane import ControlPlane
 from managed_session_devkit.system.local_system import LocalSystem
 
 from ..support.sessions import becomes, begin
 from ..support.waiting import eventually
-from .command_line import E2B_KEY, Site, simulated_site
-
-
-@pytest.fixture(scope="module")
-async def site(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
-    async with simulated_site(control_plane, tmp_path_factory.mktemp("clouds")) as site:
-        assert (await site.install()).code == 0
-        yield site
+from .command_line import E2B_KEY, Site
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,14 @@ from managed_session_api.resource import EventStatus, ManagedSession, OnSandboxL
 from managed_session_worker.protocol import ExitReason, lease_given_back
 
 from managed_session_operator.domain import budget, user_wait
+from managed_session_operator.domain.attendance import pause_unless_attended
 from managed_session_operator.domain.held_back import held_back, policy_first
 from managed_session_operator.domain.kept_snapshots import with_snapshots
 from managed_session_operator.domain.observation import Observation
 from managed_session_operator.domain.offer import Offer
 from managed_session_operator.domain.paused_wait import decide_paused_wait
 from managed_session_operator.domain.recovery import Remedy, assess
+from managed_session_operator.domain.retry import decide_retry
 from managed_session_operator.domain.step import Decision, Step
 from managed_session_operator.domain.work_item import WorkItem
 from managed_session_operator.domain.worker_run import WorkerRun
@@ -89,7 +91,7 @@ def decide(resource: ManagedSession, observation: Observation) -> Decision:
     if (decision := _identity(resource, observation)) is not None:
         return decision
     decision = (
-        (Decision(Step.RESTORE) if observation.wiped else None)
+        (Decision(Step.RESTORE) if observation.wiped else decide_retry(resource))
         or _end(resource, observation)
         or _stopped(resource, observation)
         or decide_paused_wait(resource, observation)
@@ -323,7 +325,7 @@ def _unclaimed(resource: ManagedSession, observation: Observation) -> Decision:
         # A restore needs its sandbox, although no worker does.
         return Decision(Step.RESOLVE_CREATE if sandbox.replaces is None else Step.PROVISION)
     if _runs(resource, observation):
-        return Decision(Step.PAUSE)
+        return pause_unless_attended(resource, observation.now)
     if observation.queued:
         return Decision(Step.AWAIT_SLOT)
     idle_since = resource.status.last_active_time or resource.metadata.creation_timestamp

@@ -85,6 +85,8 @@ class Step(Enum):
     """Pause a sandbox that nothing needs."""
     RESOLVE_CREATE = auto()
     """Find out what became of a create whose sandbox nothing needs any more."""
+    TRY_AGAIN = auto()
+    """Forget what was tried in vain, because somebody asked for it."""
     INSPECT_SESSION = auto()
     """Read the session's newest events, because its turn may not be over."""
     RESTORE = auto()

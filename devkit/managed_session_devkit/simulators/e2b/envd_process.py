@@ -30,6 +30,7 @@ from managed_session_devkit.simulators.e2b.host import FileOperationError
 from managed_session_devkit.simulators.e2b.lifecycle import Lifecycle
 from managed_session_devkit.simulators.e2b.processes import EnvdProcess, ProcessConfig
 from managed_session_devkit.simulators.e2b.sandbox import Sandbox
+from managed_session_devkit.simulators.e2b.terminals import TerminalSize
 
 _DEFAULT_KEEPALIVE_SECONDS: Final = 90.0
 _END_OF_STREAM: Final = 2
@@ -67,6 +68,7 @@ class ProcessRoutes:
             "List": ("process_list", self._list),
             "SendSignal": ("process_signal", self._signal),
             "SendInput": ("process_input", self._input),
+            "Update": ("process_update", self._update),
             "CloseStdin": ("process_close_stdin", self._close_stdin),
         }
         streams = {"Start": ("process_start", self._start), "Connect": ("process_connect", self._connect)}
@@ -101,8 +103,6 @@ class ProcessRoutes:
             await runtime_of(sandbox).process.request("file", action="stat", path=directory)
         except FileOperationError as error:
             raise ConnectError("invalid_argument", f"cwd '{directory}' does not exist") from error
-        if call.body.get("pty"):
-            raise ConnectError("unimplemented", "pseudo terminals are not simulated")
         return ProcessConfig(
             command=str(wanted.get("cmd") or ""),
             arguments=[str(argument) for argument in wanted.get("args") or []],
@@ -113,6 +113,7 @@ class ProcessRoutes:
             requested_directory=str(wanted.get("cwd") or ""),
             tag=call.body.get("tag"),
             stdin=call.body.get("stdin") is not False,
+            terminal=TerminalSize.in_request(call.body),
         )
 
     def _way_out(self, sandbox: Sandbox) -> dict[str, str]:
@@ -172,8 +173,17 @@ class ProcessRoutes:
     async def _input(self, call: Call) -> Response:
         sandbox = await self._sandbox(call)
         process = runtime_of(sandbox).table.find(call.body.get("process") or {})
-        data = base64.b64decode((call.body.get("input") or {}).get("stdin") or "")
+        kind = "pty" if process.config.terminal is not None else "stdin"
+        data = base64.b64decode((call.body.get("input") or {}).get(kind) or "")
         await asyncio.to_thread(process.write_stdin, data)
+        return JSONResponse({})
+
+    async def _update(self, call: Call) -> Response:
+        sandbox = await self._sandbox(call)
+        size = TerminalSize.in_request(call.body)
+        process = runtime_of(sandbox).table.find(call.body.get("process") or {})
+        if size is not None:
+            process.resize(size)
         return JSONResponse({})
 
     async def _close_stdin(self, call: Call) -> Response:

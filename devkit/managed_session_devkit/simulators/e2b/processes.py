@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from managed_session_devkit.simulators.e2b.errors import ConnectError
 from managed_session_devkit.simulators.e2b.host import FileOperationError, SandboxHostError, SandboxProcess
+from managed_session_devkit.simulators.e2b.terminals import TerminalSize, open_terminal, resize_terminal
 
 _CHUNK_BYTES: Final = 32_768
 _ENOENT: Final = 2
@@ -30,6 +31,7 @@ class ProcessConfig:
     requested_directory: str = ""
     tag: str | None = None
     stdin: bool = False
+    terminal: TerminalSize | None = None
     script: list[str] | None = None  # script to run in a fork of the sandbox's init instead
 
     def as_json(self) -> dict[str, Any]:
@@ -71,7 +73,7 @@ class EnvdProcess:
         self._listeners.discard(queue)
 
     def attach_output(self, descriptor: int, kind: str) -> None:
-        """Read `descriptor` (non-blocking) until its end. `kind` is stdout or stderr."""
+        """Read `descriptor` (non-blocking) until its end. `kind` is stdout, stderr or pty."""
         self._open_outputs[descriptor] = kind
         asyncio.get_running_loop().add_reader(descriptor, self._read, descriptor, kind)
 
@@ -133,6 +135,12 @@ class EnvdProcess:
         except OSError as error:
             raise ConnectError("internal", f"error writing to stdin: {error.strerror}") from error
 
+    def resize(self, size: TerminalSize) -> None:
+        """Change the size of its terminal. Raises ConnectError if it has none."""
+        if self._stdin is None or self.config.terminal is None:
+            raise ConnectError("failed_precondition", "tty not assigned to process")
+        resize_terminal(self._stdin, size)
+
     def close_stdin(self) -> None:
         """Close the standard input if it is open."""
         if self._stdin is not None:
@@ -153,6 +161,17 @@ class EnvdProcess:
         for queue in self._listeners:
             queue.put_nowait(None)
         self._listeners.clear()
+
+
+def _streams(config: ProcessConfig) -> tuple[int, int | None, list[tuple[int, int]]]:
+    """Open a program's streams: its input, what writes to that, and reader and writer of each output."""
+    if config.terminal is not None:
+        ours, theirs = open_terminal(config.terminal)
+        return theirs, os.dup(ours), [(ours, theirs)]
+    outputs = [os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)]
+    if not config.stdin:
+        return os.open(os.devnull, os.O_RDONLY), None, outputs
+    return *os.pipe2(os.O_CLOEXEC), outputs
 
 
 def _close(*descriptors: int) -> None:
@@ -197,27 +216,25 @@ class ProcessTable:
 
     async def start(self, config: ProcessConfig, timeout_seconds: float = 0) -> EnvdProcess:
         """Start a program, and kill it after `timeout_seconds` (0: never). Raises ConnectError."""
-        stdin_read, stdin_write = (
-            os.pipe2(os.O_CLOEXEC) if config.stdin else (os.open(os.devnull, os.O_RDONLY), None)
-        )
-        outputs = [os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)]
+        stdin_read, stdin_write, outputs = _streams(config)
         try:
             reply, _ = await self._sandbox.request(
                 "run",
-                [stdin_read, outputs[0][1], outputs[1][1]],
+                [stdin_read, outputs[0][1], outputs[-1][1]],
                 command=[config.command, *config.arguments],
                 environment=config.environment,
                 directory=config.directory,
                 user=config.user,
                 script=config.script,
+                terminal=config.terminal is not None,
             )
         except (FileOperationError, SandboxHostError, TimeoutError) as error:
             if isinstance(error, FileOperationError) and error.number == _ENOENT and config.script is None:
                 # Envd starts programs through `nice`, so a missing program starts and ends.
                 missing = replace(config, command="/bin/sh", arguments=["-c", "exit 127"])
-                _close(outputs[0][0], outputs[1][0], *([stdin_write] if stdin_write is not None else []))
+                _close(*(each[0] for each in outputs), *([stdin_write] if stdin_write is not None else []))
                 return await self.start(missing, timeout_seconds)
-            _close(outputs[0][0], outputs[1][0], *([stdin_write] if stdin_write is not None else []))
+            _close(*(each[0] for each in outputs), *([stdin_write] if stdin_write is not None else []))
             if isinstance(error, FileOperationError):
                 raise ConnectError(
                     "invalid_argument",
@@ -225,12 +242,12 @@ class ProcessTable:
                 ) from error
             raise ConnectError("unavailable", str(error)) from error
         finally:
-            for descriptor in (stdin_read, outputs[0][1], outputs[1][1]):
-                os.close(descriptor)
+            _close(*{stdin_read, *(each[1] for each in outputs)})
         process = EnvdProcess(config, int(reply["pid"]), stdin_write)
         self._retained.pop(process.pid, None)
         self._running[process.pid] = process
-        for (descriptor, _), kind in zip(outputs, ("stdout", "stderr"), strict=True):
+        kinds = ("pty",) if config.terminal is not None else ("stdout", "stderr")
+        for (descriptor, _), kind in zip(outputs, kinds, strict=True):
             os.set_blocking(descriptor, False)
             process.attach_output(descriptor, kind)
         self._spawn(self._retain_when_finished(process))

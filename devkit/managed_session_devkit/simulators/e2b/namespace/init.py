@@ -6,6 +6,7 @@ simulator is gone, and the kernel then kills everything in its PID namespace.
 """
 
 import errno
+import fcntl
 import os
 import selectors
 import shutil
@@ -13,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import types
 from collections.abc import Callable
 from contextlib import suppress
@@ -120,6 +122,8 @@ class Init:
                 stderr=descriptors[2],
                 env=request["environment"],
                 cwd=request["directory"],
+                start_new_session=bool(request.get("terminal")),
+                preexec_fn=_take_terminal if request.get("terminal") else None,  # noqa: PLW1509 - no threads
                 **identity,
             )
             _prefer_to_kill(process.pid)
@@ -165,6 +169,11 @@ class Init:
     def _volume(self, request: dict[str, Any], _: list[int]) -> tuple[dict[str, Any], list[int]]:
         root.mount_volume(request["volume"], request["path"])
         return {}, []
+
+
+def _take_terminal() -> None:
+    """Make the standard input the terminal of the session that was just begun."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def _prefer_to_kill(pid: int) -> None:
