@@ -172,7 +172,12 @@ class Init:
 
 
 def _take_terminal() -> None:
-    """Make the standard input the terminal of the session that was just begun."""
+    """Make the standard input the terminal of the session that was just begun.
+
+    The terminal's signals are not ignored, even if whoever started the simulator ignores them.
+    """
+    for each in (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP):
+        signal.signal(each, signal.SIG_DFL)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
