@@ -200,15 +200,31 @@ def _fields_page(file: str) -> str:
     return _page(sections)
 
 
+_EXIT_CODES = (
+    ("0", "Done."),
+    ("1", "Something failed, or a check of `doctor` or a step of `smoke` did. The message says what to do."),
+    ("2", "The arguments are wrong."),
+    ("130", "Interrupted with Ctrl-C."),
+    ("any", "`shell` passes on the exit status of the shell or the command; 255 if a signal ended it."),
+)
+
+
 def cli_page() -> str:
     """Every command of `managed-sessions` with its arguments and options."""
     sections = [
         "# Command line",
         _HEADER,
-        """`managed-sessions` runs on your machine, from a checkout; `make setup` puts it into `.venv/bin`. A
-        command that fails exits with a code above 0 and says on stderr what to do. It reads credentials
-        from [environment variables](settings.md#credentials), never from options. The commands `demo` and
-        `local` come with the devkit, so a checkout has them and the image does not.""",
+        """`managed-sessions` runs on your machine, from a checkout; `make setup` puts it into `.venv/bin`. It
+        reads credentials from [environment variables](settings.md#credentials), never from options. The
+        commands `demo` and `local` come with the devkit, so a checkout has them and the image does not.
+        [Day to day](day-to-day.md) shows the commands at work.""",
+        """**As kubectl's plugin.** With `.venv/bin` on your PATH, `kubectl managedsessions` is the same program:
+        kubectl finds `kubectl-managedsessions` there, and its completion calls
+        `kubectl_complete-managedsessions`.""",
+        """**SESSION** is the ID of a session, the name of its ManagedSession, or the beginning of either, if
+        only one session has it. Colours appear only on a terminal, and not if `NO_COLOR` is set.""",
+        """A command that fails says on stderr what to do.""",
+        _table(("Exit code", "Meaning"), _EXIT_CODES),
     ]
     for path, command in _commands("managed-sessions", typer.main.get_command(app)):
         name = path.removeprefix("managed-sessions ")

@@ -77,7 +77,7 @@ class BoundedApiClient(ApiClient):
         """
         timeout: dict[str, Any] = {"_request_timeout": (self._timeout[0], silence)}
         try:
-            response = super().call_api(*request, **timeout)  # type: ignore[misc]
+            response = super().call_api(*request, **timeout)
             if not 200 <= response.status < 300:
                 content = response.read() or b""  # type: ignore[no-untyped-call]
                 raise ApiServerError(response.status, _message(content))

@@ -26,8 +26,8 @@ FIELD_MANAGER = MANAGED_BY
 """Owns the fields that `install` applies."""
 
 _PAGE = 500
-_QUICK = (1.0, 2.0)
-"""Seconds to connect, and to wait for an answer."""
+QUICK = (1.0, 2.0)
+"""Seconds to connect, and to wait for an answer, while somebody waits for a completion."""
 _WATCH_SECONDS = 240
 _SILENCE_SECONDS = 270.0
 _NO_CACHE = f"{os.devnull}/discovery"
@@ -78,17 +78,20 @@ class Cluster:
     Args:
         kubeconfig: file; by default KUBECONFIG or `~/.kube/config`.
         context: of the kubeconfig; by default its current one.
-        quick: whether calls fail after a second or two, because somebody waits for a completion.
+        timeout: seconds to connect, and to wait for an answer.
 
     Raises:
         CommandError: there is no usable kubeconfig.
     """
 
     def __init__(
-        self, kubeconfig: Path | None = None, context: str | None = None, *, quick: bool = False
+        self,
+        kubeconfig: Path | None = None,
+        context: str | None = None,
+        timeout: tuple[float, float] = PATIENT,
     ) -> None:
         try:
-            self._api = api_client(kubeconfig, context, timeout=_QUICK if quick else PATIENT)
+            self._api = api_client(kubeconfig, context, timeout=timeout)
         except (config.ConfigException, OSError, yaml.YAMLError, ValueError, *_MALFORMED) as error:
             named = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
             problem = "it is not a kubeconfig" if isinstance(error, _MALFORMED) else str(error).rstrip(".")

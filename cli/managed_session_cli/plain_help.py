@@ -27,9 +27,11 @@ class PlainCommand(TyperCommand):
         _write_usage(ctx, formatter, self.collect_usage_pieces(ctx))
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return the arguments, and then where the options go."""
+        """Return the arguments, and where the options go: last, but before `--`."""
         arguments = [_argument(each) for each in self.get_params(ctx) if each.param_type_name == "argument"]
-        return [*arguments, "[OPTIONS]"] if any(_options(self.get_params(ctx))) else arguments
+        options = ["[OPTIONS]"] if any(_options(self.get_params(ctx))) else []
+        after = [each for each in arguments if each.startswith("[-- ")]
+        return [each for each in arguments if each not in after] + options + after
 
 
 class PlainGroup(TyperGroup):
@@ -143,7 +145,7 @@ def _write_usage(ctx: Any, formatter: Any, pieces: list[str]) -> None:
 
 def _argument(parameter: Any) -> str:
     name = str(parameter.metavar or parameter.name.upper())
-    if parameter.nargs != 1 and not name.endswith("..."):
+    if parameter.nargs != 1 and "..." not in name:
         name += "..."
     return name if parameter.required or name.startswith("[") else f"[{name}]"
 

@@ -13,7 +13,7 @@ def session_names(ctx: Any, args: list[str], incomplete: str) -> list[tuple[str,
 
     No error must disturb a command line that is being typed: then there is nothing to complete.
     """
-    from managed_session_cli.cluster import Cluster  # noqa: PLC0415 - quick --help
+    from managed_session_cli.cluster import QUICK, Cluster  # noqa: PLC0415 - quick --help
     from managed_session_cli.errors import CommandError  # noqa: PLC0415
     from managed_session_cli.session_tables import Selection, list_table  # noqa: PLC0415
 
@@ -21,7 +21,7 @@ def session_names(ctx: Any, args: list[str], incomplete: str) -> list[tuple[str,
     namespace = "" if given.get("all_namespaces") else given.get("namespace") or ""
     already = given.get("sessions") or given.get("names") or ()
     with suppress(CommandError, OSError):
-        cluster = Cluster(given.get("kubeconfig"), given.get("context"), quick=True)
+        cluster = Cluster(given.get("kubeconfig"), given.get("context"), QUICK)
         table = list_table(cluster, Selection(namespace), objects=False)
         columns = [each.name for each in table.columns]
         session, reason = columns.index("SESSION"), columns.index("REASON")

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from managed_session_cli.errors import TemplateError
 from managed_session_cli.options import (
@@ -109,6 +108,8 @@ def build(
 
 
 def _log() -> Callable[[str], None]:
+    from rich.console import Console  # noqa: PLC0415 - quick --help
+
     console = Console(stderr=True, emoji=False)
 
     def log(line: str) -> None:

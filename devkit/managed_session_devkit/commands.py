@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 from managed_session_cli.errors import CommandError
-from rich.console import Console
 
 PANEL = "On this machine, from a source checkout"
 
@@ -24,6 +23,8 @@ def demo() -> None:
     the smoke test of E2B's guide, a session with a class, and one with a repository, a secret and an output.
     Checks the results from outside, and removes everything again.
     """
+    from rich.console import Console  # noqa: PLC0415
+
     from managed_session_devkit.control_plane import resolve_binaries  # noqa: PLC0415 - quick --help
     from managed_session_devkit.demo.demo import run_demo  # noqa: PLC0415
     from managed_session_devkit.foreground import run_in_foreground  # noqa: PLC0415
@@ -57,6 +58,8 @@ def local(
     and the operator; this command chooses the namespaces, probe ports, credentials and installation ID
     itself. Ctrl-C or SIGTERM deletes the resources of all sessions and kills their sandboxes.
     """
+    from rich.console import Console  # noqa: PLC0415 - quick --help
+
     from managed_session_devkit.control_plane import resolve_binaries  # noqa: PLC0415 - quick --help
     from managed_session_devkit.foreground import StoppedBySignal, run_in_foreground  # noqa: PLC0415
     from managed_session_devkit.system.local_command import run_local  # noqa: PLC0415

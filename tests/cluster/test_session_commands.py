@@ -13,6 +13,7 @@ from managed_session_api.names import resource_name
 from managed_session_devkit.control_plane import ControlPlane
 from managed_session_devkit.system.local_system import LocalSystem
 
+from ..support.held import WAIT, let_go
 from ..support.sessions import becomes, begin, resource
 from ..support.waiting import eventually
 from .command_line import Ended, Site, installed_scripts
@@ -267,3 +268,21 @@ async def test_story_is_told_when_things_are_broken(site: Site, serving: LocalSy
     finally:
         await site.e2b.clear_faults()
         await site.run("pause", conversation.session_id, keys={})
+
+
+async def test_top_shows_who_works_and_the_slots_and_not_who_rests(
+    site: Site, serving: LocalSystem, first: str
+) -> None:
+    async with begin(serving) as conversation:
+        await conversation.send(f"Run: {WAIT}; echo done")
+        await becomes(serving, conversation.session_id, "Running", status="True")
+        table = (await site.run("top", keys={})).output
+        [line] = [each for each in table.splitlines() if conversation.session_id in each]
+        assert "Running" in line
+        assert first not in table
+        assert "slots used: 1 of " in table
+        found = json.loads((await site.run("top", "-o", "json", keys={})).output)
+        assert [each["session"] for each in found["busy"]] == [conversation.session_id]
+        assert found["sessions"]["idle"] >= 1
+        let_go((await site.sandboxes_of(conversation.session_id))[0])
+        assert await conversation.answer() == "done"

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from managed_session_cli.api_server import PATIENT
 from managed_session_cli.cluster import Cluster, Reference
 from managed_session_cli.errors import ClusterError, CommandError
 from managed_session_cli.keys import SecretWrite, secret_manifest
@@ -84,10 +85,12 @@ class SilentServer(RejectingServer):
 
 
 @contextmanager
-def served(handler: type[BaseHTTPRequestHandler], folder: Path) -> Iterator[Cluster]:
+def served(
+    handler: type[BaseHTTPRequestHandler], folder: Path, timeout: tuple[float, float] = PATIENT
+) -> Iterator[Cluster]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield Cluster(kubeconfig(folder, f"http://127.0.0.1:{server.server_address[1]}"))
+    yield Cluster(kubeconfig(folder, f"http://127.0.0.1:{server.server_address[1]}"), timeout=timeout)
     server.shutdown()
     server.server_close()
 
@@ -173,10 +176,9 @@ def test_server_that_is_not_an_api_server_is_named(tmp_path: Path) -> None:
         cluster.version()
 
 
-def test_call_to_a_silent_server_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("managed_session_cli.api_server._TIMEOUT", (30.0, 0.1))
+def test_call_to_a_silent_server_times_out(tmp_path: Path) -> None:
     with (
-        served(SilentServer, tmp_path) as cluster,
+        served(SilentServer, tmp_path, (30.0, 0.1)) as cluster,
         pytest.raises(ClusterError, match=r"cannot be reached \(ReadTimeoutError"),
     ):
         cluster.version()

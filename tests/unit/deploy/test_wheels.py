@@ -110,6 +110,9 @@ def commands_in(help_text: str) -> set[str]:
 def test_wheel_of_the_product_holds_the_product_and_no_simulator(product: Path) -> None:
     packages = {each.name for each in product.iterdir() if not each.name.endswith(".dist-info")}
     assert packages == {f"managed_session_{name}" for name in PRODUCT}
+    (entry_points,) = product.glob("*.dist-info/entry_points.txt")
+    for program in ("managed-sessions", "kubectl-managedsessions", "kubectl_complete-managedsessions"):
+        assert f"\n{program} = managed_session_cli.main:" in entry_points.read_text()
     files = [each for each in product.rglob("*") if each.is_file()]
     assert not [each for each in files if re.search("simulat|devkit", str(each.relative_to(product)))]
     assert not [each for each in files if b"managed_session_devkit" in each.read_bytes()]
