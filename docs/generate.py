@@ -216,11 +216,11 @@ def cli_page() -> str:
         _HEADER,
         """`managed-sessions` runs on your machine, from a checkout; `make setup` puts it into `.venv/bin`. It
         reads credentials from [environment variables](settings.md#credentials), never from options. The
-        commands `demo` and `local` come with the devkit, so a checkout has them and the image does not.
-        [Day to day](day-to-day.md) shows the commands at work.""",
-        """**As kubectl's plugin.** With `.venv/bin` on your PATH, `kubectl managedsessions` is the same program:
-        kubectl finds `kubectl-managedsessions` there, and its completion calls
-        `kubectl_complete-managedsessions`.""",
+        commands `demo` and `local` come with the devkit, so a checkout has them and the image does not.""",
+        """[Day to day](day-to-day.md) shows the commands at work.""",
+        """**As kubectl's plugin.** With `.venv/bin` on your PATH, `kubectl managedsessions` is the same:
+        kubectl finds `kubectl-managedsessions` there, and `kubectl_complete-managedsessions` for its
+        completion.""",
         """**SESSION** is the ID of a session, the name of its ManagedSession, or the beginning of either, if
         only one session has it. Colours appear only on a terminal, and not if `NO_COLOR` is set.""",
         """A command that fails says on stderr what to do.""",

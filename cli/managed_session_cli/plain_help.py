@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from enum import Enum
 from typing import Any, TypeAlias
 
 import typer
@@ -163,7 +164,9 @@ def option_names(option: Any) -> str:
 
 
 def value_of(option: Any) -> str:
-    """Return what stands for the value of an option."""
+    """Return what stands for the value of an option: its choices, if it has some."""
+    if isinstance(option.default, Enum) and option.metavar is None:
+        return "|".join(str(each.value) for each in type(option.default))
     longest = str(max(option.opts, key=len)).lstrip("-")
     return str(option.metavar or longest.upper())
 
@@ -174,7 +177,7 @@ def option_help(option: Any) -> str:
     hidden = default in (None, False, ()) or callable(default) or option.show_default is False
     if hidden:
         return str(option.help or "")
-    shown = option.opts[0] if default is True else default
+    shown = option.opts[0] if default is True else getattr(default, "value", default)
     return f"{option.help or ''} (default {shown})"
 
 

@@ -281,13 +281,14 @@ def _told(event: Any, kind: str, at: datetime) -> Moment:
 def turns(moments: Iterable[Moment]) -> list[Turn]:
     """Sort moments by time, and divide them where a turn begins after another has ended."""
     parts: list[list[Moment]] = [[]]
-    ended = False
+    ended: datetime | None = None
     for each in sorted(moments, key=lambda moment: (moment.at, moment.until or moment.at)):
-        if each.begins_turn and ended:
+        if each.begins_turn and ended is not None and each.at >= ended:
             parts.append([])
-            ended = False
+            ended = None
         parts[-1].append(each)
-        ended = ended or each.ends_turn
+        if each.ends_turn:
+            ended = max(filter(None, (ended, each.until or each.at)))
     return [Turn(number, tuple(part)) for number, part in enumerate(filter(None, parts), 1)]
 
 

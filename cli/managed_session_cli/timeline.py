@@ -168,9 +168,7 @@ def _print_waits(told: Story, console: Console) -> None:
         total = sum(each.seconds or 0 for each in tools)
         slowest = sorted(tools, key=lambda each: -(each.seconds or 0))[:3]
         names = ", ".join(f"{each.text} {duration(each.seconds or 0)}" for each in slowest)
-        console.print(
-            f"  Anthropic's events: {len(tools)} calls and requests, {duration(total)}; longest: {names}"
-        )
+        console.print(f"  At Anthropic: {counted(len(tools), 'call')}, {duration(total)}; longest: {names}")
 
 
 def _spans(spans: Sequence[Moment]) -> Iterable[tuple[Text | str, ...]]:

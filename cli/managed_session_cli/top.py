@@ -228,9 +228,8 @@ def drawn(now: Overview, height: int | None = None) -> Group:
 
 def _table(busy: Sequence[Busy], now: datetime) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, justify in _COLUMNS:
-        table.add_column(name, justify="right" if justify else "left", no_wrap=True)
-    table.columns[-1].no_wrap, table.columns[-1].overflow = True, "ellipsis"
+    for name, right in _COLUMNS:
+        table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
     for each in busy:
         table.add_row(
             each.session_id,

@@ -139,6 +139,7 @@ def test_turns_begin_where_another_has_ended() -> None:
         return Moment(at(seconds), Source.EVENT, "", **more)
 
     told = [
+        moment(-4, begins_turn=True),  # before the end of the work
         moment(5, begins_turn=True),
         moment(-10),
         moment(-9, begins_turn=True),
@@ -147,7 +148,7 @@ def test_turns_begin_where_another_has_ended() -> None:
         moment(-4),
     ]
     first, second = story.turns(told)
-    assert (len(first.moments), len(second.moments)) == (5, 1)
+    assert (len(first.moments), len(second.moments)) == (6, 1)
     assert (first.began, first.ended, second.number) == (at(-10), at(-3), 2)
     assert story.turns([]) == []
 

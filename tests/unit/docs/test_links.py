@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import tomllib
@@ -67,7 +68,7 @@ def test_every_command_of_the_cli_that_is_mentioned_exists(page: Path) -> None:
     for code in code_in(page):
         for words in COMMAND.findall(code):
             command: Any = typer.main.get_command(app)
-            rest = shlex.split(words)
+            rest = list(itertools.takewhile(lambda word: word != "--", shlex.split(words)))
             while hasattr(command, "commands") and rest and not rest[0].startswith("-"):
                 assert rest[0] in command.commands, f"there is no managed-sessions {words}"
                 command = command.commands[rest.pop(0)]
