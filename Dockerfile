@@ -1,4 +1,4 @@
-# One image for both processes: `managed-session-webhook` and `managed-session-operator`.
+# One image for all processes: `managed-session-webhook`, `managed-session-operator` and `managed-session-dashboard`.
 # Any base image with a glibc-based Python 3.11 to 3.13 at the same path in all stages will do.
 ARG BASE_IMAGE=python:3.13-slim
 # The same content gives the same bytes: every file has this time, and bytecode is checked against none.

@@ -30,13 +30,14 @@ PYTHON_CLUSTER_TESTS ?= $(addprefix tests/cluster/,test_control_plane.py test_cu
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PACKAGES := $(wildcard api/managed_session_api runtime/managed_session_runtime webhook/managed_session_webhook \
+	dashboard/managed_session_dashboard \
 	operator/managed_session_operator worker/managed_session_worker cli/managed_session_cli \
 	devkit/managed_session_devkit)
 # What .house-words.txt is for. docs/upgrade.md is not in it, because it names the words of earlier versions.
 PROSE := README.md CONTRIBUTING.md RELEASE.md SECURITY.md docs deploy crds
 
 .DEFAULT_GOAL := help
-.PHONY: help setup binaries helm demo test test-unit test-cluster test-kubernetes test-python test-faults check-rights e2e soak soak-quick check format bench docs docs-site manifests image sbom clean
+.PHONY: help setup binaries helm demo test test-unit test-cluster test-kubernetes test-python test-faults test-dashboard check-rights e2e soak soak-quick check format bench docs docs-site manifests image sbom clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -93,7 +94,11 @@ test-faults: setup binaries ## The fault matrix: every fault by name, and whethe
 		$(BIN)/python -m pytest tests/faults --fault-part=$(FAULT_PART) --numprocesses=$(FAULT_WORKERS) \
 			--dist=worksteal $(PYTEST_ARGS)
 
-check-rights: setup ## After test and test-faults: no right of deploy/ went unused, and no request was refused
+test-dashboard: setup binaries ## The dashboard on a real API server and in a headless Chromium, which has to be there
+	rm -rf $(AUDIT)/test-dashboard
+	MANAGED_SESSIONS_AUDIT_FOLDER=$(AUDIT)/test-dashboard $(BIN)/python -m pytest tests/dashboard $(PYTEST_ARGS)
+
+check-rights: setup ## After test, test-faults and test-dashboard: no right of deploy/ went unused, and no request was refused
 	$(BIN)/python -m tests.rights $(AUDIT) $(RIGHTS_ARGS)
 
 e2e: setup helm ## The tests on a real node: a kind cluster, or the one that KUBECONFIG names
@@ -139,7 +144,7 @@ manifests: setup binaries ## Write deploy/*.yaml anew from deploy/kustomize/base
 	$(BIN)/python devkit/render_dashboard.py
 	$(BIN)/python devkit/render_chart.py
 
-image: ## Build the image of webhook and operator; IMAGE=REGISTRY/NAME:TAG, PLATFORM=linux/arm64 for other nodes
+image: ## Build the image of webhook, operator and dashboard; IMAGE=REGISTRY/NAME:TAG, PLATFORM=linux/arm64 for other nodes
 	docker build $(if $(PLATFORM),--platform=$(PLATFORM)) --build-arg VERSION=$(PROJECT_VERSION) --build-arg REVISION=$$(git rev-parse HEAD) --tag $(IMAGE) .
 
 sbom: ## Write the image's bill of materials to sbom.cdx.json (CycloneDX)

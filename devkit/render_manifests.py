@@ -1,8 +1,9 @@
-"""Writes the flat manifests `deploy/*.yaml` from `deploy/kustomize/base` and `crds/`: `make manifests`.
+"""Writes the flat manifests in `deploy/` from `deploy/kustomize` and `crds/`: `make manifests`.
 
-A flat file is the text of its file in the base, with comments, and with the image reference from the base's
-`images:`. The script then compares the objects with those that `kubectl kustomize` makes of the base. So it
-refuses a base that does more than the script understands.
+`deploy/*.yaml` come from the base, and `deploy/dashboard/*.yaml` from the folder of that name. A flat file is
+the text of its file there, with comments, and with the image reference from `images:`. The script then
+compares the objects with those that `kubectl kustomize` makes of the folder. So it refuses a folder that does
+more than the script understands.
 
 With `--check` it writes nothing; the exit status says whether the committed files are up to date.
 """
@@ -23,7 +24,11 @@ from render_definitions import definitions, rendered_definitions
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
-BASE = DEPLOY / "kustomize" / "base"
+SOURCES = {
+    DEPLOY: DEPLOY / "kustomize" / "base",
+    DEPLOY / "dashboard": DEPLOY / "kustomize" / "dashboard",
+}
+"""The folders of flat files, each with its source."""
 DEFINITION = "../../../crds"
 _TIMEOUT_SECONDS = 60
 
@@ -36,20 +41,27 @@ def rendered() -> dict[Path, str]:
     """Return each flat file with the text that it should have.
 
     Raises:
-        RenderError: `kubectl kustomize` refuses the base, or makes different objects of it.
+        RenderError: `kubectl kustomize` refuses a source, or makes different objects of it.
         BinariesUnavailableError: kubectl is not available.
     """
-    kustomization = yaml.safe_load((BASE / "kustomization.yaml").read_text())
+    files: dict[Path, str] = {}
+    for folder, source in SOURCES.items():
+        files |= _rendered(folder, source)
+    return files
+
+
+def _rendered(folder: Path, base: Path) -> dict[Path, str]:
+    kustomization = yaml.safe_load((base / "kustomization.yaml").read_text())
     files = {}
     for resource in kustomization["resources"]:
         name = "10-customresourcedefinition.yaml" if resource == DEFINITION else resource
-        sources = definitions() if resource == DEFINITION else [BASE / resource]
+        sources = definitions() if resource == DEFINITION else [base / resource]
         text = "---\n".join(_header(each) + each.read_text() for each in sources)
-        files[DEPLOY / name] = with_images(text, kustomization.get("images", []))
+        files[folder / name] = with_images(text, kustomization.get("images", []))
     made = [each for text in files.values() for each in yaml.safe_load_all(text)]
-    if by_identity(made) != by_identity(kustomized(BASE)):
+    if by_identity(made) != by_identity(kustomized(base)):
         raise RenderError(
-            f"kubectl kustomize makes different objects of {BASE.relative_to(ROOT)} than its files hold: "
+            f"kubectl kustomize makes different objects of {base.relative_to(ROOT)} than its files hold: "
             "this script knows `resources` and `images` only"
         )
     return files
@@ -110,7 +122,7 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     flat = [path for path, text in files.items() if not path.is_file() or path.read_text() != text]
-    flat += [path for path in DEPLOY.glob("*.yaml") if path not in files]
+    flat += [path for folder in SOURCES for path in folder.glob("*.yaml") if path not in files]
     if not check:
         _write(flat, files)
         return 0

@@ -22,6 +22,7 @@ from managed_session_api.conditions import ConditionType
 from managed_session_api.credentials import Credential
 from managed_session_api.reasons import REASONS
 from managed_session_cli.app import app
+from managed_session_dashboard.settings import DashboardSettings
 from managed_session_operator.settings import OperatorSettings
 from managed_session_runtime.settings import describe_settings
 from managed_session_webhook.settings import WebhookSettings
@@ -53,33 +54,42 @@ _CREDENTIALS: dict[Credential, tuple[str, str]] = {
         "webhook, optional",
         "A bearer token of your choice for `GET /sandboxes`. Without it that path answers 404.",
     ),
+    Credential.DASHBOARD_TOKEN: (
+        "dashboard, optional",
+        "A token of your choice, with which viewers can sign in to the [dashboard](dashboard.md).",
+    ),
 }
 
 
+_SETTINGS = {"Webhook": WebhookSettings, "Operator": OperatorSettings, "Dashboard": DashboardSettings}
+
+
 def settings_page() -> str:
-    """All settings and credentials of the two processes."""
-    shared = [row for row in describe_settings(WebhookSettings) if row in describe_settings(OperatorSettings)]
+    """All settings and credentials of the processes."""
+    described = [describe_settings(cls) for cls in _SETTINGS.values()]
+    shared = [row for row in described[0] if all(row in rows for rows in described)]
     names = {row.variable for row in shared}
     sections = [
         "# Settings",
         _HEADER,
-        """Settings are environment variables of the two processes, `managed-session-webhook` and
-        `managed-session-operator`. An empty variable counts as not set. If a value is wrong, the process
-        exits with code 2 and a message that names the variable and what is allowed. If a field of a
-        resource's `spec`, or of its [class](classes.md), means the same as a setting, the field takes
-        precedence; `status.effective` shows the values in force. [Operate](operate.md#change-a-setting) shows
-        how to change a setting, and the [glossary](glossary.md) explains the terms.""",
-        "## Both processes",
+        """Settings are environment variables of the processes `managed-session-webhook`,
+        `managed-session-operator` and `managed-session-dashboard` (which is [optional](dashboard.md)). An
+        empty variable counts as not set. If a value is wrong, the process exits with code 2 and a message
+        that names the variable and what is allowed. If a field of a resource's `spec`, or of its
+        [class](classes.md), means the same as a setting, the field takes precedence; `status.effective` shows
+        the values in force. [Operate](operate.md#change-a-setting) shows how to change a setting, and the
+        [glossary](glossary.md) explains the terms.""",
+        "## All processes",
         _settings_table(shared),
     ]
-    for title, cls in (("Webhook", WebhookSettings), ("Operator", OperatorSettings)):
-        rows = [row for row in describe_settings(cls) if row.variable not in names]
+    for title, rows_of_process in zip(_SETTINGS, described, strict=True):
+        rows = [row for row in rows_of_process if row.variable not in names]
         sections += [f"## {title}", _settings_table(rows)]
     sections += [
         "## Credentials",
         """Each credential is a file of this name in `MANAGED_SESSIONS_CREDENTIALS_DIR`, where `deploy/`
-        mounts the Secrets `managed-session-webhook` and `managed-session-operator`. If the file is absent,
-        the environment variable counts. The processes read a file again when it changes; no restart is
+        mounts the Secret with the name of the process. If the file is absent, the environment variable
+        counts. The processes read a file again when it changes; no restart is
         needed.""",
         _table(
             ("File and Secret key", "Variable", "Needed by", "What it is"),

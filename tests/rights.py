@@ -23,21 +23,25 @@ from pathlib import Path
 from typing import Any
 
 from managed_session_api.names import SYSTEM_NAMESPACE
-from managed_session_cli.manifests import load_manifests
+from managed_session_cli.manifests import load_dashboard_manifests, load_manifests
 from managed_session_devkit.control_plane.control_plane import STARTS_SUFFIX
 from managed_session_devkit.control_plane.settings import ControlPlaneSettings
 
 OF_A_PART = "--of-a-part"
 EXPECTED = "expected-refusals.jsonl"
-PROCESSES = ("managed-session-webhook", "managed-session-operator")
-USER_AGENTS = ("managed-session-webhook", "managed-session-operator", "kopf/")
+PROCESSES = ("managed-session-webhook", "managed-session-operator", "managed-session-dashboard")
+USER_AGENTS = (*PROCESSES, "kopf/")
 """How the processes' requests begin to call themselves. What a test does with their account is not theirs."""
 KUBECTL = "kubectl/"
 TAKES_EFFECT = timedelta(seconds=2)
 """How long an API server may go on refusing after a right is given back."""
 
 _ACCOUNT = re.compile(r"system:serviceaccount:([^:]+):([^:]+)")
-_BINDING = re.compile(r'RBAC: allowed by RoleBinding "[^"/]+/([^"]+)"')
+_BINDING = re.compile(
+    r'RBAC: allowed by (?:RoleBinding "[^"/]+/([^"]+)"|ClusterRoleBinding "managed-session-)'
+)
+EVERYWHERE = "*"
+"""Stands for the namespace of a right that a ClusterRole gives."""
 
 
 @dataclass(frozen=True, order=True)
@@ -74,7 +78,7 @@ class Request:
     refused: bool
     """For want of a right; there are other reasons for a 403, such as a namespace that is being deleted."""
     bound_in: str
-    """Namespace of the RoleBinding that allowed it; empty where something else did."""
+    """Namespace of the RoleBinding that allowed it, or EVERYWHERE; empty where something else did."""
 
     def __str__(self) -> str:
         resource = f"{self.resource}.{self.group}" if self.group else self.resource
@@ -129,11 +133,11 @@ def expect_refusals(namespace: str, account: str = "", resource: str = "") -> It
 
 
 def granted(manifests: Iterable[dict[str, Any]]) -> set[Right]:
-    """All rights that the Roles give the processes."""
+    """All rights that Roles and ClusterRoles give the processes."""
     return {
-        Right(role["metadata"]["name"], role["metadata"]["namespace"], verb, group, resource, name)
+        Right(metadata["name"], metadata.get("namespace", EVERYWHERE), verb, group, resource, name)
         for role in manifests
-        if role["kind"] == "Role"
+        if role["kind"] in ("Role", "ClusterRole") and (metadata := role["metadata"])["name"] in PROCESSES
         for rule in role["rules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
@@ -166,7 +170,7 @@ def requests(log: Iterable[str]) -> Iterator[Request]:
             namespace=about.get("namespace", ""),
             name=about.get("name", ""),
             refused=notes.get("authorization.k8s.io/decision") == "forbid",
-            bound_in=bound[1] if bound else "",
+            bound_in=(bound[1] or EVERYWHERE) if bound else "",
         )
 
 
@@ -181,6 +185,7 @@ def uses(request: Request, right: Right) -> bool:
         == (right.account, right.verb, right.group, right.resource)
         and name in ("", request.name)
         # A test may put the webhook, which has rights in one namespace only, beside the resources.
+        and (right.namespace == EVERYWHERE) == (request.bound_in == EVERYWHERE)
         and (right.account == PROCESSES[0] or in_system == (right.namespace == SYSTEM_NAMESPACE))
     )
 
@@ -244,7 +249,7 @@ def main(arguments: list[str]) -> int:
     if not logs:
         print(f"no audit log in {folder}: run `make test test-faults` first", file=sys.stderr)
         return 2
-    rights = granted(load_manifests())
+    rights = granted([*load_manifests(), *load_dashboard_manifests()])
     declared = [each for path in folder.rglob(EXPECTED) for each in read_expected(path)]
     findings = examine_folder(rights, logs, declared)
     unused = rights - set(findings.used)

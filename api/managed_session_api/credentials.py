@@ -15,6 +15,7 @@ class Credential(StrEnum):
     E2B_API_KEY = "e2b-api-key"
     ANTHROPIC_API_KEY = "anthropic-api-key"
     WEBHOOK_ADMIN_TOKEN = "webhook-admin-token"  # noqa: S105 - a file name
+    DASHBOARD_TOKEN = "dashboard-token"  # noqa: S105 - a file name
 
     @property
     def variable(self) -> str:
@@ -35,6 +36,7 @@ REQUIRED_CREDENTIALS = (
 """Credentials that every installation needs."""
 
 OPERATOR_CREDENTIALS = (*REQUIRED_CREDENTIALS, Credential.ANTHROPIC_API_KEY)
+DASHBOARD_CREDENTIALS = (Credential.DASHBOARD_TOKEN,)
 WEBHOOK_CREDENTIALS = (Credential.ANTHROPIC_WEBHOOK_SIGNING_KEY, Credential.WEBHOOK_ADMIN_TOKEN)
 
 

@@ -36,6 +36,9 @@ def install(
     yes: Yes = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the pods are ready.")] = True,
     timeout: Annotated[float, typer.Option(help="How long to wait for the pods, in seconds.", min=1)] = 300,
+    dashboard: Annotated[
+        bool, typer.Option("--dashboard", help="Install the dashboard too. An upgrade keeps it.")
+    ] = False,
     namespace: Namespace = DEFAULT_NAMESPACE,
     system_namespace: SystemNamespace = DEFAULT_SYSTEM_NAMESPACE,
     kubeconfig: Kubeconfig = None,
@@ -54,7 +57,7 @@ def install(
     """
     from managed_session_cli import install as command  # noqa: PLC0415 - quick --help
 
-    options = command.Options(image, dry_run, yes, wait, timeout)
+    options = command.Options(image, dry_run, yes, wait, timeout, dashboard)
     cluster, installation = target(kubeconfig, context, namespace, system_namespace)
     command.install(cluster, installation, options, stdout_console())
 

@@ -25,6 +25,7 @@ from managed_session_cli.credential_checks import check_keys, check_team
 from managed_session_cli.errors import ClusterError, CommandError
 from managed_session_cli.installation import (
     CRDS,
+    DASHBOARD,
     OPERATOR,
     WEBHOOK,
     Installation,
@@ -59,6 +60,7 @@ class Options:
     yes: bool
     wait: bool
     timeout_seconds: float
+    dashboard: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ def install(cluster: Cluster, installation: Installation, options: Options, cons
 def _prepare(cluster: Cluster, installation: Installation, options: Options, console: Console) -> Preparation:
     console.print(f"Cluster      {cluster.server}, Kubernetes {cluster.version()}")
     manifests = installation.manifests(options.image)
+    if options.dashboard or cluster.get(installation.deployment(DASHBOARD)) is not None:
+        manifests += installation.dashboard_manifests(options.image)
     needed = _needed_permissions(installation, manifests)
     require_permissions(cluster, needed)
     console.print(f"Permissions  {len(needed)} required, all granted")
@@ -267,9 +271,10 @@ def _wait_established(cluster: Cluster) -> None:
 
 
 def rollouts(cluster: Cluster, installation: Installation) -> list[Rollout]:
-    """Return the state of both Deployments' rollouts."""
+    """Return the state of the Deployments' rollouts; that of the dashboard only if it is installed."""
     found = []
-    for name in (OPERATOR, WEBHOOK):
+    optional = [DASHBOARD] if cluster.get(installation.deployment(DASHBOARD)) is not None else []
+    for name in (OPERATOR, WEBHOOK, *optional):
         labels = {"app.kubernetes.io/name": name}
         pods = cluster.list("v1", "Pod", installation.system_namespace, labels=labels)
         found.append(rollout(name, cluster.get(installation.deployment(name)), pods))

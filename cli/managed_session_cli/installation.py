@@ -17,11 +17,13 @@ from managed_session_api.names import (
 
 from managed_session_cli.cluster import Cluster, Object, Permission, Reference
 from managed_session_cli.errors import CommandError
-from managed_session_cli.manifests import load_manifests
+from managed_session_cli.manifests import load_dashboard_manifests, load_manifests
 
 OPERATOR = "managed-session-operator"
 WEBHOOK = "managed-session-webhook"
-"""Names of the Deployments, ServiceAccounts and Secrets; OPERATOR also of the Lease and the ConfigMap."""
+DASHBOARD = "managed-session-dashboard"
+"""Names of the Deployments, ServiceAccounts and Secrets; OPERATOR also of the Lease and the ConfigMap. The
+dashboard is optional."""
 
 PART_OF = {"app.kubernetes.io/part-of": "managed-sessions"}
 CRDS = tuple(
@@ -50,6 +52,11 @@ class Installation:
     def manifests(self, image: str | None = None) -> list[Object]:
         """Return every object of `deploy/`, in the order of their application, with `image` in the pods."""
         objects = load_manifests(self.namespace, self.system_namespace)
+        return [self._adapted(each, image) for each in objects]
+
+    def dashboard_manifests(self, image: str | None = None) -> list[Object]:
+        """Return every object of `deploy/dashboard/`, as `manifests` does."""
+        objects = load_dashboard_manifests(self.namespace, self.system_namespace)
         return [self._adapted(each, image) for each in objects]
 
     def deployment(self, name: str) -> Reference:

@@ -55,6 +55,26 @@ def load_manifests(
     ]
 
 
+def load_dashboard_manifests(
+    namespace: str = RESOURCE_NAMESPACE, system_namespace: str = SYSTEM_NAMESPACE, *, pods: bool = True
+) -> list[dict[str, Any]]:
+    """Return every object of `deploy/dashboard/`, moved to these two namespaces (arguments as above).
+
+    Its cluster-wide rights are bound under another name there, so that several installations can have them.
+    """
+    moved = {RESOURCE_NAMESPACE: namespace, SYSTEM_NAMESPACE: system_namespace}
+    objects = [
+        _moved(each, moved)
+        for path in sorted((deploy_folder() / "dashboard").glob("*.yaml"))
+        for each in yaml.load_all(path.read_bytes(), Loader=_LOADER)
+        if pods or each["kind"] not in _ABOUT_PODS
+    ]
+    for each in objects:
+        if each["kind"] == "ClusterRoleBinding" and system_namespace != SYSTEM_NAMESPACE:
+            each["metadata"]["name"] += f"-{system_namespace}"
+    return objects
+
+
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The parser in C is ten times faster on the CustomResourceDefinition."""
 

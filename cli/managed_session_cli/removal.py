@@ -36,19 +36,25 @@ def removal_order(
         extra: namespaced objects that are in no manifest.
         cluster_wide: include what installations share: the CRDs, admission policies and roles for people.
         preexisting: names of namespaces that stay.
-        guarded: include this installation's guard against a deletion in the wrong order.
+        guarded: include this installation's own cluster-wide objects: the guard against a deletion in the
+            wrong order, and the binding of the dashboard's rights.
     """
     references = [Reference.to(each) for each in reversed(manifests)]
-    guards = [each for each in references if each.name == DELETION_GUARD] if guarded else []
+    guards = [each for each in references if _is_its_own(each)] if guarded else []
     namespaces = [each for each in references if each.kind == "Namespace" and each.name not in preexisting]
     namespaced = [each for each in references if each.namespace]
-    shared = [each for each in references if is_cluster_wide(each) and each.name != DELETION_GUARD]
+    shared = [each for each in references if is_cluster_wide(each) and not _is_its_own(each)]
     return [*guards, *namespaced, *extra, *namespaces, *(shared if cluster_wide else [])]
 
 
 def is_cluster_wide(reference: Reference) -> bool:
     """Return whether an object belongs to the whole cluster and is not a namespace."""
     return not reference.namespace and reference.kind != "Namespace"
+
+
+def _is_its_own(reference: Reference) -> bool:
+    """Return whether a cluster-wide object serves one installation only."""
+    return reference.name == DELETION_GUARD or reference.kind == "ClusterRoleBinding"
 
 
 def cluster_wide_stays(

@@ -33,6 +33,7 @@ from managed_session_cli.cluster import Cluster, Object, Permission, Reference
 from managed_session_cli.errors import ClusterError, CommandError, NotFoundError
 from managed_session_cli.installation import (
     CRDS,
+    DASHBOARD,
     OPERATOR,
     WEBHOOK,
     Installation,
@@ -46,6 +47,8 @@ from managed_session_cli.uninstall_survey import Survey, survey
 from managed_session_cli.wording import counted
 
 _POLL_SECONDS = 0.5
+_OF_DASHBOARD = (("v1", "Secret"), ("v1", "ConfigMap"))
+"""What a user may have created for the dashboard."""
 _LEADER_SECONDS = 20.0
 _GUARD_SECONDS = 15.0
 
@@ -329,10 +332,11 @@ def _delete_rest(
         )
     extra = [installation.secret(name) for name in keys.SECRETS]
     extra += [installation.settings, installation.lease]
+    extra += [Reference(v, k, DASHBOARD, installation.system_namespace) for v, k in _OF_DASHBOARD]
     if cluster.may(Permission("delete", "", "resourcequotas", installation.namespace)):
         extra.append(Reference.to(guard(installation)))
     order = removal_order(
-        installation.manifests(),
+        found.manifests,
         extra,
         cluster_wide=stays is None,
         preexisting=found.preexisting,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from managed_session_api.credentials import Credential, credentials_in
@@ -13,7 +14,9 @@ from managed_session_api.names import CLASS_PLURAL, GROUP, PLURAL
 from managed_session_cli import keys
 from managed_session_cli.clouds import E2BTeam
 from managed_session_cli.cluster import Cluster, Object, Permission, Reference
+from managed_session_cli.errors import ClusterError
 from managed_session_cli.installation import (
+    DASHBOARD,
     OPERATOR,
     Installation,
     installation_id,
@@ -34,6 +37,7 @@ class Survey:
         namespaces: those of the installation's two that exist.
         preexisting: names of those that no installation created, and which stay.
         missing_permissions: required to remove cluster-wide objects.
+        manifests: everything that the installation may consist of, in the order in which it is applied.
     """
 
     credentials: dict[str, str]
@@ -42,6 +46,7 @@ class Survey:
     namespaces: list[Object]
     preexisting: set[str]
     missing_permissions: list[str]
+    manifests: list[Object]
 
 
 def survey(cluster: Cluster, installation: Installation, own_id: str | None) -> Survey:
@@ -59,6 +64,8 @@ def survey(cluster: Cluster, installation: Installation, own_id: str | None) -> 
     namespaces = [each for name in both if (each := cluster.get(Reference("v1", "Namespace", name)))]
     preexisting = preexisting_namespaces(namespaces)
     manifests = installation.manifests()
+    if has_dashboard(cluster, installation):
+        manifests += installation.dashboard_manifests()
     require_permissions(cluster, _needed_permissions(installation, manifests, preexisting))
     stored = _stored_credentials(cluster, installation)
     given = credentials_in(os.environ)
@@ -72,7 +79,18 @@ def survey(cluster: Cluster, installation: Installation, own_id: str | None) -> 
         namespaces,
         preexisting,
         [str(each) for each in _cluster_wide_permissions(manifests) if not cluster.may(each)],
+        manifests,
     )
+
+
+def has_dashboard(cluster: Cluster, installation: Installation) -> bool:
+    """Return whether the optional dashboard is installed, or what is left of it."""
+    binding = next(e for e in installation.dashboard_manifests() if e["kind"] == "ClusterRoleBinding")
+    if cluster.get(installation.deployment(DASHBOARD)) is not None:
+        return True
+    with suppress(ClusterError):  # without the right to read it, it cannot be removed either
+        return cluster.get(Reference.to(binding)) is not None
+    return False
 
 
 def _needed_permissions(

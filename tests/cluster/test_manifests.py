@@ -18,6 +18,8 @@ RESTRICTED = DEPLOY / "kustomize/overlays/restricted"
 OVERLAYS = [DEPLOY / "kustomize/overlays/kind", RESTRICTED]
 EXAMPLES = DEPLOY / "examples"
 MONITORING = DEPLOY / "monitoring"
+DASHBOARD = DEPLOY / "dashboard"
+DASHBOARD_SOURCE = DEPLOY / "kustomize/dashboard"
 UPSTREAM = Path(__file__).parent / "upstream"
 CLOUD_EXAMPLES = {EXAMPLES / f"health-check-{name}.yaml" for name in ("gke-ingress", "gke-gateway", "azure")}
 """Of kinds whose definitions no module publishes; tests/unit/deploy/test_health_checks.py looks at them."""
@@ -79,23 +81,24 @@ async def cluster() -> AsyncIterator[ControlPlane]:
 def test_folders_are_those_that_are_validated_here() -> None:
     chart = DEPLOY / "helm"  # tests/cluster/test_chart.py looks at it
     folders = {path.parent for path in DEPLOY.rglob("*.yaml") if not path.is_relative_to(chart)}
-    assert folders == {DEPLOY, BASE, *OVERLAYS, EXAMPLES, MONITORING}
+    assert folders == {DEPLOY, DASHBOARD, BASE, *OVERLAYS, DASHBOARD_SOURCE, EXAMPLES, MONITORING}
     assert {path.name for path in DEPLOY.iterdir() if path.is_dir()} == {
         "helm",
         "kustomize",
+        "dashboard",
         "examples",
         "monitoring",
     }
 
 
-@pytest.mark.parametrize("folder", [EXAMPLES, MONITORING], ids=lambda folder: str(folder.name))
+@pytest.mark.parametrize("folder", [EXAMPLES, MONITORING, DASHBOARD], ids=lambda folder: str(folder.name))
 async def test_what_a_folder_holds_is_valid(cluster: ControlPlane, folder: Path) -> None:
     for path in sorted({*folder.glob("*.yaml")} - CLOUD_EXAMPLES):
         done = await cluster.kubectl(*STRICT_DRY_RUN, f"--filename={path}")
         assert done.count("(server dry run)") == len(list(yaml.safe_load_all(path.read_text())))
 
 
-@pytest.mark.parametrize("folder", [BASE, *OVERLAYS], ids=lambda folder: str(folder.name))
+@pytest.mark.parametrize("folder", [BASE, *OVERLAYS, DASHBOARD_SOURCE], ids=lambda folder: str(folder.name))
 async def test_what_an_overlay_makes_is_valid(cluster: ControlPlane, folder: Path) -> None:
     done = await cluster.kubectl(*STRICT_DRY_RUN, f"--kustomize={folder}")
     assert done.count("(server dry run)") == len(kustomized(folder, resolve_binaries()))

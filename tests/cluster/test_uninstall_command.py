@@ -130,6 +130,25 @@ async def serve_a_turn(system: LocalSystem) -> str:
     return session_id
 
 
+async def test_dashboard_survives_an_upgrade_and_goes_with_the_rest(site: Site) -> None:
+    name = "managed-session-dashboard"
+    binding = f"{name}-{site.system_namespace}"
+    assert await site.get("deployment", name, site.system_namespace) == {}, "it is optional"
+    assert (await site.install("--dashboard")).code == 0
+    upgraded = await site.run("install", "--image=registry.example.com/sessions:next", "--yes", "--no-wait")
+    assert f"Deployment {name}" in upgraded.output
+    deployment = await site.get("deployment", name, site.system_namespace)
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "registry.example.com/sessions:next"
+    assert {"name": "MANAGED_SESSIONS_NAMESPACE", "value": site.namespace} in container["env"]
+    (subject,) = (await site.get("clusterrolebinding", binding))["subjects"]
+    assert subject["namespace"] == site.system_namespace
+    assert (await uninstall(site, "--keep-crd")).code == 0
+    await nothing_is_left(site)
+    assert await site.get("clusterrolebinding", binding) == {}
+    assert await site.get("clusterrole", name), "another installation may need it"
+
+
 @pytest.mark.timeout(600)
 async def test_nothing_is_left_after_one_command_although_sessions_begin_meanwhile(clouds: Site) -> None:
     async with installed(clouds, names.RESOURCE_NAMESPACE) as site, site.running() as system:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from managed_session_api.names import RESOURCE_NAMESPACE, SYSTEM_NAMESPACE
-from managed_session_cli.manifests import load_manifests
+from managed_session_cli.manifests import load_dashboard_manifests, load_manifests
 
 from managed_session_devkit.control_plane import ControlPlane, established
 from managed_session_devkit.system.gather_or_cancel import gather_or_cancel
@@ -48,6 +48,11 @@ async def install(
             control_plane.kubectl, *(each["metadata"]["name"] for each in first if each["kind"] == _CRD)
         ),
     )
+
+
+async def install_dashboard(control_plane: ControlPlane, namespace: str, system_namespace: str) -> None:
+    """Apply the rights of `deploy/dashboard/`, moved to these namespaces (raises as `install`)."""
+    await _apply(control_plane, load_dashboard_manifests(namespace, system_namespace, pods=False))
 
 
 async def _apply(control_plane: ControlPlane, objects: list[dict[str, Any]]) -> None:

@@ -1,6 +1,7 @@
 """The names of an installation's credentials."""
 
 from managed_session_api.credentials import (
+    DASHBOARD_CREDENTIALS,
     OPERATOR_CREDENTIALS,
     WEBHOOK_CREDENTIALS,
     Credential,
@@ -12,7 +13,7 @@ GIVEN = {"ANTHROPIC_ENVIRONMENT_ID": "env_1", "ANTHROPIC_ENVIRONMENT_KEY": "key-
 
 
 def test_each_credential_belongs_to_one_process() -> None:
-    assert sorted([*OPERATOR_CREDENTIALS, *WEBHOOK_CREDENTIALS]) == sorted(Credential)
+    assert sorted([*OPERATOR_CREDENTIALS, *WEBHOOK_CREDENTIALS, *DASHBOARD_CREDENTIALS]) == sorted(Credential)
 
 
 def test_credentials_are_found_in_the_environment_by_their_variables() -> None:

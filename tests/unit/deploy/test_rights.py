@@ -9,7 +9,7 @@ import pytest
 
 from ...rights import EXPECTED, PROCESSES, expect_refusals, granted, main, requests, uses
 
-WEBHOOK, OPERATOR = PROCESSES
+WEBHOOK, OPERATOR, _ = PROCESSES
 SYSTEM = "test-1-system"
 RESOURCES = "test-1"
 ROLES: list[dict[str, Any]] = [
@@ -107,6 +107,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Logs of a run in which every right was used and nothing was refused, with the roles above."""
     monkeypatch.setenv("MANAGED_SESSIONS_AUDIT_FOLDER", str(tmp_path))
     monkeypatch.setattr("tests.rights.load_manifests", lambda: ROLES)
+    monkeypatch.setattr("tests.rights.load_dashboard_manifests", list)
     lines = [
         audited("create", "secrets"),
         audited("create", "events"),

@@ -15,13 +15,13 @@ import pytest
 from managed_session_devkit.control_plane.releases import DEFAULT
 
 ROOT = Path(__file__).parents[3]
-PRODUCT = {"api", "runtime", "webhook", "operator", "worker", "cli"}
+PRODUCT = {"api", "runtime", "webhook", "dashboard", "operator", "worker", "cli"}
 SECONDS = 120
 
 RUN = "from managed_session_cli.main import main; main()"
 IMPORT_WHAT_PODS_RUN = """
 import importlib, pkgutil, managed_session_worker.template
-for name in ("api", "runtime", "webhook", "operator"):
+for name in ("api", "runtime", "webhook", "dashboard", "operator"):
     package = importlib.import_module(f"managed_session_{name}")
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         importlib.import_module(module.name)

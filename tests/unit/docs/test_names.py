@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from managed_session_api.conditions import ConditionType
 from managed_session_api.reasons import REASONS
+from managed_session_dashboard.metrics import DashboardMetrics
+from managed_session_dashboard.settings import DashboardSettings
 from managed_session_operator.cost_metrics import CostMetrics
 from managed_session_operator.metrics import Metrics
 from managed_session_operator.settings import OperatorSettings
@@ -41,6 +43,7 @@ def text_of(page: Path) -> str:
 def test_metrics_exist(page: Path) -> None:
     registry = CollectorRegistry()
     WebhookMetrics(registry)
+    DashboardMetrics(registry)
     CostMetrics(registry)
     families = [family for each in (registry, Metrics().registry) for family in each.collect()]
     known = {family.name for family in families}
@@ -54,6 +57,7 @@ def test_each_metric_is_explained() -> None:
     registry = CollectorRegistry()
     WebhookMetrics(registry)
     CostMetrics(registry)
+    DashboardMetrics(registry)
     publish_build_info("any", registry)
     families = [family for each in (registry, Metrics().registry) for family in each.collect()]
     ends = {"counter": "_total", "info": "_info"}
@@ -64,7 +68,11 @@ def test_each_metric_is_explained() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=by_name)
 def test_settings_exist(page: Path) -> None:
-    known = {row.variable for cls in (WebhookSettings, OperatorSettings) for row in describe_settings(cls)}
+    known = {
+        row.variable
+        for cls in (WebhookSettings, OperatorSettings, DashboardSettings)
+        for row in describe_settings(cls)
+    }
     named = set(re.findall(r"MANAGED_SESSIONS_[A-Z0-9_]*[A-Z0-9]", text_of(page)))
     assert {name for name in named - known if not LOCAL_SETTINGS.fullmatch(name)} == set()
 

@@ -1,0 +1,1 @@
+"""Serves a read-only web page about environments, classes and sessions."""
