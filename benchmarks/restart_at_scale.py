@@ -1,8 +1,8 @@
-"""Measures a cold start of an operator with 2,000 idle sessions: the time until it is settled, and its calls.
+"""Measures an operator with many idle sessions: its start, and what it uses while nothing happens.
 
-Settled means that it leads, has resynced once, and has reconciled each resource without finding anything to
+It is settled when it leads, has resynced once, and has reconciled each resource without finding anything to
 do. The exit code is 1 if that took more than 20 seconds or changed a resource: `python
-benchmarks/restart_at_scale.py [--sessions 2000]`.
+benchmarks/restart_at_scale.py [--sessions 2000] [--rest-seconds 60]`.
 """
 
 from __future__ import annotations
@@ -11,17 +11,36 @@ import argparse
 import asyncio
 import sys
 import time
+from dataclasses import dataclass
 
 from managed_session_api.names import PLURAL, resource_name
 from managed_session_cli.conversation import Conversation
 from managed_session_devkit.system.local_system import LocalSystem
+from managed_session_devkit.system.process_usage import usage_of
 from managed_session_devkit.system.settled_sessions import Restart, add_settled_sessions, restart_operator
 
 LIMIT_SECONDS = 20.0
 
 
-async def measure(sessions: int) -> Restart:
-    """Create the sessions and restart the operator."""
+@dataclass(frozen=True)
+class AtRest:
+    """What an operator with many idle sessions uses.
+
+    Attributes:
+        restart: its start.
+        start_cpu_seconds: CPU time until it was settled.
+        cpu: fraction of a core that it uses while nothing happens.
+        memory_mb: its resident memory after that, in megabytes.
+    """
+
+    restart: Restart
+    start_cpu_seconds: float
+    cpu: float
+    memory_mb: float
+
+
+async def measure(sessions: int, rest_seconds: float) -> AtRest:
+    """Create the sessions, restart the operator, and let it rest."""
     async with (
         LocalSystem(operator_settings={"max_idle_seconds": "1"}, delete_sessions_at_exit=False) as system,
         Conversation.begin(
@@ -39,15 +58,26 @@ async def measure(sessions: int) -> Restart:
         began = time.monotonic()
         await add_settled_sessions(system, conversation.session_id, sessions - 1)
         print(f"{sessions} sessions at rest, made in {time.monotonic() - began:.1f} s")
-        return await restart_operator(system)
+        restart = await restart_operator(system)
+        pid = system.operator.process.pid
+        settled = usage_of(pid)
+        await asyncio.sleep(rest_seconds)
+        rested = usage_of(pid)
+        cpu = (rested.cpu_seconds - settled.cpu_seconds) / rest_seconds
+        return AtRest(restart, settled.cpu_seconds, cpu, rested.memory_bytes / 1e6)
 
 
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--sessions", type=int, default=2000, help="sessions at rest")
-    restart = asyncio.run(measure(parser.parse_args().sessions))
+    parser.add_argument("--rest-seconds", type=float, default=60, help="how long to watch it rest")
+    arguments = parser.parse_args()
+    found = asyncio.run(measure(arguments.sessions, arguments.rest_seconds))
+    restart = found.restart
     print(f"settled {restart.seconds:.1f} s after the start of the process (limit {LIMIT_SECONDS:.0f} s)")
+    print(f"CPU until then: {found.start_cpu_seconds:.1f} s")
+    print(f"CPU at rest: {found.cpu:.1%} of a core; memory: {found.memory_mb:.0f} MB")
     print(f"resources written: {len(restart.written)}")
     print(f"calls to E2B: {restart.e2b_calls}")
     print(f"calls to Anthropic: {restart.anthropic_calls}")

@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -130,8 +131,9 @@ class OperatorApp:
             self.metrics.environment_shared.set,
             lambda message: self._own_events.warn_about_lease(LEASE_NAME, Reason.ENVIRONMENT_SHARED, message),
         )
+        self._work_queue = self._new_work_queue(installation_id)
         self._context = self._new_context(api_client, installation_id)
-        self._class_changes = ClassChanges(self._cache.all, self._enqueue)
+        self._class_changes = ClassChanges(self._cache.summaries, self._enqueue)
         self._classes = Classes(api_client, settings.namespace, fence=self.leadership.fence, timeout=timeout)
         self._class_feed = ClassFeed(
             self._context.classes.cache, self._classes, self._class_changed, settings.retry_scale
@@ -164,7 +166,7 @@ class OperatorApp:
     def _new_context(self, api_client: ApiClient, installation_id: str) -> Context:
         settings, fence, clock = self._settings, self.leadership.fence, SystemClock()
         timeout = settings.kubernetes_timeout_seconds
-        work_queue, sandboxes = self._new_work_queue(installation_id), self._sandboxes
+        work_queue, sandboxes = self._work_queue, self._sandboxes
         capacity = Capacity(
             settings.max_active_sandboxes,
             settings.prewarm_capacity_percent,
@@ -295,10 +297,12 @@ class OperatorApp:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._sandboxes.calls_answered(OPEN_SECONDS)
+            await self._work_queue.close()
 
     async def _watch(self, watch: Watch) -> None:
-        # An empty namespace causes no events, so the list shows that the API server answers.
-        await self._list_all()
+        # An empty namespace causes no events, so a call shows that the API server answers.
+        await self._answered(self._context.records.check)
+        self._watching = True
         self.liveness.expect("watch thread", _LOOP_SECONDS)
         await watch.run()
 
@@ -361,7 +365,7 @@ class OperatorApp:
         reports = ClassReports(context, self._classes, self._class_changed)
         try:
             await self._class_feed.list()
-            await self._list_all()
+            await self._answered(context.records.list_all)
             context.hold_slots()
             self._take_over()
             await run_until_first_exit(
@@ -387,21 +391,22 @@ class OperatorApp:
 
     def _take_over(self) -> None:
         """Have all resources reconciled."""
-        for resource in self._cache.all():
-            self._queue.add(resource.metadata.name)
-            if self._context.traces is not None:
-                self._context.traces.took_over(resource)
+        traces = self._context.traces
+        for summary in self._cache.summaries():
+            self._queue.add(summary.name)
+            resource = self._cache.get(summary.name) if traces is not None else None
+            if traces is not None and resource is not None:
+                traces.took_over(resource)
 
-    async def _list_all(self) -> None:
-        """Read all resources, and keep trying until the API server answers."""
+    async def _answered(self, read: Callable[[], Awaitable[object]]) -> None:
+        """Read resources, and keep trying until the API server answers."""
         while True:
             try:
-                await self._context.records.list_all()
+                await read()
             except (OperationError, ResourceGoneError, ConflictError) as error:
                 logger.warning("resources not listed", extra={"cause": str(error)})
                 await asyncio.sleep(self._settings.retry_scale)
             else:
-                self._watching = True
                 return
 
     async def _report(self) -> None:
@@ -421,8 +426,9 @@ class OperatorApp:
         metrics.set_classes(capacity.class_names, capacity.used_by_class, capacity.waiting_by_class)
         metrics.oldest_wait.set((context.now() - since).total_seconds() if since is not None else 0)
         metrics.queue_depth.set(len(context.positions()))
-        waits = user_wait.begun(self._cache.all())
-        paused = sum(user_wait.is_paused(each) for each in self._cache.all())
+        moving = list(self._cache.in_motion())
+        waits = [each.awaiting_since for each in moving if each.awaiting_since is not None]
+        paused = sum(each.wait_paused for each in moving)
         context.listings.user_waits, context.listings.paused_waits = len(waits) - paused, paused
         oldest = (context.now() - min(waits)).total_seconds() if waits else 0.0
         metrics.user_waits.set(user_wait.by_age(waits, context.now()), paused, oldest)

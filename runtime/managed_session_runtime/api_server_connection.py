@@ -55,15 +55,20 @@ class ApiServerRest(RESTClientObject):
         super().__init__(configuration)
         self._bearer = bearer
 
-    def open_session(self) -> aiohttp.ClientSession:
-        """Open a new session. The caller has to close it."""
-        return self._create_pool_manager()
+    def open_session(
+        self, response_class: type[aiohttp.ClientResponse] = aiohttp.ClientResponse
+    ) -> aiohttp.ClientSession:
+        """Open a new session, which returns responses of this class. The caller has to close it."""
+        return self._create_pool_manager(response_class)
 
     def _create_connector(self) -> aiohttp.TCPConnector:
         return aiohttp.TCPConnector(limit=self.maxsize, ssl=self.ssl_context, socket_factory=guarded_socket)
 
-    def _create_pool_manager(self) -> aiohttp.ClientSession:
+    def _create_pool_manager(
+        self, response_class: type[aiohttp.ClientResponse] = aiohttp.ClientResponse
+    ) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
+            response_class=response_class,
             connector=self._create_connector(),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,

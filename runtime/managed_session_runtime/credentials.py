@@ -78,13 +78,13 @@ class CredentialDirectory:
         return self._remember(credential, None, self._environ.get(credential.variable, ""))
 
     def _read_file(self, credential: Credential) -> list[SecretStr]:
-        path = self.file(credential)
-        stat = path.stat()
+        path = f"{self._path}/{credential.value}"
+        stat = os.stat(path)  # noqa: PTH116 - read before each call: a Path costs several times as much
         identity = (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size)
         known = self._read.get(credential)
         if known is not None and known[0] == identity:
             return list(known[2])
-        return self._remember(credential, identity, path.read_text(encoding="utf-8"))
+        return self._remember(credential, identity, Path(path).read_text(encoding="utf-8"))
 
     def get(self, credential: Credential) -> SecretStr | None:
         """Return the first value of `credential`, or None.
@@ -96,8 +96,10 @@ class CredentialDirectory:
 
     def require_all(self, credential: Credential) -> list[SecretStr]:
         """Return all values of `credential`, at least one (raises as `require`)."""
-        self.require(credential)
-        return self.get_all(credential)
+        values = self.get_all(credential)
+        if not values:
+            raise self._missing(credential)
+        return values
 
     def require(self, credential: Credential) -> SecretStr:
         """Return the first value of `credential`.
@@ -108,12 +110,15 @@ class CredentialDirectory:
         """
         value = self.get(credential)
         if value is None:
-            raise CredentialMissingError(
-                credential,
-                f"credential {credential.value} is missing: store it in the file {self.file(credential)} "
-                f"or in the environment variable {credential.variable}",
-            )
+            raise self._missing(credential)
         return value
+
+    def _missing(self, credential: Credential) -> CredentialMissingError:
+        return CredentialMissingError(
+            credential,
+            f"credential {credential.value} is missing: store it in the file {self.file(credential)} "
+            f"or in the environment variable {credential.variable}",
+        )
 
     def _remember(self, credential: Credential, identity: _Identity | None, text: str) -> list[SecretStr]:
         known = self._read.get(credential)

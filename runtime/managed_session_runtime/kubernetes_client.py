@@ -120,13 +120,19 @@ class ApiServerSession:
 
 
 async def open_session(
-    *, environ: Mapping[str, str] = os.environ, proxy_url: str | None = None
+    *,
+    environ: Mapping[str, str] = os.environ,
+    proxy_url: str | None = None,
+    response_class: type[aiohttp.ClientResponse] = aiohttp.ClientResponse,
 ) -> ApiServerSession:
-    """Connect as `connect` does, with the same arguments and errors, but return a bare HTTP session."""
+    """Connect as `connect` does, with the same arguments and errors, but return a bare HTTP session.
+
+    Its responses are of `response_class`.
+    """
     configuration = await _configuration(environ, _TOKEN_SECONDS, proxy_url)
     # Long streams must not use up the connections of calls.
     configuration.connection_pool_maxsize = 0
-    session = ApiServerRest(configuration, bearer=True).open_session()
+    session = ApiServerRest(configuration, bearer=True).open_session(response_class)
     return ApiServerSession(url=str(configuration.host), session=session)
 
 

@@ -1,22 +1,18 @@
-"""Reads and writes ManagedSession resources, for all processes.
-
-It uses the library's generic request instead of `CustomObjectsApi`, whose validation of arguments costs more
-than the call itself.
-"""
+"""Reads and writes ManagedSession resources, for all processes."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
 
 import aiohttp
 from kubernetes.aio.client import ApiClient
 from kubernetes.aio.client.rest import RESTResponse
 from kubernetes.aio.config import ConfigException
 from managed_session_api import names
+from pydantic_core import from_json
 
+from managed_session_runtime.api_server_requests import MERGE_PATCH, Body, send
 from managed_session_runtime.kubernetes_errors import (
     ConflictError,
     KubernetesMisconfiguredError,
@@ -26,12 +22,8 @@ from managed_session_runtime.kubernetes_errors import (
 
 _PAGE = 500
 _MESSAGE_LENGTH = 300
-_CONTENT_TYPES = {"PATCH": "application/merge-patch+json"}
 _DONE = {"GET": {200}, "POST": {201}, "PATCH": {200}, "DELETE": {200, 202}}
 """Status codes of successful responses."""
-
-Body = dict[str, Any]
-"""A resource or a part of one, as JSON."""
 
 
 class ManagedSessionClient:
@@ -89,12 +81,17 @@ class ManagedSessionClient:
 
     async def list_all(self) -> AsyncIterator[Body]:
         """Yield all resources of the namespace, read page by page."""
+        async for page in self.pages():
+            for item in page:
+                yield item
+
+    async def pages(self) -> AsyncIterator[Sequence[Body]]:
+        """Yield all resources of the namespace, one page at a time."""
         token = ""
         while True:
             query = [("limit", str(_PAGE)), *([("continue", token)] if token else [])]
             page = await self._call("list", "GET", self._path, query)
-            for item in page["items"]:
-                yield item
+            yield page["items"]
             token = page.get("metadata", {}).get("continue") or ""
             if not token:
                 return
@@ -189,24 +186,13 @@ class ManagedSessionClient:
     async def _request(
         self, method: str, path: str, query: list[tuple[str, str]], body: Body | None
     ) -> tuple[int, bytes]:
-        headers = {"Accept": "application/json"}
-        if body is not None:
-            headers["Content-Type"] = _CONTENT_TYPES.get(method, "application/json")
         try:
             async with asyncio.timeout(self._timeout):
-                call = await self._client.param_serialize(
-                    method=method,
-                    resource_path=path,
-                    query_params=query,
-                    header_params=headers,
-                    body=body,
-                    auth_settings=["BearerToken"],
-                )
                 try:
-                    response = await self._send(method, call)
+                    response = await self._send(method, path, query, body)
                 except aiohttp.ServerDisconnectedError:
                     # The server had closed this pooled connection.
-                    response = await self._send(method, call)
+                    response = await self._send(method, path, query, body)
                 return response.status, await response.read()  # type: ignore[no-untyped-call]
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise KubernetesUnavailableError(
@@ -217,10 +203,13 @@ class ManagedSessionClient:
                 f"the service account's token cannot be read: {error}"
             ) from error
 
-    async def _send(self, method: str, call: tuple[Any, ...]) -> RESTResponse:
+    async def _send(
+        self, method: str, path: str, query: list[tuple[str, str]], body: Body | None
+    ) -> RESTResponse:
         if method != "GET":
             self._fence()
-        return await self._client.call_api(*call)
+        content_type = MERGE_PATCH if method == "PATCH" else "application/json"
+        return await send(self._client, method, path, query=query, body=body, content_type=content_type)
 
     def _rejected(
         self, verb: str, status: int, content: bytes
@@ -249,7 +238,7 @@ class ManagedSessionClient:
 def _object(content: bytes) -> Body:
     """Parse the JSON object in a response; empty for anything else, such as a proxy's error page."""
     try:
-        value = json.loads(content)
+        value = from_json(content)
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}

@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from managed_session_api.credentials import Credential
+from managed_session_runtime.api_server_requests import Body
 from managed_session_runtime.credentials import CredentialDirectory, CredentialError
 from managed_session_runtime.kubernetes_errors import KubernetesMisconfiguredError, KubernetesUnavailableError
-from managed_session_runtime.managed_session_client import Body, ManagedSessionClient
+from managed_session_runtime.managed_session_client import ManagedSessionClient
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request

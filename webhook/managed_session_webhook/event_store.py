@@ -11,13 +11,14 @@ from managed_session_api import names
 from managed_session_api.events import is_newer
 from managed_session_api.resource import EventStatus, Metadata, Model, WorkStatus
 from managed_session_api.times import to_wire
+from managed_session_runtime.api_server_requests import Body
 from managed_session_runtime.kubernetes_errors import (
     ConflictError,
     KubernetesMisconfiguredError,
     KubernetesUnavailableError,
     ResourceGoneError,
 )
-from managed_session_runtime.managed_session_client import Body, ManagedSessionClient
+from managed_session_runtime.managed_session_client import ManagedSessionClient
 from pydantic import Field, ValidationError
 
 from managed_session_webhook.events import SessionEvent

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Generator
+from http import HTTPStatus
 
 import httpx2
 from managed_session_runtime.credentials import CredentialError
@@ -103,15 +104,15 @@ class RotatingKey:
             logger.info("the first line of a credential is in use", extra=fields)
 
 
-def _is_about_the_key(request: httpx2.Request, response: httpx2.Response) -> bool:
-    """Whether the response rejects the key and not the request.
+def is_about_the_key(status: int, path: str) -> bool:
+    """Whether a response to a request for `path` rejects the key and not the request.
 
     A valid key may be forbidden to access a session. Only a key of another environment is forbidden to access
     the environment.
     """
-    if response.status_code == httpx2.codes.FORBIDDEN:
-        return "/environments/" in request.url.path
-    return response.status_code == httpx2.codes.UNAUTHORIZED
+    if status == HTTPStatus.FORBIDDEN:
+        return "/environments/" in path
+    return status == HTTPStatus.UNAUTHORIZED
 
 
 class KeyAuth(httpx2.Auth):
@@ -131,7 +132,7 @@ class KeyAuth(httpx2.Auth):
             for name, template in templates.items():
                 request.headers[name] = template.replace(PLACEHOLDER, value.get_secret_value())
             response = yield request
-            if _is_about_the_key(request, response):
+            if is_about_the_key(response.status_code, request.url.path):
                 self._key.refused(value)
                 continue
             if not response.is_server_error:

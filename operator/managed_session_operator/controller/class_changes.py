@@ -6,10 +6,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
 
-from managed_session_api.conditions import ConditionType, Reason
-from managed_session_api.resource import ManagedSession
+from managed_session_api.conditions import Reason
 
-from managed_session_operator.domain.decide import claim_active
+from managed_session_operator.domain.resource_summary import ResourceSummary
 
 logger = logging.getLogger(__name__)
 
@@ -21,13 +20,12 @@ _HELD_BACK = frozenset(
 """Reasons of sessions that a change of any class may set free."""
 
 
-def concerned(resources: Iterable[ManagedSession], name: str) -> Iterator[tuple[bool, str]]:
+def concerned(resources: Iterable[ResourceSummary], name: str) -> Iterator[tuple[bool, str]]:
     """Yield the sessions that a change of the class concerns: (whether it can wait, the resource's name)."""
     for resource in resources:
-        recorded, ready = resource.status.session_class, resource.status.condition(ConditionType.READY)
-        held = ready is not None and ready.reason in _HELD_BACK
-        if held or (recorded is not None and recorded.name == name):
-            yield not (held or claim_active(resource)), resource.metadata.name
+        held = resource.ready_reason in _HELD_BACK
+        if held or resource.class_name == name:
+            yield not (held or resource.claim_active), resource.name
 
 
 class ClassChanges:
@@ -39,7 +37,7 @@ class ClassChanges:
     """
 
     def __init__(
-        self, resources: Callable[[], Iterable[ManagedSession]], enqueue: Callable[[str], None]
+        self, resources: Callable[[], Iterable[ResourceSummary]], enqueue: Callable[[str], None]
     ) -> None:
         self._resources = resources
         self._enqueue = enqueue

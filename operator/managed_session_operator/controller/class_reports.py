@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from managed_session_api.conditions import ConditionType, Reason
+from managed_session_api.conditions import Reason
 from managed_session_api.session_class import ManagedSessionClass
 
 from managed_session_operator.capacity.class_shares import shares_of, why_guarantee_reduced
@@ -126,10 +126,9 @@ class ClassReports:
         context = self._context
         classes: list[ManagedSessionClass] = context.classes.cache.all()
         ties = overlapping(classes)
-        for resource in context.records.cache.all():
-            ready = resource.status.condition(ConditionType.READY)
-            if ready is None or ready.reason != Reason.AMBIGUOUS_CLASS:
-                continue
+        cache = context.records.cache
+        held = [each.name for each in cache.in_motion() if each.ready_reason == Reason.AMBIGUOUS_CLASS]
+        for resource in (resource for name in held if (resource := cache.get(name)) is not None):
             tied = context.choice(resource).tied
             for name in tied:
                 ties.setdefault(name, set()).update(other for other in tied if other != name)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from managed_session_api.resource import ManagedSession
 from managed_session_api.session_class import ClassActivity, ManagedSessionClass
 
 from managed_session_operator.domain.class_budget import ClassLedger, ClassUsage, usage_by_class
 from managed_session_operator.domain.class_cache import ClassCache
+from managed_session_operator.domain.resource_summary import ResourceSummary
 
 _FRESH_SECONDS = 2.0
 
@@ -26,7 +26,7 @@ class ClassBoard:
 
     def count(
         self,
-        resources: Iterable[ManagedSession],
+        sessions: Iterable[ResourceSummary],
         waiting: Mapping[str, int],
         now: datetime,
         monotonic: float,
@@ -34,12 +34,12 @@ class ClassBoard:
         """Count what the sessions of each class use.
 
         Args:
-            resources: all sessions.
+            sessions: all sessions.
             waiting: number of sessions that wait for a slot, by class.
             now: the time.
             monotonic: the time of a monotonic clock in seconds.
         """
-        self.usage = usage_by_class(resources, waiting, now)
+        self.usage = usage_by_class(sessions, waiting, now)
         self.activities = {
             each.metadata.name: self._ledger.account(
                 each, self.usage.get(each.metadata.name, ClassUsage()), now

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
-from managed_session_api.resource import ManagedSession
+from managed_session_api.resource import ManagedSession, SandboxState
 from managed_session_api.session_class import ClassActivity, ManagedSessionClass
+
+from managed_session_operator.domain.resource_summary import ResourceSummary, active_since
 
 
 def day_of(now: datetime) -> str:
@@ -30,19 +32,9 @@ def until_tomorrow(now: datetime) -> float:
     return (midnight(now) + timedelta(days=1) - now).total_seconds()
 
 
-def running_seconds(resource: ManagedSession, now: datetime) -> float:
-    """Return for how long the present claim's sandbox has been active today, which no status counts yet."""
-    work = resource.status.work
-    if work.acknowledged_at is None or work.finished_at is not None or work.wait_paused_at is not None:
-        return 0.0
-    since = max(work.acknowledged_at, work.wait_resumed_at or work.acknowledged_at, midnight(now))
-    return max(0.0, (now - since).total_seconds())
-
-
-def recorded_seconds(resource: ManagedSession, now: datetime) -> int:
-    """Return what the status has counted today."""
-    counted = resource.status.active_today
-    return counted.seconds if counted is not None and counted.day == day_of(now) else 0
+def running_seconds(since: datetime | None, now: datetime) -> float:
+    """Return for how long a sandbox has been active today, if it has been since then."""
+    return max(0.0, (now - max(since, midnight(now))).total_seconds()) if since is not None else 0.0
 
 
 def counted(resource: ManagedSession, fields: Mapping[str, Any], now: datetime) -> dict[str, Any]:
@@ -61,10 +53,12 @@ def counted(resource: ManagedSession, fields: Mapping[str, Any], now: datetime) 
     ends = ends or (work.get("claim") not in (None, resource.status.work.claim))
     if other:
         return {"activeToday": None} if resource.status.active_today is not None else {}
-    seconds = round(running_seconds(resource, now)) if ends else 0
+    seconds = round(running_seconds(active_since(resource), now)) if ends else 0
     if not seconds:
         return {}
-    return {"activeToday": {"day": day_of(now), "seconds": recorded_seconds(resource, now) + seconds}}
+    day, today = day_of(now), resource.status.active_today
+    recorded = today.seconds if today is not None and today.day == day else 0
+    return {"activeToday": {"day": day, "seconds": recorded + seconds}}
 
 
 def _other_class(resource: ManagedSession, fields: Mapping[str, Any]) -> bool:
@@ -124,27 +118,27 @@ class ClassLedger:
 
 
 def usage_by_class(
-    resources: Iterable[ManagedSession], waiting: Mapping[str, int], now: datetime
+    sessions: Iterable[ResourceSummary], waiting: Mapping[str, int], now: datetime
 ) -> dict[str, ClassUsage]:
     """Return what the sessions of each class use, by the class's name.
 
     Args:
-        resources: all sessions.
+        sessions: all sessions.
         waiting: number of sessions that wait for a slot, by class. Those that wait for their first one do not
             record their class yet.
         now: the time.
     """
-    found = {name: ClassUsage(waiting=count) for name, count in waiting.items()}
-    for resource in resources:
-        recorded = resource.status.session_class
-        if recorded is None:
+    found, day = {name: ClassUsage(waiting=count) for name, count in waiting.items()}, day_of(now)
+    for each in sessions:
+        if each.class_name is None:
             continue
-        usage = found.setdefault(recorded.name, ClassUsage())
+        usage = found.setdefault(each.class_name, ClassUsage())
         usage.sessions += 1
-        usage.active_sandboxes += resource.status.sandbox.state in ("Running", "Creating")
-        seconds = recorded_seconds(resource, now) + running_seconds(resource, now)
+        usage.active_sandboxes += each.sandbox_state in (SandboxState.RUNNING, SandboxState.CREATING)
+        recorded = each.counted[1] if each.counted is not None and each.counted[0] == day else 0
+        seconds = recorded + running_seconds(each.active_since, now)
         if seconds:
-            usage.seconds[resource.metadata.uid] = seconds
+            usage.seconds[each.uid] = seconds
     return found
 
 

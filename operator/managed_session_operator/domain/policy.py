@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
+from typing import Any
 
 from managed_session_api import names
 from managed_session_api.resource import EffectiveStatus, ManagedSession
@@ -35,7 +37,37 @@ def policy_of(
     """Return the session's policy: its spec over its class over the installation's settings.
 
     Without a class the values that the status recorded of one still apply, as long as it records the class.
+    Most sessions set nothing themselves, so policies that come from the same values are one object.
     """
+    status = resource.status
+    recorded = status.session_class is not None and serving is None and status.effective is not None
+    key = (
+        id(settings),
+        resource.spec.model_dump_json(include=_LAYER),
+        serving.model_dump_json(include=_CLASS_LAYER) if serving is not None else "",
+        status.session_class.name if status.session_class is not None else "",
+        status.effective.model_dump_json() if recorded and status.effective is not None else "",
+        _shares(resource),
+    )
+    known = _merged_before.get(key)
+    # The settings are kept with the policy, so that no others can have their identity.
+    if known is None or known[0] is not settings:
+        known = (settings, _merge(resource, settings, serving))
+        _merged_before[key] = known
+        if len(_merged_before) > _MOST_KEPT:
+            _merged_before.popitem(last=False)
+    return known[1]
+
+
+_MOST_KEPT = 512
+_LAYER = {"routing", "sandbox", "worker", "lifecycle"}
+_CLASS_LAYER: Any = {"metadata": {"name", "uid", "generation"}, "spec": True}
+_merged_before: OrderedDict[tuple[object, ...], tuple[OperatorSettings, Policy]] = OrderedDict()
+
+
+def _merge(
+    resource: ManagedSession, settings: OperatorSettings, serving: ManagedSessionClass | None
+) -> Policy:
     own, last, shared = session_layer(resource), settings_layer(settings), _shares(resource)
     if serving is not None:
         return merge([own, class_layer(serving), last], serving.spec.locked, classed=True, shared=shared)

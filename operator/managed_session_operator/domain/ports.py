@@ -356,8 +356,8 @@ class SessionStore(Protocol):
         """Return the newest resource called `name`; None if there is none."""
         ...
 
-    async def list(self) -> list[Body]:
-        """Return all resources."""
+    def pages(self) -> AsyncIterator[Sequence[Body]]:
+        """Yield all resources page by page."""
         ...
 
     async def create(self, session_id: str, environment_id: str) -> Body:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any, NamedTuple
 
-from managed_session_api import names
 from managed_session_api.names import is_session_id, resource_name
 from managed_session_api.resource import ManagedSession
 from pydantic import ValidationError
+from pydantic_core import to_json
+
+from managed_session_operator.domain.resource_summary import ResourceSummary, summary_of
 
 logger = logging.getLogger(__name__)
 
 Body = dict[str, Any]
+
+MOST_PARSED = 1024
+"""How many resources are kept in their parsed form, which takes about 15 kB each."""
 
 
 def version_of(body: Body) -> int:
@@ -25,15 +31,6 @@ def version_of(body: Body) -> int:
 def unreadable_fields(error: ValidationError) -> list[str]:
     """Return the paths of the fields that cannot be parsed."""
     return sorted({".".join(str(part) for part in each["loc"]) for each in error.errors()})
-
-
-def _session(body: Body) -> str:
-    return str((body.get("spec") or {}).get("sessionID") or "")
-
-
-def _owner(body: Body) -> str | None:
-    owner: str | None = ((body.get("status") or {}).get("sandbox") or {}).get("sharedBy")
-    return owner
 
 
 def _discard(index: dict[Any, set[str]], key: str | None, name: str) -> None:
@@ -55,99 +52,181 @@ def _parse(body: Body) -> ManagedSession | None:
         return None
 
 
+class _Kept(NamedTuple):
+    """A resource as the cache keeps it: as JSON, which takes a fifth of the memory of its parsed form."""
+
+    summary: ResourceSummary
+    data: bytes
+
+
 class ResourceCache:
     """A cache that may be behind. Belongs to one event loop.
 
-    That is safe: every write carries the version on which it was based, and each resync lists all resources.
+    Every resource is kept as JSON with a summary; the parsed forms of those that were used last are kept too.
+
+    Args:
+        most_parsed: how many parsed forms are kept.
     """
 
-    def __init__(self) -> None:
-        self._bodies: dict[str, Body] = {}
+    def __init__(self, most_parsed: int = MOST_PARSED) -> None:
+        self._most_parsed = most_parsed
+        self._kept: dict[str, _Kept] = {}
+        self._parsed: OrderedDict[str, ManagedSession] = OrderedDict()
         self._by_session: dict[str, set[str]] = {}
         self._by_owner: dict[str, set[str]] = {}
-        self._parsed: dict[str, tuple[int, ManagedSession | None]] = {}
+        self._by_sandbox: dict[str, set[str]] = {}
+        self._by_identity: dict[str, set[str]] = {}
+        self._in_motion: set[str] = set()
+        self._unreadable: set[str] = set()
+        self._newest = 0
 
     def __len__(self) -> int:
-        return len(self._bodies)
+        return len(self._kept)
 
     def names(self) -> list[str]:
         """Return the names of all resources."""
-        return list(self._bodies)
+        return list(self._kept)
 
     def observe(self, body: Body) -> bool:
         """Keep `body` unless a newer version is known. Return whether it was kept."""
-        name = body["metadata"]["name"]
-        known = self._bodies.get(name)
-        if known is not None and version_of(known) >= version_of(body):
+        name, version = body["metadata"]["name"], version_of(body)
+        known = self._kept.get(name)
+        if known is not None and known.summary.version >= version:
             return False
         body = {**body, "metadata": {k: v for k, v in body["metadata"].items() if k != "managedFields"}}
-        if known is not None and (_session(known), _owner(known)) != (_session(body), _owner(body)):
-            self.remove(name)
-        self._bodies[name] = body
-        self._by_session.setdefault(_session(body), set()).add(name)
-        if (owner := _owner(body)) is not None:
-            self._by_owner.setdefault(owner, set()).add(name)
+        resource = _parse(body)
+        if known is not None:
+            self._drop(known.summary)
+        summary = summary_of(body, resource)
+        self._kept[name] = _Kept(summary, to_json(body))
+        self._index(summary)
+        self._newest = max(self._newest, version)
+        if resource is not None:
+            self._keep_parsed(name, resource)
         return True
+
+    def _index(self, summary: ResourceSummary) -> None:
+        for index, key in self._indexes(summary):
+            if key is not None:
+                index.setdefault(key, set()).add(summary.name)
+        if not summary.readable:
+            self._unreadable.add(summary.name)
+        elif not summary.at_rest:
+            self._in_motion.add(summary.name)
+
+    def _drop(self, summary: ResourceSummary) -> None:
+        del self._kept[summary.name]
+        self._parsed.pop(summary.name, None)
+        self._in_motion.discard(summary.name)
+        self._unreadable.discard(summary.name)
+        for index, key in self._indexes(summary):
+            _discard(index, key, summary.name)
+
+    def _indexes(self, summary: ResourceSummary) -> tuple[tuple[dict[str, set[str]], str | None], ...]:
+        return (
+            (self._by_session, summary.session_id),
+            (self._by_owner, summary.shared_by),
+            (self._by_sandbox, summary.sandbox_id),
+            (self._by_identity, summary.identity),
+        )
 
     def remove(self, name: str, uid: str | None = None) -> None:
         """Forget the resource (only the one with `uid`, if given)."""
-        body = self._bodies.get(name)
-        if body is None or (uid is not None and body["metadata"].get("uid") != uid):
+        kept = self._kept.get(name)
+        if kept is None or (uid is not None and kept.summary.uid != uid):
             return
-        del self._bodies[name]
-        self._parsed.pop(name, None)
-        _discard(self._by_session, _session(body), name)
-        _discard(self._by_owner, _owner(body), name)
+        self._drop(kept.summary)
+        if kept.summary.version == self._newest:
+            self._newest = max((each.summary.version for each in self._kept.values()), default=0)
 
-    def replace_all(self, bodies: Iterable[Body], known: set[str]) -> set[str]:
-        """Replace the contents with a fresh list.
+    async def replace_all(self, pages: AsyncIterator[Sequence[Body]]) -> set[str]:
+        """Replace the contents with a fresh list, which is read page by page.
 
-        Args:
-            bodies: the listed resources.
-            known: names known before the list was requested. Later ones are newer than the list.
+        Names that appear while the list is read are newer than it.
 
         Returns:
             The names of resources that no longer exist.
         """
-        listed = {body["metadata"]["name"]: body for body in bodies}
-        vanished = known - set(listed)
+        known, listed = set(self._kept), set[str]()
+        async for page in pages:
+            for body in page:
+                listed.add(body["metadata"]["name"])
+                self.observe(body)
+        vanished = known - listed
         for name in vanished:
             self.remove(name)
-        for body in listed.values():
-            self.observe(body)
         return vanished
 
     def get(self, name: str) -> ManagedSession | None:
         """Return the resource called `name`; None if there is none, or it cannot be parsed."""
-        body = self._bodies.get(name)
-        if body is None:
-            return None
-        version = version_of(body)
         parsed = self._parsed.get(name)
-        if parsed is None or parsed[0] != version:
-            parsed = (version, _parse(body))
-            self._parsed[name] = parsed
-        return parsed[1]
+        if parsed is not None:
+            self._parsed.move_to_end(name)
+            return parsed
+        kept = self._kept.get(name)
+        if kept is None or not kept.summary.readable:
+            return None
+        parsed = ManagedSession.model_validate_json(kept.data)
+        self._keep_parsed(name, parsed)
+        return parsed
+
+    def _keep_parsed(self, name: str, resource: ManagedSession) -> None:
+        self._parsed[name] = resource
+        if len(self._parsed) > self._most_parsed:
+            self._parsed.popitem(last=False)
+
+    def summary(self, name: str) -> ResourceSummary | None:
+        """Return the summary of the resource called `name`; None if there is none."""
+        kept = self._kept.get(name)
+        return kept.summary if kept is not None else None
+
+    def summaries(self) -> Iterator[ResourceSummary]:
+        """Yield the summaries of all resources that can be parsed."""
+        return (each.summary for each in list(self._kept.values()) if each.summary.readable)
+
+    def in_motion(self) -> Iterator[ResourceSummary]:
+        """Yield the summaries of the resources that can be parsed and are not at rest."""
+        return (self._kept[name].summary for name in list(self._in_motion) if name in self._kept)
 
     def identities(self) -> set[str]:
         """Return the identities of all resources (see ManagedSession.identity), parsed or not."""
-        return {names.identity(body["metadata"]) for body in self._bodies.values()}
+        return set(self._by_identity)
+
+    def unreadable_identities(self) -> set[str]:
+        """Return the identities of the resources that cannot be parsed."""
+        return {self._kept[name].summary.identity for name in self._unreadable}
 
     def sharing(self, owner_name: str) -> set[str]:
         """Return the names of the resources that refer to the ManagedSandbox, parsed or not."""
         return set(self._by_owner.get(owner_name, ()))
 
+    def of_session(self, session_id: str) -> list[ResourceSummary]:
+        """Return the summaries of all resources of the session that can be parsed."""
+        return self._readable(self._by_session.get(session_id))
+
+    def of_sandbox(self, sandbox_id: str) -> list[ResourceSummary]:
+        """Return the summaries of the resources that record this sandbox."""
+        return self._readable(self._by_sandbox.get(sandbox_id))
+
+    def of_identity(self, identity: str) -> list[ResourceSummary]:
+        """Return the summaries of the resources with this identity that can be parsed."""
+        return self._readable(self._by_identity.get(identity))
+
+    def _readable(self, names: set[str] | None) -> list[ResourceSummary]:
+        found = (self._kept[name].summary for name in names or ())
+        return [summary for summary in found if summary.readable]
+
     def newest_version(self) -> int:
         """Return the highest resource version of all resources; 0 if there are none."""
-        return max((version_of(body) for body in self._bodies.values()), default=0)
+        return self._newest
 
     def has(self, name: str) -> bool:
         """Return whether there is a resource called `name`, parsed or not."""
-        return name in self._bodies
+        return name in self._kept
 
     def all(self) -> Iterator[ManagedSession]:
-        """Yield all resources that can be parsed."""
-        for name in list(self._bodies):
+        """Yield all resources that can be parsed. Each may have to be parsed for it: prefer `summaries`."""
+        for name in list(self._kept):
             resource = self.get(name)
             if resource is not None:
                 yield resource
@@ -161,9 +240,11 @@ class ResourceCache:
         siblings = self._by_session.get(session_id)
         if not siblings:
             return None
+        if len(siblings) == 1:
+            return next(iter(siblings))
         own = resource_name(session_id) if is_session_id(session_id) else None
 
         def age(name: str) -> tuple[str, bool, str]:
-            return self._bodies[name]["metadata"].get("creationTimestamp", ""), name != own, name
+            return self._kept[name].summary.created, name != own, name
 
         return min(siblings, key=age)

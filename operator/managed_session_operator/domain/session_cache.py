@@ -19,7 +19,7 @@ EXTEND_AT_FRACTION = 1 / 3
 """Fraction of a sandbox's countdown after which the countdown is restarted."""
 
 
-@dataclass
+@dataclass(slots=True)
 class SessionCache:
     """What this process knows of a resource that the resource itself does not record."""
 

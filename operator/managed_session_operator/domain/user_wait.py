@@ -58,12 +58,6 @@ def words(
     return f"The session has been waiting since {to_wire(since)} for {what}. {place}"
 
 
-def begun(resources: Iterable[ManagedSession]) -> list[datetime]:
-    """Return the times at which sessions began to wait for their user."""
-    times = (each.status.work.awaiting_user_since for each in resources if waits(each))
-    return [time for time in times if time is not None]
-
-
 def by_age(times: Iterable[datetime], now: datetime) -> dict[str, int]:
     """Return how many waits there are of each age in `AGES`."""
     found = {name: 0 for name, _ in AGES}

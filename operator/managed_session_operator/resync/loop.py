@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from managed_session_api import names
-from managed_session_api.conditions import ConditionType
 from managed_session_api.resource import ManagedSession
 from managed_session_runtime.credentials import CredentialError
 
@@ -23,6 +22,7 @@ from managed_session_operator.domain.shared_sandbox import is_shared
 from managed_session_operator.resync.orphan_kill import kill_orphan
 from managed_session_operator.resync.orphans import Orphans
 from managed_session_operator.resync.ownership import Owners
+from managed_session_operator.resync.pace import ListPace, ReconcileRound
 from managed_session_operator.resync.sandbox_comparison import (
     Comparison,
     SandboxComparison,
@@ -65,7 +65,12 @@ class Resync:
         self._list = SandboxList(context)
         self._work = WorkItemChecks(context, shared_environment)
         self._shared = SharedSandboxes(context)
-        self._comparison = SandboxComparison(lambda name: context.cache(name).sandbox is not None)
+        self._comparison = SandboxComparison(self._is_connected)
+        self._relists, self._round = ListPace(), ReconcileRound()
+
+    def _is_connected(self, name: str) -> bool:
+        cache = self._context.caches.get(name)
+        return cache is not None and cache.sandbox is not None
 
     async def run(self) -> None:
         """Resync until cancelled."""
@@ -91,18 +96,18 @@ class Resync:
             listing = await self._list.read()
         except (OperationError, CredentialError):
             # E2B's list is not needed to make up for missed watch events and to compare the work list.
-            await self._relist()
+            await self._relist_if_due()
             unstarted = await self._work.compare()
             self._publish(Comparison(), None, unstarted, whole=False)
             raise
-        await self._relist()
+        await self._relist_if_due()
         unstarted = await self._work.compare()
         cache = context.records.cache
         owners = Owners(cache)
         shared = {view.sandbox_id: view for view in listing.views if is_shared(view)}
         own = [view for view in listing.views if view.sandbox_id not in shared]
         views = await without_vanished(context, self._understood(own), owners)
-        compared = self._comparison.compare(listing, views, owners, cache.all(), shared)
+        compared = self._comparison.compare(listing, views, owners, cache, shared)
         for name in compared.paused_under_worker:
             # Its stream may be dead without an error. The next reconciliation opens it again and resumes the
             # sandbox.
@@ -122,7 +127,7 @@ class Resync:
         *,
         whole: bool,
     ) -> None:
-        """Publish the findings, and have every resource reconciled."""
+        """Publish the findings. Have the resources reconciled that they concern, and some others."""
         listings = self._context.listings
         before = listings.findings
         listings.findings = Findings(
@@ -135,8 +140,29 @@ class Resync:
             periods=compared.periods,
             unstarted=unstarted,
         )
-        for name in self._context.records.cache.names():
+        concerned = self._named(before) | self._named(listings.findings) | self._with_work()
+        for name in self._round.choose(self._context.records.cache, concerned, self._basis()):
             self._enqueue(name)
+
+    @staticmethod
+    def _named(findings: Findings) -> set[str]:
+        """Return the resources about which something was found."""
+        noted = findings.missing | findings.running_unneeded | findings.unrecorded
+        return set(noted) | findings.periods.keys() | findings.unstarted.keys()
+
+    def _with_work(self) -> set[str]:
+        """Return the resources of the sessions that have work."""
+        listed, cache = self._context.listings.work_list, self._context.records.cache
+        items = listed.items if listed is not None else ()
+        working = {each.session_id for each in items if each.session_id and each.state != "stopped"}
+        return {each.name for session_id in working for each in cache.of_session(session_id)}
+
+    def _basis(self) -> object:
+        """Return what every decision depends on, beside the resource itself and the classes."""
+        try:
+            return self._context.queue.environment_id
+        except CredentialError as error:
+            return str(error)
 
     def _unhandled(self, names: frozenset[str], before: Findings, *, whole: bool) -> frozenset[str]:
         """Return earlier findings that are not handled yet. They hold until a list is read to its end."""
@@ -148,16 +174,21 @@ class Resync:
     def _understood(self, views: list[SandboxView]) -> list[SandboxView]:
         """Return the sandboxes without those of resources that only another version can parse."""
         store = self._context.records.cache
-        hidden = store.identities() - {resource.identity for resource in store.all()}
+        hidden = store.unreadable_identities()
         return [view for view in views if view.metadata.get(names.METADATA_RESOURCE_UID) not in hidden]
+
+    async def _relist_if_due(self) -> None:
+        known = self._context.records.cache
+        if self._relists.is_due():
+            await self._relist()
+            self._relists.note(len(known))
+        counts = Counter((each.phase, each.ready_reason or "") for each in known.summaries())
+        self._context.metrics.resources.set(len(known), counts)
 
     async def _relist(self) -> None:
         """Read all resources from the API server, and have those reconciled that no longer exist."""
-        context = self._context
-        for name in await context.records.list_all():
+        for name in await self._context.records.list_all():
             self._enqueue(name)
-        known = context.records.cache
-        context.metrics.resources.set(len(known), Counter(_phase_and_reason(each) for each in known.all()))
 
     async def _kill_superseded(self, superseded: list[tuple[ManagedSession, SandboxView]]) -> None:
         """Kill superseded sandboxes at once, if the newest version of the resource confirms it."""
@@ -189,8 +220,3 @@ class Resync:
 
         views = self._understood([candidates[sandbox_id] for sandbox_id in to_kill])
         await asyncio.gather(*(kill(view) for view in views))
-
-
-def _phase_and_reason(resource: ManagedSession) -> tuple[str, str]:
-    ready = resource.status.condition(ConditionType.READY)
-    return str(resource.status.phase or ""), ready.reason if ready is not None else ""

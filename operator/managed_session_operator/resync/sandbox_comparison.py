@@ -10,9 +10,9 @@ from types import MappingProxyType
 from managed_session_api.resource import ManagedSession, SandboxState, SandboxStatus
 
 from managed_session_operator.domain.decide import claim_active
+from managed_session_operator.domain.resource_cache import ResourceCache
 from managed_session_operator.domain.sandbox import SandboxView
-from managed_session_operator.domain.user_wait import is_paused
-from managed_session_operator.resync.ownership import Owners
+from managed_session_operator.resync.ownership import Owners, is_settled
 from managed_session_operator.resync.sandbox_list import Listing
 
 
@@ -54,7 +54,7 @@ class SandboxComparison:
         listing: Listing,
         views: Iterable[SandboxView],
         owners: Owners,
-        resources: Iterable[ManagedSession],
+        store: ResourceCache,
         shared: Mapping[str, SandboxView] = MappingProxyType({}),
     ) -> Comparison:
         """Return what the list shows.
@@ -63,12 +63,12 @@ class SandboxComparison:
             listing: the list.
             views: the sandboxes of the list to compare.
             owners: the owners of the sandboxes.
-            resources: all resources.
+            store: all resources.
             shared: the shared sandboxes of the list, by ID. They belong to no session alone.
         """
         found, running, paused = Comparison(), set[str](), set[str]()
         listed: dict[str, set[str]] = {}
-        for resource, view in _needed(views, owners, found):
+        for resource, view in _needed(_unsettled(views, owners, listed), owners, found):
             name = resource.metadata.name
             listed.setdefault(resource.metadata.uid, set()).add(view.sandbox_id)
             if is_unrecorded(resource, view):
@@ -83,28 +83,28 @@ class SandboxComparison:
                 paused.add(view.sandbox_id)
                 if view.sandbox_id in self._paused:
                     found.paused_under_worker.add(name)
-        known = list(resources)
-        paused |= self._compare_shared(known, shared, found)
+        paused |= self._compare_shared(store, shared, found)
         if listing.whole:
-            found.missing = _missing(known, listed, listing.passing | shared.keys())
+            found.missing = _missing(store, listed, listing.passing | shared.keys())
         self._running = running
         # A list that was not read to its end may lack paused sandboxes, so earlier ones are kept.
         self._paused = paused if listing.whole else self._paused | paused
         return found
 
     def _compare_shared(
-        self, resources: Iterable[ManagedSession], shared: Mapping[str, SandboxView], found: Comparison
+        self, store: ResourceCache, shared: Mapping[str, SandboxView], found: Comparison
     ) -> set[str]:
         """Note what the list shows of shared sandboxes. Return the IDs of those paused under a worker."""
         paused = set()
-        for resource in resources:
-            name, view = resource.metadata.name, shared.get(resource.status.sandbox.id or "")
-            if view is not None and not view.paused:
+        using = ((view, each) for view in shared.values() for each in store.of_sandbox(view.sandbox_id))
+        for view, resource in using:
+            name = resource.name
+            if not view.paused:
                 found.periods[name] = view.started_at
-                if is_paused(resource) and not self._connected(name):
+                if resource.wait_paused and not self._connected(name):
                     # Its worker is not frozen, so a suspension or the session's end has to stop it.
                     found.running_unneeded.add(name)
-            elif view is not None and self._works(resource):
+            elif resource.claim_active and self._connected(name):
                 paused.add(view.sandbox_id)
                 if view.sandbox_id in self._paused:
                     found.paused_under_worker.add(name)
@@ -126,6 +126,18 @@ class SandboxComparison:
         return claim_active(resource) and self._connected(resource.metadata.name)
 
 
+def _unsettled(
+    views: Iterable[SandboxView], owners: Owners, listed: dict[str, set[str]]
+) -> Iterator[SandboxView]:
+    """Yield the sandboxes of which there may be something to find. Note the others in `listed`."""
+    for view in views:
+        owner = owners.summary_of(view)
+        if owner is not None and is_settled(owner, view):
+            listed.setdefault(owner.uid, set()).add(view.sandbox_id)
+        else:
+            yield view
+
+
 def _needed(
     views: Iterable[SandboxView], owners: Owners, found: Comparison
 ) -> Iterator[tuple[ManagedSession, SandboxView]]:
@@ -140,22 +152,21 @@ def _needed(
             yield resource, view
 
 
-def _missing(
-    resources: Iterable[ManagedSession], listed: dict[str, set[str]], passing: frozenset[str]
-) -> set[str]:
+def _missing(store: ResourceCache, listed: dict[str, set[str]], passing: frozenset[str]) -> set[str]:
     """Return the resources whose sandbox is missing from a list that was read to its end.
 
     Args:
-        resources: all resources.
+        store: all resources.
         listed: the sandboxes in the list, by the UID of their resource.
         passing: see Listing.
     """
-    missing = set()
-    for resource in resources:
-        sandbox_id, known = resource.status.sandbox.id, listed.get(resource.metadata.uid, set()) | passing
-        if sandbox_id is not None and sandbox_id not in known:
-            missing.add(resource.metadata.name)
-    return missing
+    return {
+        each.name
+        for each in store.summaries()
+        if each.sandbox_id is not None
+        and each.sandbox_id not in listed.get(each.uid, ())
+        and each.sandbox_id not in passing
+    }
 
 
 def is_superseded(resource: ManagedSession, view: SandboxView) -> bool:

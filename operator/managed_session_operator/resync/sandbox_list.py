@@ -2,7 +2,8 @@
 
 E2B returns the list in pages of a hundred, one after another: 40,000 paused sandboxes at 200 ms per page take
 80 s. A resync waits for the list for a limited time. If it is not complete by then, reading goes on in the
-background, and each resync meanwhile reads only the running sandboxes, which are few.
+background, and each resync meanwhile reads only the running sandboxes, which are few. A list of more than a
+thousand sandboxes is not read whole by every resync (`ListPace`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from managed_session_api.conditions import Reason
 
 from managed_session_operator.domain.errors import ErrorKind, OperationError
 from managed_session_operator.domain.sandbox import SandboxView
+from managed_session_operator.resync.pace import ListPace
 from managed_session_operator.steps.context import Context
 
 PATIENCE_SECONDS = 20.0
@@ -70,15 +72,19 @@ class SandboxList:
         self._context = context
         self._patience = patience
         self._walk: _Walk | None = None
+        self._pace = ListPace()
 
     async def read(self) -> Listing:
-        """Return the whole list, or as much of it as is known now.
+        """Return the whole list if it is due, or as much of it as is known now.
 
         Raises:
             OperationError: nothing could be read.
             NotLeadingError: this process does not lead.
             CredentialError: the API key is missing.
         """
+        if self._walk is None and not self._pace.is_due():
+            asked_at = self._context.now()
+            return Listing([*(await self._running()).values()], asked_at, whole=False)
         walk = self._walk = self._walk or self._begin()
         walk.resyncs += 1
         assert walk.task is not None
@@ -87,6 +93,7 @@ class SandboxList:
             asked_at = self._context.now()
             return Listing([*(await self._running()).values()], asked_at, whole=False)
         self._walk = None
+        self._pace.note(len(walk.found))
         error = walk.error if isinstance(walk.error, OperationError) else None
         if walk.error is not None and (error is None or not walk.found):
             raise walk.error

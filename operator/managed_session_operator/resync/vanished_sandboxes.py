@@ -6,7 +6,7 @@ import logging
 
 from managed_session_operator.domain.errors import OperationError, UnderWayError
 from managed_session_operator.domain.sandbox import SandboxView
-from managed_session_operator.resync.ownership import Owners
+from managed_session_operator.resync.ownership import Owners, is_settled
 from managed_session_operator.steps.context import Context
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ async def without_vanished(context: Context, views: list[SandboxView], owners: O
     """
     rest = []
     for view in views:
-        owner = owners.of(view)
+        owner = owners.of(view) if not is_settled(owners.summary_of(view), view) else None
         if owner is None or view.sandbox_id not in owner.status.sandbox.vanished:
             rest.append(view)
         elif not view.paused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from datetime import datetime
 
 from managed_session_api.names import is_session_id
@@ -49,7 +50,7 @@ class WorkItemChecks:
         Returns:
             As `Findings.unstarted`.
         """
-        context, items = self._context, self._context.listings.work_list
+        items = self._context.listings.work_list
         if items is None:
             return {}
         before, self._unstarted = self._unstarted, {}
@@ -67,18 +68,25 @@ class WorkItemChecks:
             if since < items.asked_at and resource is None:
                 await self._create_resource(item)
         unstarted = self._unstarted_by_resource(items)
-        for resource, item in self._lost_leases.found(context.records.cache.all(), items):
+        for resource, item in self._lost_leases.found(self._served(), items):
             await self._end_worker(resource, requeued=item.state == "queued")
         return unstarted
 
     def _unstarted_by_resource(self, items: WorkList) -> dict[str, datetime]:
-        found = {}
-        for resource in self._context.records.cache.all():
-            item = items.of_session(resource.spec.session_id)
+        found = dict[str, datetime]()
+        for session_id in {item.session_id for item, _ in self._unstarted.values() if item.session_id}:
+            item = items.of_session(session_id)
             noted = self._unstarted.get(item.work_id) if item is not None else None
             if noted is not None:
-                found[resource.metadata.name] = noted[1]
+                found |= {each.name: noted[1] for each in self._context.records.cache.of_session(session_id)}
         return found
+
+    def _served(self) -> Iterator[ManagedSession]:
+        """Yield the resources of which a claim is served."""
+        cache = self._context.records.cache
+        for each in cache.in_motion():
+            if each.claim_active and (resource := cache.get(each.name)) is not None:
+                yield resource
 
     async def _end_worker(self, resource: ManagedSession, *, requeued: bool) -> None:
         """End a worker that has lost its lease, and open its stream again to learn of its end.

@@ -36,7 +36,6 @@ from managed_session_operator.domain.ports import (
     WorkspaceSessions,
 )
 from managed_session_operator.domain.session_cache import SessionCache
-from managed_session_operator.domain.user_wait import is_paused
 from managed_session_operator.domain.write_pace import WritePace
 from managed_session_operator.metrics import Metrics
 from managed_session_operator.settings import OperatorSettings
@@ -129,10 +128,12 @@ class Context:
 
     def hold_slots(self) -> None:
         """Assign slots to sandboxes that an earlier leader left. Without a claim, they give way to one."""
-        for resource in self.records.cache.all():
-            status, since = resource.status, None
-            if status.sandbox.state not in (SandboxState.RUNNING, SandboxState.CREATING):
+        cache, running = self.records.cache, (SandboxState.RUNNING, SandboxState.CREATING)
+        for summary in cache.in_motion():
+            resource = cache.get(summary.name) if summary.sandbox_state in running else None
+            if resource is None:
                 continue
+            status, since = resource.status, None
             if not claim_active(resource):
                 since = status.last_event.created_at if status.last_event is not None else self.now()
             self.capacity.hold(resource.metadata.name, class_name_of(resource), announced_since=since)
@@ -148,7 +149,7 @@ class Context:
     def count_classes(self) -> None:
         """Count what the sessions of each class use."""
         waiting = self.capacity.waiting_by_class
-        self.classes.count(self.records.cache.all(), waiting, self.now(), self.clock.monotonic())
+        self.classes.count(self.records.cache.summaries(), waiting, self.now(), self.clock.monotonic())
 
     def positions(self) -> dict[str, int]:
         """Return the sessions' positions in their classes' queues, as of the newest work list."""
@@ -162,8 +163,8 @@ class Context:
     def _has_slot(self, session_id: str) -> bool:
         """Whether the session has a slot, or waits for its user rather than for one."""
         name = self.records.cache.serving_name(session_id) or resource_name(session_id)
-        resource = self.records.cache.get(name)
-        awaits_user = resource is not None and is_paused(resource) and not self.capacity.waits(name)
+        resource = self.records.cache.summary(name)
+        awaits_user = resource is not None and resource.wait_paused and not self.capacity.waits(name)
         return self.capacity.holds(name) or awaits_user
 
     async def forget(self, name: str) -> None:

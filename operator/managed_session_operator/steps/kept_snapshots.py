@@ -168,13 +168,8 @@ async def _delete(context: Context, snapshot: SnapshotStatus, *, deleted_uid: st
     snapshot_id = snapshot.id or await context.snapshots.find(snapshot.name)
     if snapshot_id is None:
         return True
-    for other in context.records.cache.all():
-        sandbox = other.status.sandbox
-        exists = sandbox.id is not None or sandbox.state is SandboxState.CREATING
-        sources = {sandbox.from_snapshot} if exists else set()
-        if sandbox.replaces is not None:
-            sources.add(sandbox.replaces.from_snapshot)
-        if snapshot_id in sources and other.metadata.uid != deleted_uid:
+    for other in context.records.cache.summaries():
+        if snapshot_id in other.snapshot_ids and other.uid != deleted_uid:
             return False
     return await context.snapshots.delete(snapshot_id)
 

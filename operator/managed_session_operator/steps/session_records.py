@@ -155,8 +155,14 @@ class SessionRecords:
 
     async def list_all(self) -> set[str]:
         """Read all resources into the cache. Return the names of those that no longer exist."""
-        known = set(self.cache.names())
-        return self.cache.replace_all(await self._store.list(), known)
+        return await self.cache.replace_all(self._store.pages())
+
+    async def check(self) -> None:
+        """Read some resources, to find out whether the API server answers."""
+        async for page in self._store.pages():
+            for body in page:
+                self.cache.observe(body)
+            return
 
     def note(self, body: Body) -> ManagedSession:
         """Keep a resource that the API server sent, unless a newer version is known. Return the newest."""

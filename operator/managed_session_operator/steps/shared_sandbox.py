@@ -155,9 +155,7 @@ async def _remove_departed(context: Context, owner: ManagedSandbox, sandbox: San
         return []
     until = context.clock.monotonic() + _REMOVAL_SECONDS
     # Also those that do not name the owner: a session may be restored without its status.
-    present = {
-        each.session_key for each in context.records.cache.all() if each.metadata.deletion_timestamp is None
-    }
+    present = {each.session_key for each in context.records.cache.summaries() if not each.deleting}
     left = [key for key in owner.status.departed if key not in present]
     while left and context.clock.monotonic() < until:
         key = left.pop(0)
@@ -199,7 +197,12 @@ def is_wanted(context: Context, owner: ManagedSandbox, *, beside: str = "") -> b
     cache = context.records.cache
     if cache.sharing(owner.metadata.name) - {beside}:
         return True
-    return any(may_belong(each, owner) for each in cache.all() if each.metadata.name != beside)
+    without = [
+        each.name
+        for each in cache.summaries()
+        if each.sandbox_id is None and each.shared_by is None and each.name != beside
+    ]
+    return any(may_belong(each, owner) for name in without if (each := cache.get(name)) is not None)
 
 
 def has_company(context: Context, resource: ManagedSession) -> bool:

@@ -13,6 +13,7 @@ from managed_session_api.times import to_wire
 from managed_session_operator.clients.rotating_key import RotatingKey
 from managed_session_operator.domain.observation import Observation
 from managed_session_operator.domain.offer import Offer
+from managed_session_operator.domain.resource_summary import ResourceSummary, summary_of
 from managed_session_operator.domain.worker_run import ExitRecord, WorkerRun
 from managed_session_operator.settings import OperatorSettings
 from pydantic import SecretStr
@@ -73,6 +74,11 @@ def body(
 def session(status: dict[str, Any] | None = None, **more: Any) -> ManagedSession:
     """Return the typed form of `body`."""
     return ManagedSession.model_validate(body(status=status, **more))
+
+
+def summary(status: dict[str, Any] | None = None, **more: Any) -> ResourceSummary:
+    """Return the summary of `body`."""
+    return summary_of(body(status=status, **more), session(status, **more))
 
 
 def class_body(

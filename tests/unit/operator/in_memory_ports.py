@@ -6,7 +6,7 @@ arrives, but late.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
@@ -94,9 +94,9 @@ class InMemoryStore:
         """Return the current resource."""
         return None if self.link.world.released else self.link.world.body
 
-    async def list(self) -> list[dict[str, Any]]:
-        """Return the one resource."""
-        return [] if self.link.world.released else [self.link.world.body]
+    async def pages(self) -> AsyncIterator[list[dict[str, Any]]]:
+        """Yield a page with the one resource."""
+        yield [] if self.link.world.released else [self.link.world.body]
 
     async def create(self, session_id: str, environment_id: str) -> dict[str, Any]:
         """Raise, because no test creates a second resource."""

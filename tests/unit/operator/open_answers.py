@@ -34,12 +34,16 @@ def odd(draw: st.DrawFn, base: dict[str, Any], kept: tuple[str, ...] = ()) -> di
 
 
 class Answering:
-    """A server that gives the same answer to every request, and records the requests' heads."""
+    """A server that gives the same answer to every request, and records the requests' heads.
+
+    `bodies` are given first, one to each request.
+    """
 
     def __init__(self) -> None:
         self.status = 200
         self.headers: dict[str, str] = {}
         self.body: object = None
+        self.bodies: list[object] = []
         self.url = ""
         self.heads: list[str] = []
 
@@ -60,7 +64,7 @@ class Answering:
             self.heads.append(head)
             length = [line for line in head.splitlines() if line.startswith("content-length:")]
             await reader.readexactly(int(length[0].split(":")[1]) if length else 0)
-            text = json.dumps(self.body).encode()
+            text = json.dumps(self.bodies.pop(0) if self.bodies else self.body).encode()
             headers = {"content-type": "application/json", "connection": "close", **self.headers}
             lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
             sized = b"%scontent-length: %d\r\n\r\n%s" % (lines, len(text), text)

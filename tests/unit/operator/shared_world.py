@@ -224,9 +224,9 @@ class Store:
         """Return the newest resource."""
         return self.world.bodies.get(name)
 
-    async def list(self) -> list[dict[str, Any]]:
-        """Return all resources."""
-        return [*self.world.bodies.values()]
+    async def pages(self) -> AsyncIterator[list[dict[str, Any]]]:
+        """Yield all resources in one page."""
+        yield [*self.world.bodies.values()]
 
     async def patch_status(self, resource: ManagedSession, status: dict[str, Any]) -> dict[str, Any]:
         """Merge into the status."""

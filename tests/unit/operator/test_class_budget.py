@@ -33,6 +33,7 @@ from .examples import (
     offer,
     session,
     session_class,
+    summary,
     work,
 )
 
@@ -87,9 +88,9 @@ def test_another_class_starts_from_zero() -> None:
 
 
 def test_use_is_counted_by_class_with_the_running_claims() -> None:
-    running = served(100, sandbox=RUNNING, work=work(acknowledged=30))
-    resting = session({**RECORDED, "sandbox": PAUSED}, uid="uid-2", name="sesn-2")
-    found = class_budget.usage_by_class([running, resting, session()], {"gold": 1}, NOW)
+    status = served(100, sandbox=RUNNING, work=work(acknowledged=30)).status.to_json()
+    resting = summary({**RECORDED, "sandbox": PAUSED}, uid="uid-2", name="sesn-2")
+    found = class_budget.usage_by_class([summary(status), resting, summary()], {"gold": 1}, NOW)
     gold = found["gold"]
     assert (gold.sessions, gold.active_sandboxes, gold.waiting) == (2, 1, 1)
     assert gold.seconds == {"uid-1": 130.0}

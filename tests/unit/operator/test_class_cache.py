@@ -18,7 +18,7 @@ from managed_session_operator.steps.context import Context
 from ...support.merge_patch import merge_patch
 from ..deploy.schemas import definition, fields_of
 from .contexts import context
-from .examples import ENVIRONMENT, RUNNING, body, class_body, session, work
+from .examples import ENVIRONMENT, RUNNING, body, class_body, session, summary, work
 
 RECORDED = {"class": {"name": "gold", "uid": "uid-gold", "generation": 7}}
 
@@ -92,20 +92,20 @@ def ready(reason: str) -> dict[str, Any]:
 def test_a_change_concerns_the_sessions_of_the_class_and_those_that_are_held_back() -> None:
     silver = {"class": {"name": "silver", "generation": 1}}
     resources = [
-        session(RECORDED, name="idle"),
-        session({**RECORDED, "work": work(acknowledged=1)}, name="running"),
-        session(silver, name="of-another"),
-        session(name="without"),
-        session({"conditions": [ready("AmbiguousClass")]}, name="held"),
-        session({**silver, "conditions": [ready("BudgetReached")]}, name="spent"),
+        summary(RECORDED, name="idle"),
+        summary({**RECORDED, "work": work(acknowledged=1)}, name="running"),
+        summary(silver, name="of-another"),
+        summary(name="without"),
+        summary({"conditions": [ready("AmbiguousClass")]}, name="held"),
+        summary({**silver, "conditions": [ready("BudgetReached")]}, name="spent"),
     ]
     found = {name: can_wait for can_wait, name in concerned(resources, "gold")}
     assert found == {"idle": True, "running": False, "held": False, "spent": False}
 
 
 async def test_two_thousand_sessions_are_reconciled_a_few_at_a_time_and_running_ones_first() -> None:
-    idle = [session(RECORDED, name=f"idle-{number}") for number in range(2000)]
-    running = session({**RECORDED, "work": work(acknowledged=1)}, name="running")
+    idle = [summary(RECORDED, name=f"idle-{number}") for number in range(2000)]
+    running = summary({**RECORDED, "work": work(acknowledged=1)}, name="running")
     queued: list[str] = []
     changes = ClassChanges(lambda: [*idle, running], queued.append)
     task = asyncio.create_task(changes.run())

@@ -12,6 +12,7 @@ from managed_session_api.times import to_wire
 from managed_session_operator.domain import class_budget, user_wait
 from managed_session_operator.domain.decide import decide
 from managed_session_operator.domain.paused_wait import check_at, pause_at
+from managed_session_operator.domain.resource_summary import active_since
 from managed_session_operator.domain.session_cache import SessionCache
 from managed_session_operator.domain.step import Step
 from managed_session_operator.domain.work_item import WorkItem, WorkList
@@ -148,10 +149,10 @@ def test_paused_wait_is_no_activity_of_the_class() -> None:
     fields = {"work": {"waitPausedAt": NOW}}
     counted = class_budget.counted(running, fields, NOW)
     assert counted["activeToday"]["seconds"] == 200
-    assert class_budget.running_seconds(waiting(paused=40), NOW) == 0
+    assert active_since(waiting(paused=40)) is None
     resumed = waiting()
     resumed.status.work.wait_resumed_at = ago(7)
-    assert class_budget.running_seconds(resumed, NOW) == 7
+    assert active_since(resumed) == ago(7)
 
 
 def test_answer_is_forgotten_with_the_wait() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import anthropic
 import httpx2
 import pytest
-from anthropic.types.beta.environments import BetaSelfHostedWork
 from managed_session_api.conditions import Reason
-from managed_session_operator.clients.anthropic.work_queue import WorkQueue, _work_item
+from managed_session_operator.clients.anthropic.answers import work_item
+from managed_session_operator.clients.anthropic.work_queue import WorkQueue
 from managed_session_operator.domain.errors import ErrorKind, NotLeadingError, OperationError
 from managed_session_operator.domain.session import SessionView
 
@@ -107,12 +107,12 @@ async def test_a_poll_continues_after_any_404_except_a_page(body: object) -> Non
         ({"id": "work_1", "created_at": "2026-11-23t17:00:00.123456789z", "state": "queued"}, "queued"),
         ({"id": "work_1", "created_at": "yesterday", "state": "queued"}, "queued"),
         ({"id": "work_1", "created_at": None, "data": None, "state": "stopped"}, "stopped"),
-        ({"id": "work_1", "data": {"type": "surprise"}}, "None"),
+        ({"id": "work_1", "data": {"type": "surprise"}}, ""),
     ],
     ids=["other form of a time", "no time", "nulls", "nearly nothing"],
 )
 def test_an_odd_item_of_the_work_list_hides_no_other(item: dict[str, Any], state: str) -> None:
-    read = _work_item(BetaSelfHostedWork.construct(**item))
+    read = work_item(item)
     assert (read.work_id, read.state, read.unstarted) == ("work_1", state, False)
 
 

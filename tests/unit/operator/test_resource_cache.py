@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 from managed_session_operator.domain.resource_cache import ResourceCache
@@ -54,24 +57,32 @@ def test_a_new_resource_of_the_same_name_is_not_removed_with_the_old_one() -> No
     store.remove("a")
 
 
-def test_a_new_list_adds_missed_resources_and_returns_vanished_ones() -> None:
+async def listed(*bodies: dict[str, Any]) -> AsyncIterator[list[dict[str, Any]]]:
+    """Yield each resource on a page of its own."""
+    for each in bodies:
+        yield [each]
+
+
+async def test_a_new_list_adds_missed_resources_and_returns_vanished_ones() -> None:
     store = ResourceCache()
     store.observe(body("gone", version=1))
     store.observe(body("kept", version=5))
-    known = set(store.names())
-    assert store.replace_all([body("kept", version=4), body("new", version=6)], known) == {"gone"}
+    assert await store.replace_all(listed(body("kept", version=4), body("new", version=6))) == {"gone"}
     assert sorted(store.names()) == ["kept", "new"]
     kept = store.get("kept")
     assert kept is not None
     assert kept.metadata.resource_version == "5"
 
 
-def test_a_resource_that_appears_while_listing_has_not_vanished() -> None:
+async def test_a_resource_that_appears_while_listing_has_not_vanished() -> None:
     store = ResourceCache()
     store.observe(body("old", version=1))
-    known = set(store.names())
-    store.observe(body("created meanwhile", version=9))
-    assert store.replace_all([body("old", version=1)], known) == set()
+
+    async def pages() -> AsyncIterator[list[dict[str, Any]]]:
+        store.observe(body("created meanwhile", version=9))
+        yield [body("old", version=1)]
+
+    assert await store.replace_all(pages()) == set()
     assert store.get("created meanwhile") is not None
 
 
@@ -144,3 +155,23 @@ def test_sessions_of_a_shared_sandbox_are_found_as_their_status_changes() -> Non
     store.observe(body("a", version=4, status={"sandbox": {}}))
     store.remove("b")
     assert (store.sharing("owner"), store.sharing("other")) == (set(), set())
+
+
+def test_only_the_resources_that_were_used_last_are_kept_parsed() -> None:
+    store = ResourceCache(most_parsed=2)
+    for name in "abc":
+        store.observe(body(name, uid=name, status={"turns": 3}))
+    first = store.get("a")
+    assert first is not None
+    assert (first.metadata.name, first.status.turns) == ("a", 3)
+    assert store.get("a") is first, "kept, because it was used last"
+    assert sorted(each.metadata.name for each in store.all()) == ["a", "b", "c"]
+    assert store.get("a") == first
+
+
+def test_the_newest_version_is_that_of_a_resource_that_exists() -> None:
+    store = ResourceCache()
+    store.observe(body("a", version=5))
+    store.observe(body("b", uid="b", version=9))
+    store.remove("b")
+    assert store.newest_version() == 5

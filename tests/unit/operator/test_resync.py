@@ -15,7 +15,7 @@ from managed_session_operator.domain.work_item import WorkItem, WorkList
 from managed_session_operator.resync.loop import Resync
 
 from .contexts import context
-from .examples import CREATING, LOST, NAME, NOW, PAUSED, RUNNING, SESSION, ago, body, settings
+from .examples import CREATING, ENVIRONMENT, LOST, NAME, NOW, PAUSED, RUNNING, SESSION, ago, body, settings
 
 
 def sandbox(sandbox_id: str, attempt: int = 0, *, identity: str = "uid-1") -> SandboxView:
@@ -49,11 +49,11 @@ class World:
         async def work_list() -> WorkList:
             return WorkList(items, ago(20))
 
-        async def resources() -> list[dict[str, Any]]:
+        async def resources() -> AsyncIterator[list[dict[str, Any]]]:
             listed = list(self.bodies.values())
             if self.made_after_next_list is not None:
                 self.bodies[NAME], self.made_after_next_list = self.made_after_next_list, None
-            return listed
+            yield listed
 
         async def resource(name: str) -> dict[str, Any] | None:
             return self.bodies.get(name)
@@ -62,9 +62,9 @@ class World:
             """Do nothing, because no worker is listened to."""
 
         found = context(
-            SimpleNamespace(list=resources, get=resource),
+            SimpleNamespace(pages=resources, get=resource),
             settings=settings(orphan_grace_seconds=0),
-            queue=SimpleNamespace(items=work_list),
+            queue=SimpleNamespace(items=work_list, environment_id=ENVIRONMENT),
             sandboxes=self,
             runs=SimpleNamespace(forget=forget, get=lambda *_: None),
         )

@@ -24,5 +24,5 @@ def test_a_sandbox_that_was_paused_after_the_list_was_requested_does_not_run_for
     comparison = SandboxComparison(connected=lambda _: False)
     for _ in range(2):
         listing = Listing([running], asked_at=ago(10), whole=True)
-        compared = comparison.compare(listing, listing.views, Owners(cache), cache.all())
+        compared = comparison.compare(listing, listing.views, Owners(cache), cache)
     assert compared.running_unneeded == found

@@ -185,7 +185,7 @@ def test_suspension_stops_a_worker_that_waits_for_its_user_where_other_sessions_
     listing = Listing([], asked_at=NOW, whole=True)
     comparison = SandboxComparison(connected=lambda _: False)
     shared = {"i1": view(paused=not runs)}
-    compared = comparison.compare(listing, [], Owners(cache), cache.all(), shared)
+    compared = comparison.compare(listing, [], Owners(cache), cache, shared)
     assert compared.running_unneeded == ({NAME} if runs else set())
     resource = next(cache.all())
     step = decide(resource, seen(running_unexpectedly=bool(compared.running_unneeded))).step

@@ -36,10 +36,10 @@ def fenced_http_client(fence: Callable[[], None], key: RotatingKey) -> DefaultAs
     async def ask(request: httpx2.Request) -> None:
         request.extensions["trace"] = trace
 
-    return DefaultAsyncHttpxClient(event_hooks={"request": [ask]}, auth=KeyAuth(key), verify=_tls())
+    return DefaultAsyncHttpxClient(event_hooks={"request": [ask]}, auth=KeyAuth(key), verify=tls_context())
 
 
-def _tls() -> ssl.SSLContext:
+def tls_context() -> ssl.SSLContext:
     """Create the SDK's TLS context without the strict check of extensions that Python 3.13 adds.
 
     The check applies only if SSL_CERT_FILE names the authorities. Private ones often lack key identifiers.
@@ -53,9 +53,8 @@ _MOST_RETRY_SECONDS = 3600.0
 """Upper limit of a Retry-After."""
 
 
-def _retry_after(error: anthropic.APIStatusError) -> float | None:
-    """Return the seconds in the response's Retry-After, which is a number or a date."""
-    text = error.response.headers.get("retry-after", "")
+def _retry_after(text: str) -> float | None:
+    """Return the seconds in a response's Retry-After, which is a number or a date."""
     try:
         seconds = float(text)
     except ValueError:
@@ -71,11 +70,10 @@ def _seconds_until(date: str) -> float:
         return nan
 
 
-def _detail(error: anthropic.APIStatusError) -> str:
-    body: Any = error.body
+def _detail(status: int, body: Any) -> str:
     detail = body.get("error") if isinstance(body, dict) else None
     text = detail.get("message") if isinstance(detail, dict) else None
-    return f"HTTP {error.status_code}" + (f": {str(text)[:200]}" if text else "")
+    return f"HTTP {status}" + (f": {str(text)[:200]}" if text else "")
 
 
 def _means_gone(operation: str, body: object) -> bool:
@@ -96,17 +94,42 @@ def anthropic_error(
     if isinstance(error.__cause__, NotLeadingError):
         return error.__cause__
     if not isinstance(error, anthropic.APIStatusError):
-        return OperationError(
-            ErrorKind.TRANSIENT,
-            Reason.ENVIRONMENT_UNREACHABLE,
-            f"Anthropic could not be reached for {operation} ({type(error).__name__})",
-            outcome_known=False,
-        )
-    status = error.status_code
-    message = f"Anthropic answered {operation} with {_detail(error)}"
+        return unanswered_error(operation, error)
+    retry_after = error.response.headers.get("retry-after", "")
+    return answered_error(operation, error.status_code, error.body, retry_after, rejected=rejected)
+
+
+def unanswered_error(operation: str, error: Exception) -> OperationError:
+    """Return the error of a call that Anthropic did not answer."""
+    return OperationError(
+        ErrorKind.TRANSIENT,
+        Reason.ENVIRONMENT_UNREACHABLE,
+        f"Anthropic could not be reached for {operation} ({type(error).__name__})",
+        outcome_known=False,
+    )
+
+
+def answered_error(
+    operation: str,
+    status: int,
+    body: object,
+    retry_after: str,
+    *,
+    rejected: Reason = Reason.ENVIRONMENT_CREDENTIAL_REJECTED,
+) -> OperationError:
+    """Translate an answer that is no success.
+
+    Args:
+        operation: name of the call.
+        status: HTTP status.
+        body: the answer's JSON, or its text.
+        retry_after: its header Retry-After.
+        rejected: the reason for a rejected key.
+    """
+    message = f"Anthropic answered {operation} with {_detail(status, body)}"
     if status in (401, 403):
         kind, reason = ErrorKind.USER_ACTION, rejected
-    elif status == 404 and _means_gone(operation, error.body):
+    elif status == 404 and _means_gone(operation, body):
         kind, reason = ErrorKind.NOT_FOUND, Reason.SESSION_ENDED
     elif status == 404:
         # Not Anthropic's own response, but that of a proxy or gateway: it says nothing about the session.
@@ -122,5 +145,5 @@ def anthropic_error(
         kind, reason = ErrorKind.USER_ACTION, Reason.ENVIRONMENT_REQUEST_REJECTED
     outcome_known = status < 500 and status not in _UNANSWERED
     return OperationError(
-        kind, reason, message, _retry_after(error), outcome_known=outcome_known, status=status
+        kind, reason, message, _retry_after(retry_after), outcome_known=outcome_known, status=status
     )

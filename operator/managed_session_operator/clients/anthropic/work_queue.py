@@ -11,21 +11,20 @@ from datetime import UTC, datetime
 from typing import Any
 
 from anthropic import AsyncAnthropic
-from anthropic.pagination import AsyncPageCursor
-from anthropic.types.beta.sessions import BetaManagedAgentsSessionEventType
 from managed_session_api.names import is_session_id
-from managed_session_api.times import as_utc
 from pydantic import SecretStr
 
+from managed_session_operator.clients.anthropic.answers import event_of, session_view, work_item
+from managed_session_operator.clients.anthropic.requests import Requests, field, path_of, within
 from managed_session_operator.clients.anthropic.skill_archives import SkillArchives
 from managed_session_operator.clients.anthropic.wire import anthropic_error, fenced_http_client
 from managed_session_operator.clients.rotating_key import PLACEHOLDER, RotatingKey
 from managed_session_operator.domain.errors import ErrorKind, NotLeadingError, OperationError
 from managed_session_operator.domain.offer import Offer, rewrap_session_token
-from managed_session_operator.domain.session import SessionView, SkillReference
-from managed_session_operator.domain.turn import NEWEST_EVENTS, Turn, TurnReader, is_oldest_first, read_turn
+from managed_session_operator.domain.session import SessionView
+from managed_session_operator.domain.turn import NEWEST_EVENTS, Turn, TurnReader, is_oldest_first
 from managed_session_operator.domain.turn_limit import TurnStart
-from managed_session_operator.domain.usage import newest_usage, read_usage
+from managed_session_operator.domain.usage import newest_usage
 from managed_session_operator.domain.work_item import HealthCheck, WorkItem, WorkList
 
 logger = logging.getLogger(__name__)
@@ -33,14 +32,14 @@ logger = logging.getLogger(__name__)
 _READ_SECONDS = 60.0
 """Timeout for all pages of a list. Reads may outlast a Lease, because they change nothing."""
 
-_USER_EVENTS: list[BetaManagedAgentsSessionEventType] = [
+_USER_EVENTS = (
     "user.message",
     "user.interrupt",
     "user.tool_confirmation",
     "user.tool_result",
     "user.custom_tool_result",
     "user.define_outcome",
-]
+)
 """Types of events by which a user gives the session work."""
 
 _PAGE = 100
@@ -48,50 +47,6 @@ _PAGE = 100
 
 _NEWEST_PAGE = 20
 """Events per page when reading the newest: the first page contains the end of nearly every turn."""
-
-
-_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def _time(text: str | None) -> datetime | None:
-    """Parse a time; None if that fails, so that one odd item does not hide the rest of a list."""
-    try:
-        return as_utc(datetime.fromisoformat(text.upper())) if text else None
-    except (ValueError, AttributeError, OverflowError):
-        return None
-
-
-def _work_item(item: Any) -> WorkItem:
-    """Convert an item. Missing fields count as not yet happened."""
-    data = getattr(item, "data", None)
-    session_id = getattr(data, "id", None) if getattr(data, "type", None) == "session" else None
-    return WorkItem(
-        work_id=str(getattr(item, "id", "")),
-        session_id=session_id if isinstance(session_id, str) else None,
-        state=str(getattr(item, "state", "")),
-        created_at=_time(getattr(item, "created_at", None)) or _LONG_AGO,
-        acknowledged_at=_time(getattr(item, "acknowledged_at", None)),
-        latest_heartbeat_at=_time(getattr(item, "latest_heartbeat_at", None)),
-    )
-
-
-def _metadata(session: Any) -> dict[str, str]:
-    """Return the session's metadata, without what is not text."""
-    given = getattr(session, "metadata", None)
-    pairs = given.items() if isinstance(given, dict) else ()
-    return {name: value for name, value in pairs if isinstance(value, str)}
-
-
-async def _newest_turn(page: AsyncPageCursor[Any]) -> Turn:
-    """Read the turn from the newest events, page by page, no further than needed."""
-    reader, seen = TurnReader(), 0
-    async for event in page:
-        seen += 1
-        if (turn := reader.read(event)) is not None:
-            return turn
-        if seen >= NEWEST_EVENTS:
-            break
-    return reader.end()
 
 
 class WorkQueue:
@@ -123,6 +78,7 @@ class WorkQueue:
         self._fence = fence
         self._timeout = timeout
         self._client: AsyncAnthropic | None = None
+        self._requests = Requests(lambda: self._connected()[0], key, fence, timeout)
 
     def _connected(self) -> tuple[AsyncAnthropic, str]:
         # Checked here, because the SDK would report a missing key as a broken connection.
@@ -135,6 +91,13 @@ class WorkQueue:
                 http_client=fenced_http_client(self._fence, self._key),
             )
         return self._client, self._environment_id()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._requests.close()
+        if self._client is not None:
+            client, self._client = self._client, None
+            await client.close()
 
     @property
     def environment_id(self) -> str:
@@ -177,31 +140,31 @@ class WorkQueue:
         again at once (`OperationError` of kind NOT_FOUND).
         """
         # Time of the request, so that a response that an acknowledgement overtakes looks older than that.
-        asked_at = datetime.now(UTC)
-        async with self._call("poll") as (client, environment_id):
-            item: Any = await client.beta.environments.work.poll(
-                environment_id,
-                block_ms=block_ms,
-                reclaim_older_than_ms=reclaim_ms,
-                anthropic_worker_id=self._worker_id,
-            )
-            if not item:
-                return None
-            data, work_id = getattr(item, "data", None), getattr(item, "id", None)
-            kind, session_id = getattr(data, "type", None), getattr(data, "id", None)
-            if kind == "healthcheck" and isinstance(work_id, str):
-                return HealthCheck(work_id)
-            if kind != "session" or not is_session_id(session_id) or not isinstance(work_id, str):
-                # Not acknowledged: whoever knows what it is may still do it.
-                logger.warning("ignoring work of an unknown kind", extra={"kind": str(kind)[:40]})
-                return None
-            return Offer(
-                work_id=work_id,
-                session_id=str(session_id),
-                environment_id=environment_id,
-                offered_at=asked_at,
-                secret=rewrap_session_token(getattr(item, "secret", None)),
-            )
+        asked_at, environment_id = datetime.now(UTC), self.environment_id
+        item = await self._requests.call(
+            "poll",
+            "GET",
+            path_of("environments", environment_id, "work", "poll"),
+            query=[("block_ms", block_ms), ("reclaim_older_than_ms", reclaim_ms)],
+            headers={"Anthropic-Worker-ID": self._worker_id},
+        )
+        if not item:
+            return None
+        data, work_id = field(item, "data"), field(item, "id")
+        kind, session_id = field(data, "type"), field(data, "id")
+        if kind == "healthcheck" and isinstance(work_id, str):
+            return HealthCheck(work_id)
+        if kind != "session" or not is_session_id(session_id) or not isinstance(work_id, str):
+            # Not acknowledged: whoever knows what it is may still do it.
+            logger.warning("ignoring work of an unknown kind", extra={"kind": str(kind)[:40]})
+            return None
+        return Offer(
+            work_id=work_id,
+            session_id=str(session_id),
+            environment_id=environment_id,
+            offered_at=asked_at,
+            secret=rewrap_session_token(field(item, "secret")),
+        )
 
     async def acknowledge(self, work_id: str) -> bool:
         """Take the item off the queue.
@@ -212,8 +175,7 @@ class WorkQueue:
             to our own earlier acknowledgement was lost.
         """
         try:
-            async with self._call("ack") as (client, environment_id):
-                await client.beta.environments.work.ack(work_id, environment_id=environment_id)
+            await self._requests.call("ack", "POST", self._work_path(work_id, "ack"))
         except OperationError as error:
             if error.status not in (404, 409):
                 raise
@@ -223,23 +185,32 @@ class WorkQueue:
     async def items(self) -> WorkList:
         """Return the environment's whole work list."""
         asked_at = datetime.now(UTC)
-        async with self._call("work list", _READ_SECONDS) as (client, environment_id):
-            listed = client.beta.environments.work.list(environment_id, limit=_PAGE)
-            return WorkList([_work_item(item) async for item in listed], asked_at)
+        async with within(_READ_SECONDS, "work list"):
+            return WorkList([work_item(item) async for item in self._listed()], asked_at)
 
     async def item(self, work_id: str) -> WorkItem | None:
         """Return the item from the environment's work list, or None."""
-        async with self._call("work list", _READ_SECONDS) as (client, environment_id):
-            async for item in client.beta.environments.work.list(environment_id, limit=_PAGE):
-                if getattr(item, "id", None) == work_id:
-                    return _work_item(item)
+        async with within(_READ_SECONDS, "work list"):
+            async for item in self._listed():
+                if field(item, "id") == work_id:
+                    return work_item(item)
         return None
+
+    async def _listed(self) -> AsyncIterator[Any]:
+        """Yield the items of the environment's work list."""
+        async for page in self._requests.pages("work list", self._work_path(), [("limit", _PAGE)]):
+            for item in page:
+                yield item
+
+    def _work_path(self, *parts: str) -> str:
+        return path_of("environments", self.environment_id, "work", *parts)
 
     async def workers_polling(self) -> int | None:
         """Return how many workers polled in the last 30 s, including this one; None if not reported."""
-        async with self._call("work stats") as (client, environment_id):
-            stats = await client.beta.environments.work.stats(environment_id)
-            return stats.workers_polling
+        polling = field(
+            await self._requests.call("work stats", "GET", self._work_path("stats")), "workers_polling"
+        )
+        return polling if isinstance(polling, int) else None
 
     async def state(self, work_id: str) -> str | None:
         """Return the item's state in the environment's work list, or None."""
@@ -249,8 +220,7 @@ class WorkQueue:
     async def stop(self, work_id: str) -> None:
         """Force-stop the item. It may already be stopped or gone."""
         try:
-            async with self._call("stop") as (client, environment_id):
-                await client.beta.environments.work.stop(work_id, environment_id=environment_id, force=True)
+            await self._requests.call("stop", "POST", self._work_path(work_id, "stop"), body={"force": True})
         except OperationError as error:
             if error.status not in (404, 409):
                 raise
@@ -266,23 +236,7 @@ class WorkQueue:
     async def session(self, session_id: str) -> SessionView | None:
         """Return the session; None if it does not exist (any more)."""
         try:
-            async with self._call("session") as (client, _):
-                session = await client.beta.sessions.retrieve(session_id)
-                return SessionView(
-                    session_id=session.id,
-                    environment_id=session.environment_id,
-                    agent_id=getattr(session.agent, "id", None),
-                    status=str(session.status),
-                    archived=getattr(session, "archived_at", None) is not None,
-                    skills=tuple(
-                        SkillReference(str(skill.skill_id), str(skill.version))
-                        for skill in getattr(session.agent, "skills", None) or ()
-                        if getattr(skill, "skill_id", None) and getattr(skill, "version", None)
-                    ),
-                    agent_name=str(getattr(session.agent, "name", None) or ""),
-                    metadata=_metadata(session),
-                    usage=read_usage(session),
-                )
+            return session_view(await self._requests.call("session", "GET", path_of("sessions", session_id)))
         except OperationError as error:
             if error.kind is not ErrorKind.NOT_FOUND:
                 raise
@@ -297,11 +251,16 @@ class WorkQueue:
             OperationError: Anthropic's rate limit is reached, so that no sandbox is started because of it.
         """
         try:
-            async with self._call("events") as (client, _):
-                page = await client.beta.sessions.events.list(session_id, types=_USER_EVENTS, limit=100)
-                # The types are checked again: a wrong "no message" would stop a message's work.
-                received = any(str(getattr(event, "type", "")).startswith("user.") for event in page.data)
-                return received or page.has_next_page()
+            types = [("types[]", each) for each in _USER_EVENTS]
+            answer = await self._requests.call(
+                "events", "GET", path_of("sessions", session_id, "events"), query=[("limit", _PAGE), *types]
+            )
+            # The types are checked again: a wrong "no message" would stop a message's work.
+            events = field(answer, "data")
+            if not isinstance(events, list):
+                return True
+            received = any(str(field(event, "type")).startswith("user.") for event in events)
+            return received or bool(field(answer, "next_page"))
         except OperationError as error:
             if error.kind is ErrorKind.RATE_LIMITED:
                 raise
@@ -317,18 +276,42 @@ class WorkQueue:
     async def turn(self, session_id: str) -> Turn | None:
         """Return the state of the session's newest turn, from its newest events; None without a session."""
         try:
-            async with self._call("events") as (client, _):
-                page = await client.beta.sessions.events.list(session_id, order="desc", limit=_NEWEST_PAGE)
-                if is_oldest_first(page.data):
-                    # The order was ignored. Old events, taken for the newest, would make the session look
-                    # stuck.
-                    newest_first = [event async for event in page][::-1]
-                    return replace(read_turn(newest_first), usage=newest_usage(newest_first))
-                return replace(await _newest_turn(page), usage=newest_usage(page.data))
+            async with within(self._timeout, "events"):
+                return await self._read_turn(session_id)
         except OperationError as error:
             if error.kind is not ErrorKind.NOT_FOUND:
                 raise
             return None
+
+    async def _read_turn(self, session_id: str) -> Turn:
+        """Read the turn from the newest events, page by page, no further than needed."""
+        reader, seen, usage = TurnReader(), 0, None
+        async for page in self._newest_first(session_id, _NEWEST_PAGE):
+            usage = usage or newest_usage(page)
+            for event in page:
+                seen += 1
+                if (turn := reader.read(event)) is not None:
+                    return replace(turn, usage=usage)
+            if seen >= NEWEST_EVENTS:
+                break
+        return replace(reader.end(), usage=usage)
+
+    async def _newest_first(self, session_id: str, size: int) -> AsyncIterator[list[Any]]:
+        """Yield pages of the session's events, newest first, also if the server ignores the order.
+
+        Old events, taken for the newest, would make the session look stuck.
+        """
+        pages = self._requests.pages(
+            "events", path_of("sessions", session_id, "events"), [("limit", size), ("order", "desc")]
+        )
+        first = [event_of(each) for each in await anext(pages, [])]
+        if is_oldest_first(first):
+            rest = [event_of(each) async for page in pages for each in page]
+            yield [*first, *rest][::-1]
+            return
+        yield first
+        async for page in pages:
+            yield [event_of(each) for each in page]
 
     async def turn_began(self, session_id: str, *, before: datetime) -> datetime | None:
         """Return when the session's open turn began, or some time of it from before `before`.
@@ -337,14 +320,9 @@ class WorkQueue:
         """
         start = TurnStart(before)
         try:
-            async with self._call("events", _READ_SECONDS) as (client, _):
-                page = await client.beta.sessions.events.list(session_id, order="desc", limit=_PAGE)
-                if is_oldest_first(page.data):
-                    newest_first = reversed([event async for event in page])
-                    any(start.read(event) for event in newest_first)
-                    return start.began
-                async for event in page:
-                    if start.read(event):
+            async with within(_READ_SECONDS, "events"):
+                async for page in self._newest_first(session_id, _PAGE):
+                    if any(start.read(event) for event in page):
                         break
         except OperationError as error:
             if error.kind is not ErrorKind.NOT_FOUND:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from managed_session_api import names
-from managed_session_runtime.managed_session_client import Body
+from managed_session_runtime.api_server_requests import Body
 
 from managed_session_operator.clients.kubernetes.calls import translated_errors
 from managed_session_operator.clients.kubernetes.kind import Kind

@@ -6,7 +6,7 @@ import uuid
 
 from managed_session_api import names
 from managed_session_api.managed_sandbox import ManagedSandbox, ManagedSandboxSpec
-from managed_session_runtime.managed_session_client import Body
+from managed_session_runtime.api_server_requests import Body
 
 from managed_session_operator.clients.kubernetes.calls import translated_errors
 from managed_session_operator.clients.kubernetes.kind import Kind

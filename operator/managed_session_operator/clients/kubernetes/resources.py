@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import AsyncIterator, Sequence
 
 from managed_session_api import names
 from managed_session_api.resource import ManagedSession
-from managed_session_runtime.managed_session_client import Body
+from managed_session_runtime.api_server_requests import Body
 
 from managed_session_operator.clients.kubernetes.calls import translated_errors
 from managed_session_operator.clients.kubernetes.kind import Kind
@@ -20,10 +21,11 @@ class Resources(Kind):
         with translated_errors("get"):
             return await self._client.get(name)
 
-    async def list(self) -> list[Body]:
-        """Return all resources of the namespace."""
+    async def pages(self) -> AsyncIterator[Sequence[Body]]:
+        """Yield all resources of the namespace page by page."""
         with translated_errors("list"):
-            return [body async for body in self._client.list_all()]
+            async for page in self._client.pages():
+                yield page
 
     async def create(self, session_id: str, environment_id: str) -> Body:
         """Create the resource of a session whose work was offered.

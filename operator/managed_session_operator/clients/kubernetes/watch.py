@@ -19,19 +19,35 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
+import aiohttp
 import kopf
 from managed_session_api import names
 from managed_session_runtime.kubernetes_client import ApiServerSession
+from pydantic_core import from_json
+
+from managed_session_operator.clients.kubernetes.stateless_kopf import NoDiffBase, NoMemories, NoProgress
 
 logger = logging.getLogger(__name__)
 
 Observe = Callable[[str | None, dict[str, Any]], None]
 """Receives a watch event: its type (None for an object of the initial list) and the object."""
 
-OpenSession = Callable[[], Awaitable[ApiServerSession]]
-"""Opens a session to the API server in the running loop."""
+Deliver = Callable[[str | None, list[dict[str, Any]]], None]
+"""Receives the objects of events of one type, as `Observe` does those of one event."""
+
+
+class OpenSession(Protocol):
+    """Opens a session to the API server in the running loop."""
+
+    def __call__(self, *, response_class: type[aiohttp.ClientResponse]) -> Awaitable[ApiServerSession]:
+        """Return a session whose responses are of `response_class`."""
+        ...
+
+
+LISTS = {names.PLURAL: f"{names.KIND}List", names.CLASS_PLURAL: f"{names.CLASS_KIND}List"}
+"""The kinds of the lists that the API server returns, by the plural name of what they list."""
 
 _PULSE_SECONDS = 5.0
 
@@ -71,6 +87,8 @@ def watch_settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     # kopf removes its finalizer from resources whose handlers do not need it, so it must not be ours.
     settings.persistence.finalizer = f"{names.DOMAIN}/watch"
+    settings.persistence.diffbase_storage = NoDiffBase()
+    settings.persistence.progress_storage = NoProgress()
     settings.scanning.disabled = True
     settings.peering.standalone = True
     settings.posting.enabled = False
@@ -86,28 +104,51 @@ def watch_settings() -> kopf.OperatorSettings:
     return settings
 
 
+def _short_lists(deliveries: Mapping[str, Deliver]) -> type[aiohttp.ClientResponse]:
+    """Return a class of responses that deliver the objects of a list, and show kopf an empty list.
+
+    kopf starts a task for each object of a list, which takes seconds of CPU for 10,000 of them. From the
+    list it needs only the resource version at which to begin watching.
+    """
+
+    class Response(aiohttp.ClientResponse):
+        async def json(self, **_: Any) -> Any:
+            content = from_json(await self.read())
+            deliver = deliveries.get(content.get("kind", "")) if isinstance(content, dict) else None
+            if deliver is not None:
+                deliver(None, content.get("items") or [])
+                content["items"] = []
+            return content
+
+    return Response
+
+
 def registry(
-    observers: Mapping[str, Observe], open_session: OpenSession, pace: _Pace
+    deliveries: Mapping[str, Deliver], open_session: OpenSession, pace: _Pace
 ) -> kopf.OperatorRegistry:
-    """Create the registry with one handler for each kind, which passes every event to its observer."""
+    """Create the registry with one handler for each kind, which delivers every event.
+
+    `deliveries` has them by the kind's plural name.
+    """
     handlers = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=handlers, backoff=5)
     async def login(**_: Any) -> kopf.AiohttpSession:
         # kopf never reuses credentials that were rejected once. A new session counts as new credentials.
         await asyncio.sleep(pace.delay())
-        opened = await open_session()
+        lists = {LISTS[plural]: deliver for plural, deliver in deliveries.items()}
+        opened = await open_session(response_class=_short_lists(lists))
         return kopf.AiohttpSession(server=opened.url, aiohttp_session=opened.session)
 
-    for plural, observe in observers.items():
-        _observe_kind(handlers, plural, observe)
+    for plural, deliver in deliveries.items():
+        _deliver_kind(handlers, plural, deliver)
     return handlers
 
 
-def _observe_kind(handlers: kopf.OperatorRegistry, plural: str, observe: Observe) -> None:
+def _deliver_kind(handlers: kopf.OperatorRegistry, plural: str, deliver: Deliver) -> None:
     @kopf.on.event(names.GROUP, names.VERSION, plural, id=f"observe-{plural}", registry=handlers)
-    async def observe_event(event: Any, **_: Any) -> None:
-        observe(event["type"], dict(event["object"]))
+    async def deliver_event(event: Any, **_: Any) -> None:
+        deliver(event["type"], [dict(event["object"])])
 
 
 class Watch:
@@ -134,15 +175,19 @@ class Watch:
         self._open_session = open_session
         self._on_pulse = on_pulse
 
+    def _deliveries(self, loop: asyncio.AbstractEventLoop, stop: threading.Event) -> dict[str, Deliver]:
+        """Return what passes the objects of each kind to its observer in `loop`, until `stop` is set."""
+
+        def deliver(observe: Observe, kind: str | None, bodies: list[dict[str, Any]]) -> None:
+            if not stop.is_set():
+                loop.call_soon_threadsafe(_observe_all, observe, kind, bodies)
+
+        return {plural: partial(deliver, observe) for plural, observe in self._observers.items()}
+
     async def run(self) -> None:
         """Watch until cancelled."""
         loop, stop = asyncio.get_running_loop(), threading.Event()
-
-        def in_loop(observer: Observe, kind: str | None, body: dict[str, Any]) -> None:
-            if not stop.is_set():
-                loop.call_soon_threadsafe(observer, kind, body)
-
-        observers = {plural: partial(in_loop, observer) for plural, observer in self._observers.items()}
+        deliveries = self._deliveries(loop, stop)
 
         def pulse() -> None:
             if not stop.is_set():
@@ -151,7 +196,7 @@ class Watch:
         def thread() -> None:
             logins, starts = _Pace(), _Pace()
             while not stop.wait(starts.delay()):
-                handlers = registry(observers, self._open_session, logins)
+                handlers = registry(deliveries, self._open_session, logins)
                 try:
                     _run_kopf(handlers, self._namespace, pulse, stop)
                 except Exception as error:  # noqa: BLE001 - resources have to be watched, whatever the error
@@ -167,6 +212,11 @@ class Watch:
             await asyncio.Event().wait()
         finally:
             stop.set()
+
+
+def _observe_all(observe: Observe, kind: str | None, bodies: list[dict[str, Any]]) -> None:
+    for body in bodies:
+        observe(kind, body)
 
 
 def _run_kopf(
@@ -190,6 +240,7 @@ def _run_kopf(
             loop=watching,
             registry=handlers,
             settings=watch_settings(),
+            memories=NoMemories(),
             namespaces=[namespace],
             # Unused without peering. By default kopf uses the user's name, which a pod's user does not have.
             identity=socket.gethostname(),  # type: ignore[arg-type]
