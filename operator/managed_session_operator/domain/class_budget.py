@@ -8,28 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, time, timedelta
+from datetime import datetime
 from typing import Any
 
 from managed_session_api.resource import ManagedSession, SandboxState
 from managed_session_api.session_class import ClassActivity, ManagedSessionClass
 
+from managed_session_operator.domain.days import day_of, midnight
 from managed_session_operator.domain.resource_summary import ResourceSummary, active_since
-
-
-def day_of(now: datetime) -> str:
-    """Return the day in UTC."""
-    return f"{now.astimezone(UTC):%Y-%m-%d}"
-
-
-def midnight(now: datetime) -> datetime:
-    """Return when the day began in UTC."""
-    return datetime.combine(now.astimezone(UTC).date(), time(), UTC)
-
-
-def until_tomorrow(now: datetime) -> float:
-    """Return the seconds until the next day in UTC."""
-    return (midnight(now) + timedelta(days=1) - now).total_seconds()
 
 
 def running_seconds(since: datetime | None, now: datetime) -> float:

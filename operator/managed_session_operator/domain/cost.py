@@ -14,7 +14,7 @@ from typing import Any
 
 from managed_session_api.resource import CostOfDay, CostStatus, ManagedSession, SandboxState
 
-from managed_session_operator.domain.class_budget import day_of
+from managed_session_operator.domain.days import day_of
 from managed_session_operator.domain.usage import Usage
 
 _DAYS = 31

@@ -10,6 +10,7 @@ from managed_session_api.session_class import ManagedSessionClass
 
 from managed_session_operator.domain import class_budget, egress, paused_wait, policy_record, turn_limit
 from managed_session_operator.domain.class_choice import Choice
+from managed_session_operator.domain.days import until_tomorrow
 from managed_session_operator.domain.decide import claim_active, has_announced_run
 from managed_session_operator.domain.findings import Findings
 from managed_session_operator.domain.listings import Listings
@@ -145,7 +146,7 @@ def _with_class(
         turn_check_due=cache.turn_checked != turn_limit.checked_for(resource, limit),
         turn_limit=limit,
         budget_spent=class_budget.spent_message(choice.chosen) if spent and choice.chosen else "",
-        budget_again_after=class_budget.until_tomorrow(seen.now) if spent else None,
+        budget_again_after=until_tomorrow(seen.now) if spent else None,
     )
 
 

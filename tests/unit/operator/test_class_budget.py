@@ -16,6 +16,7 @@ from managed_session_operator.capacity.slots import Capacity
 from managed_session_operator.domain import class_budget
 from managed_session_operator.domain.class_budget import ClassLedger, ClassUsage
 from managed_session_operator.domain.class_choice import Choice
+from managed_session_operator.domain.days import until_tomorrow
 from managed_session_operator.domain.decide import decide
 from managed_session_operator.domain.status_patch import status_patch
 from managed_session_operator.domain.step import Decision, Step
@@ -76,7 +77,7 @@ def test_only_the_part_of_today_counts() -> None:
     since_midnight = (NOW - datetime(2026, 11, 23, tzinfo=UTC)).total_seconds()
     patch = status_patch(long, NOW, work={"finishedAt": NOW})
     assert patch["activeToday"] == {"day": DAY, "seconds": round(since_midnight)}
-    assert class_budget.until_tomorrow(NOW) == pytest.approx(86_400 - since_midnight)
+    assert until_tomorrow(NOW) == pytest.approx(86_400 - since_midnight)
 
 
 def test_another_class_starts_from_zero() -> None:
