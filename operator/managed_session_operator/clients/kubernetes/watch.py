@@ -104,7 +104,7 @@ def watch_settings() -> kopf.OperatorSettings:
     return settings
 
 
-def _short_lists(deliveries: Mapping[str, Deliver]) -> type[aiohttp.ClientResponse]:
+def short_lists(deliveries: Mapping[str, Deliver]) -> type[aiohttp.ClientResponse]:
     """Return a class of responses that deliver the objects of a list, and show kopf an empty list.
 
     kopf starts a task for each object of a list, which takes seconds of CPU for 10,000 of them. From the
@@ -112,8 +112,12 @@ def _short_lists(deliveries: Mapping[str, Deliver]) -> type[aiohttp.ClientRespon
     """
 
     class Response(aiohttp.ClientResponse):
-        async def json(self, **_: Any) -> Any:
-            content = from_json(await self.read())
+        async def json(self, **options: Any) -> Any:
+            try:
+                content = from_json(await self.read())
+            except ValueError:
+                # kopf knows the library's own error, as for a proxy's page.
+                return await super().json(**options)
             deliver = deliveries.get(content.get("kind", "")) if isinstance(content, dict) else None
             if deliver is not None:
                 deliver(None, content.get("items") or [])
@@ -137,7 +141,7 @@ def registry(
         # kopf never reuses credentials that were rejected once. A new session counts as new credentials.
         await asyncio.sleep(pace.delay())
         lists = {LISTS[plural]: deliver for plural, deliver in deliveries.items()}
-        opened = await open_session(response_class=_short_lists(lists))
+        opened = await open_session(response_class=short_lists(lists))
         return kopf.AiohttpSession(server=opened.url, aiohttp_session=opened.session)
 
     for plural, deliver in deliveries.items():
