@@ -37,7 +37,7 @@ PACKAGES := $(wildcard api/managed_session_api runtime/managed_session_runtime w
 PROSE := README.md CONTRIBUTING.md RELEASE.md SECURITY.md docs deploy crds
 
 .DEFAULT_GOAL := help
-.PHONY: help setup binaries helm demo test test-unit test-cluster test-kubernetes test-python test-faults test-dashboard check-rights e2e soak soak-quick check format bench docs docs-site manifests image sbom clean
+.PHONY: help setup binaries helm demo test test-unit test-cluster test-kubernetes test-python test-faults test-dashboard check-rights e2e soak soak-quick check format bench bench-quick docs docs-site manifests image sbom clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -130,6 +130,9 @@ bench: setup binaries ## Measure webhook throughput, time to first heartbeat, wa
 	$(BIN)/python benchmarks/warm_start.py
 	$(BIN)/python benchmarks/resync_at_scale.py
 	$(BIN)/python benchmarks/fair_sharing.py
+
+bench-quick: setup binaries ## A few ratios in less than three minutes; fails if one got worse by more than half
+	$(BIN)/python -m benchmarks.quick $(BENCH_ARGS)
 
 docs: setup ## Write the generated pages of docs/ anew
 	$(BIN)/python docs/generate.py

@@ -13,10 +13,10 @@ import sys
 import time
 from dataclasses import dataclass
 
+import psutil
 from managed_session_api.names import PLURAL, resource_name
 from managed_session_cli.conversation import Conversation
 from managed_session_devkit.system.local_system import LocalSystem
-from managed_session_devkit.system.process_usage import usage_of
 from managed_session_devkit.system.settled_sessions import Restart, add_settled_sessions, restart_operator
 
 LIMIT_SECONDS = 20.0
@@ -39,6 +39,12 @@ class AtRest:
     memory_mb: float
 
 
+def cpu_seconds(process: psutil.Process) -> float:
+    """Return the CPU time that a process has used so far."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
 async def measure(sessions: int, rest_seconds: float) -> AtRest:
     """Create the sessions, restart the operator, and let it rest."""
     async with (
@@ -59,12 +65,11 @@ async def measure(sessions: int, rest_seconds: float) -> AtRest:
         await add_settled_sessions(system, conversation.session_id, sessions - 1)
         print(f"{sessions} sessions at rest, made in {time.monotonic() - began:.1f} s")
         restart = await restart_operator(system)
-        pid = system.operator.process.pid
-        settled = usage_of(pid)
+        operator = psutil.Process(system.operator.process.pid)
+        settled = cpu_seconds(operator)
         await asyncio.sleep(rest_seconds)
-        rested = usage_of(pid)
-        cpu = (rested.cpu_seconds - settled.cpu_seconds) / rest_seconds
-        return AtRest(restart, settled.cpu_seconds, cpu, rested.memory_bytes / 1e6)
+        cpu = (cpu_seconds(operator) - settled) / rest_seconds
+        return AtRest(restart, settled, cpu, operator.memory_info().rss / 1e6)
 
 
 def main() -> int:
