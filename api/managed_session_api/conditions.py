@@ -136,6 +136,7 @@ class Reason(StrEnum):
     CLEANUP_BLOCKED = "CleanupBlocked"
     KUBERNETES_CALL_FAILED = "KubernetesCallFailed"
     ENVIRONMENT_SHARED = "EnvironmentShared"
+    WEBHOOK_SILENT = "WebhookSilent"
     CLAIMED = "Claimed"
     SANDBOX_CREATED = "SandboxCreated"
     SANDBOX_RESUMED = "SandboxResumed"

@@ -38,6 +38,13 @@ MANAGED_BY = "managed-sessions"
 ANNOTATION_CLAIM = f"{DOMAIN}/claim"
 """On the Secret of a session token: the claim (`status.work.claim`) that the token belongs to."""
 
+ANNOTATION_WEBHOOK_HEARD = f"{DOMAIN}/webhook-heard-at"
+ANNOTATION_WEBHOOK_SILENT = f"{DOMAIN}/webhook-silent-since"
+ANNOTATION_POLLED_TURNS = f"{DOMAIN}/turns-found-by-polling"
+ANNOTATION_POLLED_SINCE = f"{DOMAIN}/found-by-polling-since"
+"""On the operator's Lease: when a webhook event last announced a turn, since when none does, and how many
+turns in a row were found by polling alone, since when."""
+
 ANNOTATION_IDENTITY = f"{DOMAIN}/identity"
 """On a resource: the METADATA_RESOURCE_UID of its sandboxes. Survives in a backup of the resource."""
 

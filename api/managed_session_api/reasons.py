@@ -374,6 +374,15 @@ REASONS: dict[Reason, ReasonDoc] = {
         "`managed_sessions_environment_shared`, which returns to 0 once the other one has stopped.",
         "Give each installation its own environment, and stop other workers that poll this one.",
     ),
+    Reason.WEBHOOK_SILENT: ReasonDoc(
+        "Webhook events no longer arrive, although they did before: the operator has found all newer turns "
+        "by polling. Turns begin later, and ended sessions are noticed late. Reported by an Event and an "
+        "annotation of the operator's Lease, and by the metric `managed_sessions_webhook_silent`, until an "
+        "event announces a turn again.",
+        "Check in the Claude Console whether the webhook endpoint is enabled and its deliveries succeed: "
+        "something between Anthropic and the webhook may refuse them. If you no longer use the webhook, set "
+        "`MANAGED_SESSIONS_WEBHOOK_SILENCE_TURNS` to 0.",
+    ),
     Reason.CLAIMED: ReasonDoc("The operator claimed the session's work from the queue.", _NONE),
     Reason.SANDBOX_CREATED: ReasonDoc("The session's sandbox was created.", _NONE),
     Reason.SANDBOX_RESUMED: ReasonDoc("The session's sandbox was resumed.", _NONE),

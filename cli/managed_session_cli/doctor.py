@@ -38,6 +38,7 @@ from managed_session_cli.rollout import rollout
 from managed_session_cli.session_diagnosis import session_checks
 from managed_session_cli.sessions import find_session
 from managed_session_cli.snapshots import retained_snapshots
+from managed_session_cli.webhook_events import webhook_events
 from managed_session_cli.wording import counted
 
 _FILE_WIDTH = 250
@@ -93,6 +94,7 @@ class Examination:
             ("template", self._template),
             ("work queue", self._queue),
             ("webhook service", self._endpoints),
+            ("webhook events", self._webhook_events),
             ("sessions", lambda: diagnosis.sessions(self._sessions())),
             ("classes", self._classes),
             ("sandboxes", self._sandboxes),
@@ -141,6 +143,10 @@ class Examination:
         deployment = self._cluster.get(self._installation.deployment(OPERATOR))
         lease = self._cluster.get(self._installation.lease)
         return diagnosis.leader(presence(deployment, lease, datetime.now(UTC)))
+
+    def _webhook_events(self) -> list[Check]:
+        lease = self._cluster.get(self._installation.lease)
+        return webhook_events(lease, webhook_wanted=self._webhook_wanted)
 
     def _secrets(self) -> list[Check]:
         present = {

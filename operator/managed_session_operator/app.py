@@ -61,7 +61,8 @@ from managed_session_operator.domain.offer import OfferInbox
 from managed_session_operator.domain.ports import SpanSink
 from managed_session_operator.domain.resource_cache import ResourceCache, version_of
 from managed_session_operator.domain.shared_environment import SharedEnvironmentDetector
-from managed_session_operator.metrics import Metrics
+from managed_session_operator.domain.webhook_silence import WebhookSilence
+from managed_session_operator.metrics import AnnouncementMetrics, Metrics
 from managed_session_operator.resync.loop import Resync
 from managed_session_operator.resync.session_end_checks import SessionEndChecks
 from managed_session_operator.settings import OperatorSettings
@@ -113,9 +114,15 @@ class OperatorApp:
         self._credentials = CredentialDirectory(settings.credentials_dir)
         self.liveness = Liveness()
         self._progress = WatchProgress()
+        self.metrics = Metrics()
+        self._silence = WebhookSilence(
+            turns=settings.webhook_silence_turns,
+            seconds=settings.webhook_silence_seconds,
+            reporter=AnnouncementMetrics(self.metrics.registry),
+            warn=partial(self._warn, Reason.WEBHOOK_SILENT),
+        )
         self.leadership = self._new_leadership(lease_client)
         self._queue = ReconcileQueue(concurrency=settings.reconcile_concurrency)
-        self.metrics = Metrics()
         self._cost_metrics = CostMetrics(self.metrics.registry, settings.metrics_agents)
         self._sandboxes = Sandboxes(
             self._key(Credential.E2B_API_KEY),
@@ -129,7 +136,7 @@ class OperatorApp:
         self._cache = ResourceCache()
         self._shared_environment = SharedEnvironmentDetector(
             self.metrics.environment_shared.set,
-            lambda message: self._own_events.warn_about_lease(LEASE_NAME, Reason.ENVIRONMENT_SHARED, message),
+            partial(self._warn, Reason.ENVIRONMENT_SHARED),
         )
         self._work_queue = self._new_work_queue(installation_id)
         self._context = self._new_context(api_client, installation_id)
@@ -151,6 +158,8 @@ class OperatorApp:
             duration=self._settings.lease_duration_seconds,
             renew_every=self._settings.lease_renew_seconds,
             on_turn=lambda: self.liveness.beat("lease"),
+            on_acquired=self._silence.take_over,
+            annotations=self._silence.annotations,
         )
 
     def _new_work_queue(self, installation_id: str) -> WorkQueue:
@@ -234,6 +243,7 @@ class OperatorApp:
                 capacity.standing,
             ),
             metrics=self.metrics,
+            silence=self._silence,
             epoch=lambda: self.leadership.epoch,
         )
 
@@ -261,7 +271,13 @@ class OperatorApp:
         """
         missing = self._missing_credential()
         detail: dict[str, Any] = {"leading": self.leadership.leading, "watching": self._watching}
+        if self.leadership.leading:
+            detail["webhookEvents"] = self._silence.hearing.in_words()
         return self._watching and missing is None, detail | ({"credentials": missing} if missing else {})
+
+    def _warn(self, reason: Reason, message: str) -> None:
+        """Warn about the whole installation, by an Event of the Lease."""
+        self._own_events.warn_about_lease(LEASE_NAME, reason, message)
 
     def _missing_credential(self) -> str | None:
         """Return which required credential is missing or unreadable; None if none is."""
@@ -338,7 +354,7 @@ class OperatorApp:
         context.listings.queue_error = cause
         self.metrics.queue_unavailable.set(0 if cause is None else 1)
         if cause is not None:
-            self._own_events.warn_about_lease(LEASE_NAME, Reason.ENVIRONMENT_UNAVAILABLE, cause)
+            self._warn(Reason.ENVIRONMENT_UNAVAILABLE, cause)
         for name in self._cache.names():
             self._enqueue(name)
 
@@ -388,6 +404,7 @@ class OperatorApp:
                 await context.runs.close()
             context.forget_all()
             self._shared_environment.clear()
+            self._silence.clear()
 
     def _take_over(self) -> None:
         """Have all resources reconciled."""

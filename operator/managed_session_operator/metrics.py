@@ -76,6 +76,40 @@ class ResourceMetrics:
             self._by_reason.labels(*labels).set(count)
 
 
+class AnnouncementMetrics:
+    """Metrics of whether webhook events announce the turns."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._silent = Gauge(
+            f"{_PREFIX}webhook_silent",
+            "1 while webhook events are missing, although there were some before.",
+            registry=registry,
+        )
+        self._last = Gauge(
+            f"{_PREFIX}webhook_last_announcement_timestamp_seconds",
+            "When a webhook event last announced a turn; 0 if none ever has.",
+            registry=registry,
+        )
+        self._turns = _from_zero(
+            Counter(
+                f"{_PREFIX}turns_found",
+                "New turns, by what the operator has found them by: a webhook event, or polling alone.",
+                ["by"],
+                registry=registry,
+            ),
+            ("event", "polling"),
+        )
+
+    def report(self, *, silent: bool, heard_at: float) -> None:
+        """Set whether events are missing, and when one last announced a turn (seconds since the epoch)."""
+        self._silent.set(silent)
+        self._last.set(heard_at)
+
+    def count(self, *, announced: bool) -> None:
+        """Count a new turn."""
+        self._turns.labels("event" if announced else "polling").inc()
+
+
 def _from_zero(counter: Counter, values: Iterable[str]) -> Counter:
     """Make the series of these label values now: an alert sees a first step only if a value was before it."""
     for value in values:

@@ -106,6 +106,19 @@ class OperatorSettings(Settings):
         description="Plan of the E2B team. Sets the defaults of MAX_ACTIVE_SANDBOXES, SANDBOX_CREATION_RATE "
         "and SANDBOX_MAX_LIFETIME_SECONDS; setting one of them overrides its default.",
     )
+    webhook_silence_turns: int = Field(
+        default=5,
+        ge=0,
+        le=10000,
+        description="Number of turns in a row, found by polling alone, after which webhook events count as "
+        "missing, if there have been any before; 0 means never.",
+    )
+    webhook_silence_seconds: int = Field(
+        default=600,
+        ge=0,
+        le=604_800,
+        description="Seconds between the first and the last of these turns, at least.",
+    )
     sandbox_price_per_second: float | None = Field(
         default=None,
         ge=0,

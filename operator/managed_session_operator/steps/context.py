@@ -36,6 +36,7 @@ from managed_session_operator.domain.ports import (
     WorkspaceSessions,
 )
 from managed_session_operator.domain.session_cache import SessionCache
+from managed_session_operator.domain.webhook_silence import WebhookSilence
 from managed_session_operator.domain.write_pace import WritePace
 from managed_session_operator.metrics import Metrics
 from managed_session_operator.settings import OperatorSettings
@@ -70,6 +71,7 @@ class Context:
     capacity: Capacity
     creation: CreationRate
     metrics: Metrics
+    silence: WebhookSilence
     epoch: Callable[[], int]
     traces: TurnTraces | None = None
     """None unless traces are on."""

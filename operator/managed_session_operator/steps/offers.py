@@ -233,6 +233,7 @@ async def _write_claim(
         requests=requests,
         **_active_before(resource, context.now()),
     )
+    context.silence.claimed(resource, claim_id, context.now())
     context.inbox.remove(offer)
     logger.info(
         "routing work",

@@ -247,6 +247,8 @@ async def write_finished(
         **update.fields,
     )
     update.report(context, resource)
+    if heartbeat:
+        context.silence.ended(resource)
     await context.runs.forget(name)
     context.cache(name).cuts = 0
     context.metrics.turns.labels(exit_reason).inc()

@@ -103,6 +103,9 @@ CASES: dict[str, AlertCase] = {
     "ManagedSessionsEnvironmentShared": AlertCase(
         _gauge("environment_shared", "1x120"), _gauge("environment_shared", "0x120")
     ),
+    "ManagedSessionsWebhookSilent": AlertCase(
+        _gauge("webhook_silent", "1x120"), _gauge("webhook_silent", "0x120")
+    ),
     "ManagedSessionsStepsFail": AlertCase(
         _gauge("step_failures_total", "0+10x120", reason="SandboxCreateFailed"),
         _gauge("step_failures_total", "0+1x120", reason="SandboxCreateFailed"),

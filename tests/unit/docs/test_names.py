@@ -11,7 +11,7 @@ from managed_session_api.reasons import REASONS
 from managed_session_dashboard.metrics import DashboardMetrics
 from managed_session_dashboard.settings import DashboardSettings
 from managed_session_operator.cost_metrics import CostMetrics
-from managed_session_operator.metrics import Metrics
+from managed_session_operator.metrics import AnnouncementMetrics, Metrics
 from managed_session_operator.settings import OperatorSettings
 from managed_session_runtime.probes import publish_build_info
 from managed_session_runtime.settings import describe_settings
@@ -45,6 +45,7 @@ def test_metrics_exist(page: Path) -> None:
     WebhookMetrics(registry)
     DashboardMetrics(registry)
     CostMetrics(registry)
+    AnnouncementMetrics(registry)
     families = [family for each in (registry, Metrics().registry) for family in each.collect()]
     known = {family.name for family in families}
     known |= {f"{family.name}_total" for family in families if family.type == "counter"}
@@ -58,6 +59,7 @@ def test_each_metric_is_explained() -> None:
     WebhookMetrics(registry)
     CostMetrics(registry)
     DashboardMetrics(registry)
+    AnnouncementMetrics(registry)
     publish_build_info("any", registry)
     families = [family for each in (registry, Metrics().registry) for family in each.collect()]
     ends = {"counter": "_total", "info": "_info"}

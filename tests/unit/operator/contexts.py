@@ -8,6 +8,7 @@ from typing import Any, cast
 from managed_session_operator.clients.clock import SystemClock
 from managed_session_operator.domain.offer import OfferInbox
 from managed_session_operator.domain.resource_cache import ResourceCache
+from managed_session_operator.domain.webhook_silence import WebhookSilence
 from managed_session_operator.metrics import Metrics
 from managed_session_operator.steps.context import Context
 from managed_session_operator.steps.session_records import SessionRecords
@@ -30,6 +31,7 @@ def context(store: object = None, **ports: Any) -> Context:
         "events": events,
         "inbox": OfferInbox(),
         "metrics": Metrics(),
+        "silence": WebhookSilence(turns=0, seconds=0),
         "epoch": lambda: 1,
     }
     missing = dict.fromkeys(

@@ -13,7 +13,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -52,6 +52,8 @@ class Leadership:
         duration: seconds for which a renewal is valid.
         renew_every: seconds between renewals.
         on_turn: called after each attempt to read or renew the Lease, successful or not.
+        on_acquired: called with the annotations of the Lease when this process has acquired it.
+        annotations: what each renewal writes to the Lease's annotations; None removes one.
     """
 
     def __init__(
@@ -64,6 +66,8 @@ class Leadership:
         duration: float,
         renew_every: float,
         on_turn: Callable[[], None] = lambda: None,
+        on_acquired: Callable[[Mapping[str, str]], None] = lambda _: None,
+        annotations: Callable[[], Mapping[str, str | None]] = dict,
     ) -> None:
         self._leases = CoordinationV1Api(api_client)
         self._namespace = namespace
@@ -72,6 +76,8 @@ class Leadership:
         self._duration = duration
         self._renew_every = renew_every
         self._on_turn = on_turn
+        self._on_acquired = on_acquired
+        self._annotations = annotations
         self._valid_until = 0.0
         self._epoch = 0
         self._lease: Any = None
@@ -201,7 +207,9 @@ class Leadership:
         acquired = now if new_term else lease.spec.acquire_time
         body = V1Lease(
             metadata=V1ObjectMeta(
-                name=self._name, resource_version=lease.metadata.resource_version if lease else None
+                name=self._name,
+                resource_version=lease.metadata.resource_version if lease else None,
+                annotations=self._kept(lease) if new_term else self._own(lease),
             ),
             spec=V1LeaseSpec(
                 holder_identity=self._identity,
@@ -217,13 +225,25 @@ class Leadership:
             written = await self._call("lease update", self._leases.replace_namespaced_lease, body)
         self._lease, self._epoch = written, transitions
         self._valid_until = started + self._duration * 0.8
+        if new_term:
+            self._on_acquired(self._kept(written))
         return True
+
+    def _kept(self, lease: Any) -> dict[str, str]:
+        """Return the Lease's annotations."""
+        return dict(lease.metadata.annotations or {}) if lease is not None else {}
+
+    def _own(self, lease: Any) -> dict[str, str]:
+        """Return the Lease's annotations with ours."""
+        merged = {**self._kept(lease), **self._annotations()}
+        return {name: value for name, value in merged.items() if value is not None}
 
     async def _release(self) -> None:
         if self._lease is None or not self.leading:
             return
         self._valid_until = 0.0
         self._lease.spec.holder_identity = ""
+        self._lease.metadata.annotations = self._own(self._lease)
         self._lease.spec.lease_duration_seconds = 1
         with contextlib.suppress(OperationError, ConflictError, ResourceGoneError):
             await self._call("lease release", self._leases.replace_namespaced_lease, self._lease)
