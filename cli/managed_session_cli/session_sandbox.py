@@ -74,6 +74,7 @@ async def awake(
     files: SandboxFiles,
     *,
     wake: bool,
+    stay: bool = False,
 ) -> AsyncIterator[None]:
     """Have the sandbox running during the block. If that needed a resume, pause it again afterwards.
 
@@ -83,6 +84,7 @@ async def awake(
         session: the session.
         files: its sandbox.
         wake: whether to resume it if it is paused.
+        stay: whether the block also goes on after the end of a turn, which pauses the sandbox.
 
     Raises:
         SandboxPausedError: it is paused, and `wake` is not set.
@@ -92,10 +94,11 @@ async def awake(
     paused = await files.paused()
     if paused and not wake:
         raise SandboxPausedError
-    if not paused:
+    if not paused and not stay:
         yield
         return
-    await files.wake()
+    if paused:
+        await files.wake()
     attending = asyncio.create_task(_attend(cluster, session, files))
     try:
         yield
@@ -103,7 +106,7 @@ async def awake(
         attending.cancel()
         await asyncio.gather(attending, return_exceptions=True)
         await asyncio.to_thread(_note_attendance, cluster, session, None)
-        await _rest(cluster, installation, session, files)
+        await _rest(cluster, installation, session, files, woken=paused)
 
 
 async def _attend(cluster: Cluster, session: ManagedSession, files: SandboxFiles) -> None:
@@ -125,7 +128,12 @@ def _note_attendance(cluster: Cluster, session: ManagedSession, until: datetime 
 
 
 async def _rest(
-    cluster: Cluster, installation: Installation, session: ManagedSession, files: SandboxFiles
+    cluster: Cluster,
+    installation: Installation,
+    session: ManagedSession,
+    files: SandboxFiles,
+    *,
+    woken: bool,
 ) -> None:
     """Pause the sandbox that was woken, unless the session has new work: then the operator uses it.
 
@@ -134,7 +142,8 @@ async def _rest(
     now = find_session(cluster, installation.namespace, session.metadata.name)
     progress = Console(stderr=True, highlight=False, emoji=False)
     if at_work(now) or now.status.sandbox.id != session.status.sandbox.id:
-        progress.print("The session has new work, so the sandbox keeps running.", style="dim")
+        if woken:
+            progress.print("The session has new work, so the sandbox keeps running.", style="dim")
     elif now.status.sandbox.shared_by is not None:
         progress.print(
             "Several sessions share the sandbox. The operator pauses it, within a minute.", style="dim"

@@ -17,7 +17,13 @@ from managed_session_worker.paths import AS_AGENT, Paths
 
 from managed_session_cli import terminal
 from managed_session_cli.access import Access, announce
-from managed_session_cli.clouds import SandboxGoneError, SandboxPausedError, e2b_explained, e2b_options
+from managed_session_cli.clouds import (
+    CloudError,
+    SandboxGoneError,
+    SandboxPausedError,
+    e2b_explained,
+    e2b_options,
+)
 from managed_session_cli.cluster import Cluster
 from managed_session_cli.errors import CommandError
 from managed_session_cli.installation import Installation
@@ -68,9 +74,9 @@ def shell(cluster: Cluster, installation: Installation, options: Options) -> int
 
     async def run() -> int:
         access = Access.COMMAND if options.command else Access.SHELL
-        async with awake(cluster, installation, session, files, wake=options.resume):
+        async with awake(cluster, installation, session, files, wake=options.resume, stay=options.resume):
             await asyncio.to_thread(announce, cluster, session, sandbox_id, access)
-            visit = Visit(key, sandbox_id, paths_of(session), files)
+            visit = Visit(key, sandbox_id, paths_of(session), files, resume=options.resume)
             return await (visit.run(options.command) if options.command else visit.open())
 
     try:
@@ -94,9 +100,11 @@ class Visit:
         sandbox_id: the sandbox.
         paths: its paths or, in a shared one, those of the session.
         files: says whether the sandbox is paused, without waking it.
+        resume: whether a shell goes on when the sandbox is paused, which then is resumed.
     """
 
-    def __init__(self, key: str, sandbox_id: str, paths: Paths, files: SandboxFiles) -> None:
+    def __init__(self, key: str, sandbox_id: str, paths: Paths, files: SandboxFiles, *, resume: bool) -> None:
+        self._resume = resume
         self._options = e2b_options(key)
         self._sandbox_id = sandbox_id
         self._paths = paths
@@ -137,16 +145,15 @@ class Visit:
         inside = shlex.quote(self._paths.inside(login))
         with terminal.raw(), e2b_explained():
             await sandbox.pty.send_stdin(handle.pid, f" exec /bin/sh -c {inside}\n".encode())
-
-            async def typed() -> None:
-                async for keys in terminal.keys():
-                    await sandbox.pty.send_stdin(handle.pid, keys)
-
-            async def resized() -> None:
-                async for now in terminal.sizes():
-                    await sandbox.pty.resize(handle.pid, e2b.PtySize(rows=now.rows, cols=now.columns))
-
-            return await self._ended(handle, typed, resized)
+            while True:
+                try:
+                    return await self._ended(handle, *_passing_on(sandbox, handle.pid))
+                except SandboxPausedError:
+                    if not self._resume:
+                        raise
+                await self._files.wake()
+                sandbox = await self._connect()
+                handle = await sandbox.pty.connect(handle.pid, on_data=screen.show, timeout=_NO_LIMIT)
 
     async def _connect(self) -> Any:
         try:
@@ -161,27 +168,45 @@ class Visit:
         others = [asyncio.ensure_future(each()) for each in beside]
         try:
             await asyncio.wait({ending, watching, *others[:1]}, return_when=asyncio.FIRST_COMPLETED)
-            if not ending.done() and not watching.done():
-                # The terminal was closed, and nobody will read what the program writes.
-                with suppress(e2b.SandboxException):
-                    await handle.kill()
             if watching.done():
-                raise CommandError(watching.result())
+                await watching
+            if not (ending.done() and ending.exception() is None) and await self._files.paused():
+                raise SandboxPausedError
+            if not ending.done():
+                await others[0]
+                # The terminal was closed, and nobody will read what the program writes.
+                await handle.kill()
             return await ending
         finally:
             for each in (ending, watching, *others):
                 each.cancel()
             await asyncio.gather(ending, watching, *others, return_exceptions=True)
 
-    async def _until_paused(self) -> str:
-        """Return what has happened to the sandbox, once it does not run any more."""
+    async def _until_paused(self) -> None:
+        """Look now and then, without waking it, whether the sandbox still runs.
+
+        Raises:
+            SandboxPausedError, SandboxGoneError: it does not.
+        """
         while True:
             await asyncio.sleep(_CHECK_SECONDS)
-            try:
+            with suppress(CloudError):
                 if await self._files.paused():
-                    return f"the sandbox {self._sandbox_id} was paused. Use --resume to resume it."
-            except SandboxGoneError:
-                return f"the sandbox {self._sandbox_id} was killed"
+                    raise SandboxPausedError
+
+
+def _passing_on(sandbox: Any, pid: int) -> tuple[Callable[[], Awaitable[None]], ...]:
+    """Return what passes on the keys that are typed, and the terminal's changes of size."""
+
+    async def typed() -> None:
+        async for keys in terminal.keys():
+            await sandbox.pty.send_stdin(pid, keys)
+
+    async def resized() -> None:
+        async for now in terminal.sizes():
+            await sandbox.pty.resize(pid, e2b.PtySize(rows=now.rows, cols=now.columns))
+
+    return typed, resized
 
 
 class _Screen:

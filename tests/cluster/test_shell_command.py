@@ -164,6 +164,36 @@ async def test_command_runs_beside_the_worker_with_its_output_and_exit_status(
         assert await conversation.answer() == "done"
 
 
+async def test_shell_goes_on_after_the_end_of_a_turn(site: Site, serving: LocalSystem) -> None:
+    """The operator pauses the sandbox then, and the command resumes it, with the shell as it was."""
+    async with begin(serving) as conversation:
+        session_id = conversation.session_id
+        await conversation.send(f"Run: {WAIT}; echo done")
+        await becomes(serving, session_id, "Running", status="True")
+        async with typing(site, "shell", session_id, "--resume") as typist:
+            await typist.sees("$ ")
+            typist.type("kept=value\r")
+            await typist.sees("$ ")
+            [sandbox] = await site.sandboxes_of(session_id)
+            let_go(sandbox)
+            assert await conversation.answer() == "done"
+            await becomes(serving, session_id, "Idle", status="True")
+
+            async def resumed() -> bool:
+                return (await site.sandboxes_of(session_id))[0].resumes > 0
+
+            await eventually("the command has resumed the sandbox", resumed)
+            typist.type("echo still the $kept\r")
+            await typist.sees("still the value")
+            typist.type("exit\r")
+            assert await typist.ends() == 0
+
+        async def paused() -> bool:
+            return (await site.sandboxes_of(session_id))[0].state == "paused"
+
+        await eventually("the sandbox is paused again", paused)
+
+
 async def test_paused_sandbox_stays_paused_and_a_pipe_is_no_terminal(site: Site, resting: str) -> None:
     before = len(await accesses(site, resting))
     asleep = await site.run("shell", resting, "--", "true", keys={})
