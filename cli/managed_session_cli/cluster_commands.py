@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -168,6 +169,31 @@ def cost(
     command.cost(cluster, installation, command.Options(by, first, output), stdout_console())
 
 
+def bundle(
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", "-f", help="The archive. Default: a name with the time, here.", show_default=False
+        ),
+    ] = None,
+    namespace: Namespace = DEFAULT_NAMESPACE,
+    system_namespace: SystemNamespace = DEFAULT_SYSTEM_NAMESPACE,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Write an archive for support, without secrets.
+
+    It has resources, classes, Events, Deployments, pods, the Lease, settings, the pods' logs and metrics, the
+    checks of `doctor` and all versions. Of objects, only fields that are known to be harmless keep their
+    text. Values of Secrets, annotations, labels and variables, and whatever looks like a credential, are
+    removed from everything else too. What you may not read is left out, and named in missing.txt.
+    """
+    from managed_session_cli import bundle as command  # noqa: PLC0415 - quick --help
+
+    cluster, installation = target(kubeconfig, context, namespace, system_namespace)
+    command.bundle(cluster, installation, file, stdout_console())
+
+
 def smoke(
     second_turn: Annotated[
         bool,
@@ -222,6 +248,7 @@ COMMANDS: Commands = {
             "doctor --json",
         ),
     ),
+    bundle: (INSTALLATION, ("bundle", "bundle --file support.tar.gz")),
     smoke: (
         INSTALLATION,
         (

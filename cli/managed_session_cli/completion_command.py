@@ -17,7 +17,7 @@ SHELLS = ("bash", "zsh", "fish")
 PROGRAM = "managed-sessions"
 
 _COMPLETE = "_MANAGED_SESSIONS_COMPLETE"
-_TAKE_FILES = (["--kubeconfig"], ["--download"], ["-d"], ["--output-file"])
+_TAKE_FILES = (["--kubeconfig"], ["--download"], ["-d"], ["--file"], ["-f"])
 _UNBROKEN = "1000"
 """Columns, so that the library leaves each description on its line."""
 _NO_FILES, _FILES = ":4", ":0"

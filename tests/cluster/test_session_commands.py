@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import re
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from managed_session_devkit.system.local_system import LocalSystem
 from ..support.held import WAIT, let_go
 from ..support.sessions import becomes, begin, resource
 from ..support.waiting import eventually
-from .command_line import Ended, Site, installed_scripts
+from .command_line import E2B_KEY, Ended, Site, installed_scripts
 
 SECONDS = 60.0
 
@@ -287,3 +289,58 @@ async def test_top_shows_who_works_and_the_slots_and_not_who_rests(
         assert found["sessions"]["idle"] >= 1
         let_go((await site.sandboxes_of(conversation.session_id))[0])
         assert await conversation.answer() == "done"
+
+
+CANARY = "canary-5d41402abc4b2a76"
+
+
+async def plant(site: Site, session_id: str) -> None:
+    """Put a secret wherever somebody may have put one."""
+    name, where = resource_name(session_id), f"--namespace={site.namespace}"
+    patch = {
+        "metadata": {"annotations": {"example.com/note": f"{CANARY}-1"}},
+        "spec": {
+            "sandbox": {
+                "env": {"TOKEN": f"{CANARY}-2"},
+                "metadata": {"team": f"{CANARY}-3"},
+                "setup": {"script": f"curl {CANARY}-4"},
+            }
+        },
+    }
+    await site.kubectl("patch", "managedsession", name, where, "--type=merge", f"--patch={json.dumps(patch)}")
+    await site.kubectl("create", "secret", "generic", "canary", where, f"--from-literal=password={CANARY}-5")
+    system = f"--namespace={site.system_namespace}"
+    await site.kubectl("set", "env", "deployment/managed-session-operator", system, f"HIDDEN={CANARY}-6")
+    event = {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": "canary", "namespace": site.namespace},
+        "involvedObject": {"kind": "ManagedSession", "name": name, "namespace": site.namespace},
+        "reason": "Said",
+        "message": f"the password is {CANARY}-5, and e2b_{CANARY}",
+    }
+    await site.control_plane.kubectl("create", "--filename=-", input=json.dumps(event))
+
+
+async def test_bundle_has_what_support_needs_and_no_canary(site: Site, first: str, tmp_path: Path) -> None:
+    await plant(site, first)
+    file = tmp_path / "support.tar.gz"
+    ended = await site.run("bundle", f"--file={file}")
+    assert ended.code == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    with tarfile.open(file) as archive:
+        texts = {
+            each.name.partition("/")[2]: (archive.extractfile(each) or io.BytesIO()).read().decode()
+            for each in archive
+        }
+    assert [name for name, text in texts.items() if CANARY in text] == []
+    for secret in (E2B_KEY, site.settings.environment_key):
+        assert [name for name, text in texts.items() if secret in text] == []
+    assert first in texts["objects/managedsessions.yaml"]
+    assert "Said" in texts["objects/events.yaml"]
+    assert "keys:\n- password" in texts[f"objects/secrets-{site.namespace}.yaml"]
+    assert site.settings.environment_id in texts["objects/managedsessions.yaml"]
+    assert {each["check"] for each in json.loads(texts["doctor.json"])} >= {"leader", "template"}
+    assert json.loads(texts["versions.json"])["kubernetes"].startswith("v1.")
+    again = await site.run("bundle", f"--file={file}")
+    assert (again.code, "exists already" in again.errors) == (1, True)

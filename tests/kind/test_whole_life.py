@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
+from pathlib import Path
 
 import pytest
 from managed_session_api.credentials import Credential
@@ -22,7 +25,9 @@ async def nothing_installed(installed: Installation) -> Installation:
     return installed
 
 
-async def test_install_smoke_doctor_logs_and_uninstall(nothing_installed: Installation) -> None:
+async def test_install_smoke_doctor_logs_bundle_and_uninstall(
+    nothing_installed: Installation, tmp_path: Path
+) -> None:
     installation, clouds = nothing_installed, nothing_installed.clouds
     for old in await clouds.anthropic_admin.webhooks():
         await clouds.anthropic_admin.remove_webhook(old.id)
@@ -45,6 +50,19 @@ async def test_install_smoke_doctor_logs_and_uninstall(nothing_installed: Instal
     session_id = sandbox.metadata["managedagents.dev/session"]
     await managed_sessions(installation, "doctor")
     assert "posted result" in await managed_sessions(installation, "logs", session_id, "--wake")
+
+    await managed_sessions(installation, "bundle", f"--file={tmp_path}/support.tar.gz")
+    with tarfile.open(tmp_path / "support.tar.gz") as archive:
+        texts = {each.name: (archive.extractfile(each) or io.BytesIO()).read() for each in archive}
+    for part in (
+        "/logs/managed-session-operator",
+        "/logs/managed-session-webhook",
+        "/metrics/managed-session-op",
+    ):
+        assert any(part in name and text for name, text in texts.items()), part
+    secrets = [value for name, value in installation.credentials().items() if Credential(name).is_secret]
+    for secret in (*secrets, endpoint.secret):
+        assert not [name for name, text in texts.items() if secret.encode() in text]
 
     await managed_sessions(installation, "uninstall", "--yes")
     assert await clouds.alive() == []
