@@ -22,6 +22,7 @@ from ..support.waiting import eventually
 from .command_line import COMMAND, Site
 
 SECONDS = 60.0
+GREEN = "\x1b[32m"
 
 
 class Typist:
@@ -67,7 +68,7 @@ class Typist:
 
 
 @asynccontextmanager
-async def typing(site: Site, *arguments: str) -> AsyncIterator[Typist]:
+async def typing(site: Site, *arguments: str, **variables: str) -> AsyncIterator[Typist]:
     """Run a command in a terminal of its own."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
@@ -76,7 +77,13 @@ async def typing(site: Site, *arguments: str) -> AsyncIterator[Typist]:
         *arguments,
         f"--namespace={site.namespace}",
         f"--system-namespace={site.system_namespace}",
-        env={**os.environ, **site.addresses(), "KUBECONFIG": str(site.control_plane.kubeconfig)},
+        env={
+            **os.environ,
+            **site.addresses(),
+            "KUBECONFIG": str(site.control_plane.kubeconfig),
+            "TERM": "xterm-256color",
+            **variables,
+        },
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -192,6 +199,28 @@ async def test_shell_goes_on_after_the_end_of_a_turn(site: Site, serving: LocalS
             return (await site.sandboxes_of(session_id))[0].state == "paused"
 
         await eventually("the sandbox is paused again", paused)
+
+
+async def test_top_refreshes_on_a_terminal_and_has_colours_unless_they_are_unwanted(
+    site: Site, serving: LocalSystem
+) -> None:
+    async with begin(serving) as conversation:
+        await conversation.send(f"Run: {WAIT}; echo done")
+        await becomes(serving, conversation.session_id, "Running", status="True")
+        async with typing(site, "top", "--interval=0.5") as typist:
+            for _ in range(2):
+                await typist.sees(conversation.session_id)
+            assert GREEN in typist.seen
+            typist.type("\x03")
+            assert await typist.ends() == 130
+            assert "Traceback" not in typist.seen
+        async with typing(site, "top", NO_COLOR="1") as typist:
+            await typist.sees(conversation.session_id)
+            typist.type("\x03")
+            assert await typist.ends() == 130
+            assert GREEN not in typist.seen
+        let_go((await site.sandboxes_of(conversation.session_id))[0])
+        assert await conversation.answer() == "done"
 
 
 async def test_paused_sandbox_stays_paused_and_a_pipe_is_no_terminal(site: Site, resting: str) -> None:

@@ -54,11 +54,7 @@ async def test_install_smoke_doctor_logs_bundle_and_uninstall(
     await managed_sessions(installation, "bundle", f"--file={tmp_path}/support.tar.gz")
     with tarfile.open(tmp_path / "support.tar.gz") as archive:
         texts = {each.name: (archive.extractfile(each) or io.BytesIO()).read() for each in archive}
-    for part in (
-        "/logs/managed-session-operator",
-        "/logs/managed-session-webhook",
-        "/metrics/managed-session-op",
-    ):
+    for part in ("/logs/managed-session-operator", "/logs/managed-session-webhook"):
         assert any(part in name and text for name, text in texts.items()), part
     secrets = [value for name, value in installation.credentials().items() if Credential(name).is_secret]
     for secret in (*secrets, endpoint.secret):
