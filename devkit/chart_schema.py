@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from managed_session_dashboard.settings import DashboardSettings
 from managed_session_operator.settings import OperatorSettings
 from managed_session_runtime.settings import Settings, describe_settings
 from managed_session_webhook.settings import WebhookSettings
@@ -39,6 +40,7 @@ def schema(values: dict[str, Any]) -> dict[str, Any]:
         (("settings",), Settings),
         (("operator", "settings"), OperatorSettings),
         (("webhook", "settings"), WebhookSettings),
+        (("dashboard", "settings"), DashboardSettings),
     ):
         place = made["properties"]
         for name in path[:-1]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from chart_schema import schema
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = ROOT / "deploy" / "kustomize" / "base"
+DASHBOARD = BASE.parent / "dashboard"
 MONITORING = ROOT / "deploy" / "monitoring"
 SOURCES = ROOT / "devkit" / "chart"
 CHART = ROOT / "deploy" / "helm" / "managed-sessions"
@@ -33,6 +35,10 @@ CONDITIONS = {
     "90-deletion-guard.yaml": "deletionGuard",
 }
 """The value that each file's objects depend on; the others are always there."""
+BLOCKS = {"resources": "          resources:", "podSecurityContext": "      securityContext:"}
+"""The values of a process whose defaults are blocks of the base, each with the line that begins its block."""
+FILES = {"podMonitor": "pod-monitor", "alerts": "alerts", "grafanaDashboard": "dashboard"}
+"""The values of `monitoring`, each with its file in deploy/monitoring."""
 
 
 class ChartError(Exception):
@@ -97,7 +103,9 @@ def deployment(text: str, process: str) -> str:
     """Return the template of a process's Deployment and what belongs to it."""
     pods = f'(dict "root" . "pods" .Values.{process})'
     name = f"managed-session-{process}"
-    text = replaced(text, r"^  replicas: \d+$", f"  replicas: {{{{ .Values.{process}.replicas }}}}", times=1)
+    if process != "dashboard":  # of which there may be one only
+        replicas = f"  replicas: {{{{ .Values.{process}.replicas }}}}"
+        text = replaced(text, r"^  replicas: \d+$", replicas, times=1)
     text = replaced(
         text,
         r"^      labels: \*labels$",
@@ -148,23 +156,43 @@ def deployment(text: str, process: str) -> str:
             f"{' ' * indent}{{{{- end }}}}"
         )
         text = replaced(text, rf"^{line}$", f"{line}\n{more}", times=1)
-    text = overridable(text, "      securityContext:", f".Values.{process}.podSecurityContext")
-    return overridable(text, "          resources:", f".Values.{process}.resources")
+    for key, line in BLOCKS.items():
+        text = overridable(text, line, f".Values.{process}.{key}")
+    return text
+
+
+def block_of(text: str, line: str) -> str:
+    """Return the block that this line begins, without the line.
+
+    Raises:
+        ChartError: there is not one such block.
+    """
+    indent = len(line) - len(line.lstrip())
+    found: list[str] = re.findall(rf"^{re.escape(line)}\n((?: {{{indent + 1},}}.*\n)+)", text, re.MULTILINE)
+    if len(found) != 1:
+        raise ChartError(f"{line.strip()} is {len(found)} times in the base")
+    return found[0]
 
 
 def overridable(text: str, line: str, value: str) -> str:
-    """Return the text with a value for a block that this line begins; the block is its default."""
-    indent = len(line) - len(line.lstrip())
-    block = rf"^{re.escape(line)}\n((?: {{{indent + 1},}}.*\n)+)"
-    found = re.findall(block, text, re.MULTILINE)
-    if len(found) != 1:
-        raise ChartError(f"{line.strip()} is {len(found)} times in the base")
-    new = (
-        f"{line}\n{{{{- if {value} }}}}\n"
-        f"{' ' * (indent + 2)}{{{{- toYaml {value} | nindent {indent + 2} }}}}\n"
-        f"{{{{- else }}}}\n{found[0]}{{{{- end }}}}\n"
-    )
-    return text.replace(f"{line}\n{found[0]}", new)
+    """Return the text with a value instead of the block that this line begins."""
+    indent = len(line) - len(line.lstrip()) + 2
+    new = f"{line}\n{' ' * indent}{{{{- toYaml {value} | nindent {indent} }}}}\n"
+    return text.replace(f"{line}\n{block_of(text, line)}", new)
+
+
+def with_defaults(values: str) -> str:
+    """Return the values with those blocks of the base that are their defaults, comments included."""
+    for process, path in (
+        ("operator", BASE / "50-operator.yaml"),
+        ("webhook", BASE / "40-webhook.yaml"),
+        ("dashboard", DASHBOARD / "40-dashboard.yaml"),
+    ):
+        base = path.read_text()
+        for key, line in BLOCKS.items():
+            block = textwrap.indent(textwrap.dedent(block_of(base, line)), " " * 4)
+            values = replaced(values, rf"^  {key}: {process}$\n", f"  {key}:\n{block}", times=1)
+    return values
 
 
 def service(text: str) -> str:
@@ -233,6 +261,22 @@ def from_base(name: str) -> str:
     return when(CONDITIONS[name], text) if name in CONDITIONS else text
 
 
+def of_dashboard(name: str) -> str:
+    """Return the template for a file of the dashboard, which is there if its value says so."""
+    text = moved((DASHBOARD / name).read_text())
+    if name == "40-dashboard.yaml":
+        text = deployment(text, "dashboard")
+    if "NetworkPolicy" in text:
+        text = when("networkPolicies", text)
+    return when("dashboard.enabled", text)
+
+
+def resources_of(folder: Path) -> list[Path]:
+    """Return the files of a kustomization, without folders."""
+    names = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
+    return [folder / name for name in names if (folder / name).is_file()]
+
+
 def rendered() -> dict[Path, str]:
     """Return each file of the chart with the text that it should have.
 
@@ -247,16 +291,18 @@ def rendered() -> dict[Path, str]:
     }
     chart = CHART / "Chart.yaml"
     files[chart] = files[chart].replace("VERSION", version)
-    for name in yaml.safe_load((BASE / "kustomization.yaml").read_text())["resources"]:
-        if (BASE / name).is_file():
-            files[CHART / "templates" / name] = _header(BASE / name) + from_base(name)
+    for path in resources_of(BASE):
+        files[CHART / "templates" / path.name] = _header(path) + from_base(path.name)
+    for path in resources_of(DASHBOARD):
+        files[CHART / "templates" / f"dashboard-{path.name}"] = _header(path) + of_dashboard(path.name)
     for path in sorted((ROOT / "crds").glob("managed*.yaml")):
         files[CHART / "templates" / f"10-{path.name}"] = _header(path) + crd(path.read_text())
-    for kind, source in (("podMonitor", "pod-monitor"), ("alerts", "alerts"), ("dashboard", "dashboard")):
+    for kind, source in FILES.items():
         text = (MONITORING / f"{source}.yaml").read_text()
         files[CHART / "files" / f"{kind}.yaml"] = re.split(r"^(?=spec:|data:)", text, flags=re.MULTILINE)[1]
-    values = yaml.safe_load(files[CHART / "values.yaml"])
-    files[CHART / "values.schema.json"] = json.dumps(schema(values), indent=2) + "\n"
+    values = with_defaults(files[CHART / "values.yaml"])
+    files[CHART / "values.yaml"] = values
+    files[CHART / "values.schema.json"] = json.dumps(schema(yaml.safe_load(values)), indent=2) + "\n"
     return files
 
 

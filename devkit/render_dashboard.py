@@ -62,6 +62,11 @@ def newest_by(label: str, metric: str) -> str:
     return f"max by ({label}) ({PREFIX}{metric}{SELECTOR})"
 
 
+def named(label: str, nothing: str, query: str) -> str:
+    """Return the query with a word for the label where that is empty."""
+    return f'label_replace({query}, "{label}", "{nothing}", "{label}", "")'
+
+
 def rate_by(label: str, metric: str) -> str:
     """Return the query for a counter's rate per second, by a label."""
     return f"sum by ({label}) (rate({PREFIX}{metric}{SELECTOR}[$__rate_interval]))"
@@ -137,16 +142,24 @@ SECTIONS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Slots in use, by class",
-            "Which class uses the slots; without a name: sessions without a class.",
+            "Which class uses the slots.",
             "short",
-            {"{{session_class}}": newest_by("session_class", "class_slots_used")},
+            {
+                "{{session_class}}": named(
+                    "session_class", "no class", newest_by("session_class", "class_slots_used")
+                )
+            },
             stacked=True,
         ),
         Panel(
             "Waiting for a slot, by class",
-            "Which class waits; without a name: sessions without a class.",
+            "Which class waits.",
             "short",
-            {"{{session_class}}": newest_by("session_class", "class_waiting_resources")},
+            {
+                "{{session_class}}": named(
+                    "session_class", "no class", newest_by("session_class", "class_waiting_resources")
+                )
+            },
             stacked=True,
         ),
         Panel(
@@ -162,7 +175,7 @@ SECTIONS: dict[str, list[Panel]] = {
             "Sessions by phase",
             "All resources.",
             "short",
-            {"{{phase}}": f"sum by (phase) ({PREFIX}resources_by_reason{SELECTOR})"},
+            {"{{phase}}": named("phase", "new", f"sum by (phase) ({PREFIX}resources_by_reason{SELECTOR})")},
             stacked=True,
         ),
         Panel(

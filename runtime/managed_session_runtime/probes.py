@@ -10,7 +10,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import uvicorn
-from prometheus_client import REGISTRY, CollectorRegistry, Info
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    GCCollector,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+)
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -53,8 +60,12 @@ def probe_app(*, ready: Check, live: Check = always_ok, registry: CollectorRegis
 def publish_build_info(component: str, registry: CollectorRegistry = REGISTRY) -> None:
     """Publish the metric `managed_sessions_build_info` with labels `component` and `version`.
 
-    The version is `unknown` if the distribution is on the path, but not installed.
+    The version is `unknown` if the distribution is on the path, but not installed. A registry of its own also
+    gets what the default one has: the metrics of the process and of Python.
     """
+    if registry is not REGISTRY:
+        for of_process in (ProcessCollector, PlatformCollector, GCCollector):
+            of_process(registry=registry)
     try:
         number = version("managed-sessions")
     except PackageNotFoundError:
