@@ -122,7 +122,7 @@ check: setup ## Lint, format, types, direction of imports, dead code, spelling, 
 format: setup ## Format the code
 	$(BIN)/ruff format .
 
-bench: setup binaries ## Measure webhook throughput, time to first heartbeat, warm starts, restart with 2,000 sessions, the list of 40,000 sandboxes, waits of a quiet class
+bench: setup binaries ## Measure webhook throughput, time to first heartbeat, warm starts, restart with 2,000 sessions, the list of 40,000 sandboxes, waits of a quiet class, dashboard with 5,000 sessions
 	$(BIN)/python benchmarks/webhook_throughput.py
 	$(BIN)/python benchmarks/time_to_first_heartbeat.py
 	$(BIN)/python benchmarks/restart_at_scale.py
@@ -130,6 +130,7 @@ bench: setup binaries ## Measure webhook throughput, time to first heartbeat, wa
 	$(BIN)/python benchmarks/warm_start.py
 	$(BIN)/python benchmarks/resync_at_scale.py
 	$(BIN)/python benchmarks/fair_sharing.py
+	$(BIN)/python benchmarks/dashboard_at_scale.py
 
 bench-quick: setup binaries ## A few ratios in less than three minutes; fails if one got worse by more than half
 	$(BIN)/python -m benchmarks.quick $(BENCH_ARGS)

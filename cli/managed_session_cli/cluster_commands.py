@@ -223,7 +223,33 @@ def smoke(
         raise typer.Exit(1)
 
 
+def dashboard(
+    port: Annotated[
+        int, typer.Option(help="Local port; 0 chooses a free one.", min=0, max=65535, show_default=False)
+    ] = 0,
+    open_browser: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the page in your browser.")
+    ] = True,
+    namespace: Namespace = DEFAULT_NAMESPACE,
+    system_namespace: SystemNamespace = DEFAULT_SYSTEM_NAMESPACE,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Open the dashboard, a read-only web page about the sessions.
+
+    Forwards a local port to the dashboard's pod with kubectl until Ctrl-C, and prints the address and how to
+    get a token to sign in with. Connects again when the pod was replaced. The dashboard is an optional part
+    of an installation: `managed-sessions install --dashboard`.
+    """
+    from managed_session_cli import dashboard as command  # noqa: PLC0415 - quick --help
+
+    cluster, installation = target(kubeconfig, context, namespace, system_namespace)
+    options = command.Options(port, open_browser, kubeconfig, context)
+    command.dashboard(cluster, installation, options, stdout_console())
+
+
 COMMANDS: Commands = {
+    dashboard: (LOOK, ("dashboard", "dashboard --port 8000 --no-open")),
     cost: (LOOK, ("cost", "cost --by day --since 7d", "cost --by session --output json")),
     install: (
         INSTALLATION,

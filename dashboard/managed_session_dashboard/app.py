@@ -60,6 +60,7 @@ class Parts:
     stream: Callable[..., Stream]
     metrics: DashboardMetrics
     namespace: str
+    system_namespace: str
 
 
 def dashboard_app(parts: Parts) -> ASGIApp:
@@ -240,6 +241,7 @@ class _Pages:
         shown = f'<p class="problem" role="alert">{html.escape(problem)}</p>' if problem else ""
         text = self._form.replace("<!-- problem -->", shown)
         text = text.replace("<!-- namespace -->", html.escape(self._parts.namespace))
+        text = text.replace("<!-- system namespace -->", html.escape(self._parts.system_namespace))
         headers = {"Retry-After": "60"} if status == 429 else None
         return Response(text, status_code=status, media_type="text/html; charset=utf-8", headers=headers)
 

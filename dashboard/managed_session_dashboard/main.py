@@ -152,6 +152,7 @@ def _parts(
         ),
         metrics=metrics,
         namespace=settings.namespace,
+        system_namespace=settings.system_namespace,
     )
 
 

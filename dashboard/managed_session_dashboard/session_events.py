@@ -23,6 +23,8 @@ class SessionEvent(NamedTuple):
     message: str
     uid: str
     """Of the ManagedSession."""
+    order: int = 0
+    """Orders Events of one second: the API server's version of the Event, which grows."""
 
 
 class SessionEvents:
@@ -65,13 +67,14 @@ class SessionEvents:
             str(body.get("reason", "")),
             str(body.get("message", ""))[:_MAX_MESSAGE],
             str(about.get("uid", "")),
+            _order_of(body),
         )
         self._add(str(about.get("name")), event)
 
     def of(self, name: str, uid: str) -> list[SessionEvent]:
         """Return the Events of a session, oldest first."""
         found = [event for event in self._events.get(name, ()) if event.uid == uid]
-        return sorted(found, key=lambda event: event.at)
+        return sorted(found, key=lambda event: (event.at, event.order))
 
     def keep_only(self, sessions: Collection[str]) -> None:
         """Forget the Events of all sessions but these."""
@@ -102,6 +105,11 @@ class SessionEvents:
         self._count -= 1
         if not self._events[name]:
             del self._events[name]
+
+
+def _order_of(body: Mapping[str, Any]) -> int:
+    version = str((body.get("metadata") or {}).get("resourceVersion", ""))
+    return int(version) if version.isdecimal() else 0
 
 
 def _time_of(body: Mapping[str, Any]) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from managed_session_api import names
 from managed_session_runtime.settings import Settings
 from pydantic import Field
 
@@ -9,6 +10,11 @@ from pydantic import Field
 class DashboardSettings(Settings):
     """Settings of the dashboard, in addition to those of every process."""
 
+    system_namespace: str = Field(
+        names.SYSTEM_NAMESPACE,
+        min_length=1,
+        description="Namespace of the pods, which the sign-in page names in its help.",
+    )
     dashboard_host: str = Field(
         "::", min_length=1, description="Address that the dashboard listens on; `::` means all addresses."
     )

@@ -46,7 +46,7 @@ async def test_page_leads_to_the_sign_in_and_back(site: Site) -> None:
         assert (away.status_code, away.headers["location"]) == (303, "sign-in")
         form = await client.get("sign-in")
         assert "<form" in form.text
-        assert site.namespace in form.text
+        assert f"--namespace={site.system_namespace} " in form.text
     async with site.viewer() as client:
         assert (await client.get("sign-in")).headers["location"] == "./"
         assert (await client.get("")).status_code == 200

@@ -53,6 +53,7 @@ async def dashboard_pod(
         environment={**base_environment(environ), "KUBECONFIG": str(kubeconfig)},
         settings={
             f"{_PREFIX}NAMESPACE": namespace,
+            f"{_PREFIX}SYSTEM_NAMESPACE": system_namespace,
             f"{_PREFIX}DASHBOARD_HOST": "127.0.0.1",
             f"{_PREFIX}DASHBOARD_PORT": str(port),
         },

@@ -92,6 +92,14 @@ def test_events_are_limited_for_each_session_and_in_all() -> None:
     assert changed == ["a"] * 4 + ["b"] * 3
 
 
+def test_events_of_one_second_are_in_the_order_in_which_they_were_posted() -> None:
+    events = SessionEvents(per_session=3, total=5, changed=lambda _: None)
+    for version in (12, 9, 10):  # a list has them in the order of their names
+        body = posted("a", 1, metadata={"resourceVersion": str(version)})
+        events.put({**body, "message": str(version)})
+    assert messages(events, "a") == ["9", "10", "12"]
+
+
 def test_event_is_kept_once_and_belongs_to_one_resource() -> None:
     events = SessionEvents(per_session=3, total=5, changed=lambda _: None)
     for _ in range(2):
