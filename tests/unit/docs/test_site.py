@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[3]
 CONFIGURATION = ROOT / "mkdocs.yml"
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("**/*.md"))
-PICTURES = sorted(DOCS.glob("images/*.svg"))
+DRAWINGS = sorted(DOCS.glob("images/*.svg"))
+PICTURES = [*DRAWINGS, *sorted(DOCS.glob("images/*.png"))]
 STYLES = sorted(DOCS.glob("stylesheets/*.css"))
 FIRST = "architecture.md"
 CODE = re.compile(r"^ *```.*?^ *```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
@@ -79,7 +80,7 @@ def test_links_to_files_stay_within_the_site(page: Path) -> None:
             assert within, f"{target} is no page and no picture: name the file as code"
 
 
-@pytest.mark.parametrize("picture", PICTURES, ids=path_in_docs)
+@pytest.mark.parametrize("picture", DRAWINGS, ids=path_in_docs)
 def test_a_picture_needs_no_network_and_no_script(picture: Path) -> None:
     drawing = picture.read_text()
     assert "<script" not in drawing
