@@ -83,9 +83,9 @@ async def measure(seconds: float, folder: Path) -> tuple[dict[str, Any], dict[st
             await apply_class(system, name, {"selector": {"agentIDs": [agents[name]]}, "limits": limits})
             await class_known(system, name)
         pods = {
-            "managed-session-webhook-6c4d9": system.webhook,
-            "managed-session-operator-7d9c5": system.operators[0],
-            "managed-session-operator-x2x8q": system.operators[1],
+            "webhook-6c4d9": system.webhook,
+            "operator-7d9c5": system.operators[0],
+            "operator-x2x8q": system.operators[1],
         }
         addresses = {name: pod.probe_url.removeprefix("http://") for name, pod in pods.items()}
         async with Prometheus(folder, addresses, system.system_namespace, rules) as prometheus:
