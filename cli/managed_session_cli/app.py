@@ -4,6 +4,7 @@ import sys
 from importlib import metadata
 
 from managed_session_cli import cluster_commands, sandbox_commands, session_commands, snapshot_commands
+from managed_session_cli.audit_commands import audit_app
 from managed_session_cli.completion_command import completion
 from managed_session_cli.plain_help import PROGRAM, PlainTyper, examples, register
 from managed_session_cli.template_commands import template_app
@@ -42,6 +43,7 @@ register(app, sandbox_commands.COMMANDS)
 register(app, snapshot_commands.COMMANDS)
 register(app, cluster_commands.COMMANDS)
 app.add_typer(template_app, name="template", rich_help_panel=cluster_commands.INSTALLATION)
+app.add_typer(audit_app, name="audit", rich_help_panel=cluster_commands.INSTALLATION)
 _add_commands_of_other_packages()
 app.command(epilog=examples(("completion bash",)))(completion)
 app.command()(version)

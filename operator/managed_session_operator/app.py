@@ -27,6 +27,7 @@ from managed_session_operator.capacity.creation_rate import CreationRate
 from managed_session_operator.capacity.slots import Capacity
 from managed_session_operator.clients.anthropic.work_queue import WorkQueue
 from managed_session_operator.clients.anthropic.workspace_sessions import WorkspaceSessions
+from managed_session_operator.clients.audit_sink import open_sink
 from managed_session_operator.clients.clock import SystemClock
 from managed_session_operator.clients.e2b.open_calls import OPEN_SECONDS
 from managed_session_operator.clients.e2b.sandbox_cleaning import SandboxCleaning
@@ -34,6 +35,7 @@ from managed_session_operator.clients.e2b.sandbox_preparation import SandboxPrep
 from managed_session_operator.clients.e2b.sandbox_skills import SandboxSkills
 from managed_session_operator.clients.e2b.sandboxes import Sandboxes
 from managed_session_operator.clients.e2b.worker_streams import WorkerStreams
+from managed_session_operator.clients.kubernetes.access_events import AccessEvents
 from managed_session_operator.clients.kubernetes.calls import kubernetes_call
 from managed_session_operator.clients.kubernetes.classes import Classes
 from managed_session_operator.clients.kubernetes.events import EventRecorder
@@ -45,6 +47,7 @@ from managed_session_operator.clients.kubernetes.session_tokens import SessionTo
 from managed_session_operator.clients.kubernetes.watch import Watch
 from managed_session_operator.clients.rotating_key import RotatingKey
 from managed_session_operator.clients.skill_cache.archives import cached
+from managed_session_operator.controller.access_audit import AccessAudit
 from managed_session_operator.controller.class_changes import ClassChanges
 from managed_session_operator.controller.class_feed import ClassFeed
 from managed_session_operator.controller.class_reports import ClassReports
@@ -66,11 +69,12 @@ from managed_session_operator.metrics import AnnouncementMetrics, Metrics
 from managed_session_operator.resync.loop import Resync
 from managed_session_operator.resync.session_end_checks import SessionEndChecks
 from managed_session_operator.settings import OperatorSettings
+from managed_session_operator.steps.audit_trail import AuditTrail
 from managed_session_operator.steps.context import Context
 from managed_session_operator.steps.session_records import SessionRecords
 from managed_session_operator.steps.sharing import Sharing
 from managed_session_operator.steps.skill_delivery import SkillDelivery
-from managed_session_operator.steps.turn_traces import TurnTraces
+from managed_session_operator.steps.turn_traces import RECENT, TurnTraces
 
 logger = logging.getLogger(__name__)
 
@@ -129,11 +133,13 @@ class OperatorApp:
             fence=self.leadership.fence,
             request_timeout=settings.request_timeout_seconds,
             create_timeout=settings.create_timeout_seconds,
+            on_kill=self._sandbox_killed,
         )
         timeout = settings.kubernetes_timeout_seconds
         self._own_events = EventRecorder(api_client, settings.system_namespace, timeout=timeout)
         self._events = EventRecorder(api_client, settings.namespace, timeout=timeout)
         self._cache = ResourceCache()
+        self._audit = self._new_audit()
         self._shared_environment = SharedEnvironmentDetector(
             self.metrics.environment_shared.set,
             partial(self._warn, Reason.ENVIRONMENT_SHARED),
@@ -145,6 +151,8 @@ class OperatorApp:
         self._class_feed = ClassFeed(
             self._context.classes.cache, self._classes, self._class_changed, settings.retry_scale
         )
+        events = AccessEvents(api_client, settings.namespace, timeout=timeout)
+        self._accesses = AccessAudit(events, self._audit, settings.resync_interval_seconds)
         self._watching = False
         self.liveness.measure("watch", self._progress.behind_seconds, settings.watch_deadline_seconds)
         self.liveness.measure("reconcile", self._queue.longest, _RECONCILE_SECONDS)
@@ -161,6 +169,27 @@ class OperatorApp:
             on_acquired=self._silence.take_over,
             annotations=self._silence.annotations,
         )
+
+    def _new_audit(self) -> AuditTrail | None:
+        """Return the audit; None if it is off.
+
+        Raises:
+            OSError: its file cannot be opened.
+        """
+        if self._settings.audit == "off":
+            return None
+        leadership = self.leadership
+        sink = open_sink(
+            self._settings.audit,
+            SystemClock(),
+            lambda: {"operator": leadership.identity, "epoch": leadership.epoch},
+            self.metrics.audit_lost.inc,
+        )
+        return AuditTrail(sink, self._cache.get)
+
+    def _sandbox_killed(self, sandbox_id: str) -> None:
+        if self._audit is not None:
+            self._audit.killed(sandbox_id)
 
     def _new_work_queue(self, installation_id: str) -> WorkQueue:
         return WorkQueue(
@@ -187,6 +216,7 @@ class OperatorApp:
             sandboxes,
             on_change=self._queue.add,
             accept_timeout=settings.worker_start_timeout_seconds,
+            on_call=self._audit.called if self._audit is not None else None,
         )
         traces = TurnTraces(self._spans, clock, runs.get) if self._spans is not None else None
         return Context(
@@ -205,6 +235,7 @@ class OperatorApp:
             cleaning=SandboxCleaning(sandboxes),
             runs=runs,
             traces=traces,
+            audit=self._audit,
             skills=SkillDelivery(
                 cached(
                     work_queue.skills,
@@ -227,7 +258,7 @@ class OperatorApp:
                 self.metrics.status_writes.inc,
                 self._cost_added,
                 settings.sandbox_price_per_second,
-                [traces] if traces is not None else [],
+                [each for each in (traces, self._audit) if each is not None],
             ),
             sharing=Sharing(
                 ManagedSandboxes(api_client, settings.namespace, fence=fence, timeout=timeout), clock
@@ -340,6 +371,9 @@ class OperatorApp:
         self._context.share_slots()
         if self.leadership.leading:
             self._class_changes.changed(name)
+            if self._audit is not None:
+                found = self._context.classes.cache.get(name)
+                self._audit.class_changed(name, found.metadata.generation if found is not None else None)
 
     def _enqueue(self, name: str) -> None:
         if self.leadership.leading:
@@ -393,11 +427,12 @@ class OperatorApp:
                 class_changes=self._class_changes.run(),
                 class_reports=reports.run(),
                 class_lists=self._class_feed.run(),
+                accesses=self._accesses.run(),
             )
         finally:
             live.forget("claims")
             live.forget("resync")
-            self.metrics.stand_by()
+            self._stand_by()
             queue.clear()
             self._class_changes.clear()
             with contextlib.suppress(Exception):
@@ -406,14 +441,27 @@ class OperatorApp:
             self._shared_environment.clear()
             self._silence.clear()
 
+    def _stand_by(self) -> None:
+        if self._audit is not None:
+            self._audit.stops_leading()
+        self.metrics.stand_by()
+
     def _take_over(self) -> None:
         """Have all resources reconciled."""
-        traces = self._context.traces
+        context = self._context
+        recently = context.now() - RECENT
+        if self._audit is not None:
+            self._audit.leads()
         for summary in self._cache.summaries():
             self._queue.add(summary.name)
-            resource = self._cache.get(summary.name) if traces is not None else None
-            if traces is not None and resource is not None:
-                traces.took_over(resource)
+            ended = summary.idle_since is not None and summary.idle_since > recently
+            resource = self._cache.get(summary.name) if summary.claim_active or ended else None
+            if resource is None:
+                continue
+            if context.traces is not None:
+                context.traces.took_over(resource)
+            if self._audit is not None:
+                self._audit.found(resource)
 
     async def _answered(self, read: Callable[[], Awaitable[object]]) -> None:
         """Read resources, and keep trying until the API server answers."""

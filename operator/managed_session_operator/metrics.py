@@ -204,7 +204,10 @@ class Metrics:
         self.resyncs = counter(
             "resyncs", "Resyncs with E2B's sandboxes and Anthropic's work list, by outcome.", "outcome"
         )
-        self.orphans_killed = counter("orphans_killed", "Orphaned sandboxes that were killed.")
+        self.orphans_killed, self.audit_lost = (
+            counter("orphans_killed", "Orphaned sandboxes that were killed."),
+            counter("audit_records_lost", "Records of the audit that could not be written."),
+        )
         self.recoveries = _from_zero(
             counter(
                 "recoveries",

@@ -101,6 +101,11 @@ class OperatorSettings(Settings):
         default="Recreate",
         description="What to do when E2B no longer has a session's sandbox: go on in an empty one, or fail.",
     )
+    audit: str = Field(
+        default="off",
+        pattern=r"^(off|stdout|/.*[^/])$",
+        description="Where the audit goes: off, stdout, or the absolute path of a file to append to.",
+    )
     e2b_plan: Literal["hobby", "pro"] = Field(
         default="hobby",
         description="Plan of the E2B team. Sets the defaults of MAX_ACTIVE_SANDBOXES, SANDBOX_CREATION_RATE "

@@ -46,7 +46,7 @@ SECONDS = 300.0
 WAYS: dict[str, list[str]] = {
     "cli": [
         "install.md", "credentials.md", "resource.md", "classes.md", "templates.md", "operate.md",
-        "costs.md", "traces.md", "troubleshooting.md", "alerts.md", "exposing.md", "upgrade.md",
+        "costs.md", "traces.md", "audit.md", "troubleshooting.md", "alerts.md", "exposing.md", "upgrade.md",
         "uninstall.md",
     ],
     "kubectl": ["install.md", "uninstall.md"],

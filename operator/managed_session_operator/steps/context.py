@@ -40,6 +40,7 @@ from managed_session_operator.domain.webhook_silence import WebhookSilence
 from managed_session_operator.domain.write_pace import WritePace
 from managed_session_operator.metrics import Metrics
 from managed_session_operator.settings import OperatorSettings
+from managed_session_operator.steps.audit_trail import AuditTrail
 from managed_session_operator.steps.session_records import SessionRecords
 from managed_session_operator.steps.sharing import Sharing
 from managed_session_operator.steps.skill_delivery import SkillDelivery
@@ -75,8 +76,8 @@ class Context:
     epoch: Callable[[], int]
     traces: TurnTraces | None = None
     """None unless traces are on."""
-    reports_calls: bool = False
-    """Whether all workers are to report their tool calls, not only those with a trace."""
+    audit: AuditTrail | None = None
+    """None unless the audit is on. Then all workers report their tool calls."""
     listings: Listings = field(default_factory=Listings)
     classes: ClassBoard = field(default_factory=ClassBoard)
     policy_pace: WritePace = field(default_factory=WritePace)

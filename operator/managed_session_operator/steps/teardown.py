@@ -162,6 +162,8 @@ async def finalize(context: Context, resource: ManagedSession) -> float | None:
     await context.records.patch(resource, {"metadata": {"finalizers": remaining}})
     if not remaining:
         context.records.cache.remove(name, resource.metadata.uid)
+    if context.audit is not None:
+        context.audit.released(resource)
     logger.info("resource released", extra={"resource": name, "session": resource.spec.session_id})
     await context.forget(name)
     return None

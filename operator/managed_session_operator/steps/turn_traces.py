@@ -31,7 +31,7 @@ _WAITS = frozenset({Step.CLAIM, Step.PROVISION, Step.AWAIT_SLOT})
 """Steps that return a delay while no slot is free or no sandbox may be created."""
 _GIVE_UP = frozenset({Step.PAUSE, Step.SUSPEND})
 """Steps after which a sandbox that was prepared for an announced run has been prepared for nothing."""
-_RECENT = timedelta(seconds=30)
+RECENT = timedelta(seconds=30)
 """A new leader sends turns again that ended no longer ago than this: the earlier one may have failed to."""
 
 
@@ -174,7 +174,7 @@ class TurnTraces:
         The earlier leader may have died before it had sent it. If not, the spans are the same again.
         """
         work = resource.status.work
-        if work.trace is None or work.finished_at is None or self._clock.now() - work.finished_at > _RECENT:
+        if work.trace is None or work.finished_at is None or self._clock.now() - work.finished_at > RECENT:
             return
         self._send(resource, work.trace, work.finished_at, None)
 

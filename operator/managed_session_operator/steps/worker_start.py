@@ -102,7 +102,7 @@ def _start_request(
         proxy=around.proxy,
         certificate_authorities=around.authorities,
         traceparent=worker_traceparent(resource),
-        report_calls=context.reports_calls or exemplar_of(resource) is not None,
+        report_calls=context.audit is not None or exemplar_of(resource) is not None,
     )
 
 

@@ -73,7 +73,7 @@ def test_every_command_of_the_cli_that_is_mentioned_exists(page: Path) -> None:
                 assert rest[0] in command.commands, f"there is no managed-sessions {words}"
                 command = command.commands[rest.pop(0)]
             known = {"--help", "-h"}.union(*(each.opts + each.secondary_opts for each in command.params))
-            options = {word.partition("=")[0] for word in rest if word.startswith("-")}
+            options = {word.partition("=")[0] for word in rest if word.startswith("-") and word != "-"}
             assert options <= known, f"managed-sessions {words}: there is no {options - known}"
 
 

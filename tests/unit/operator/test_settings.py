@@ -25,6 +25,8 @@ BAD = [
     ("RESYNC_INTERVAL_SECONDS", "0"),
     ("ON_SANDBOX_LOST", "Ignore"),
     ("WORKER_LOG_LEVEL", "LOUD"),
+    ("AUDIT", "stderr"),
+    ("AUDIT", "relative/path"),
     ("IDLE_TTL_SECONDS", "-1"),
     ("RETRY_SCALE", "0"),
     ("ALLOW_ENVIRONMENT_KEY_IN_SANDBOX", "perhaps"),

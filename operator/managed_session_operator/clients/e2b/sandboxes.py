@@ -150,6 +150,7 @@ class Sandboxes:
         fence: raises NotLeadingError if effects must not be sent.
         request_timeout: timeout of a quick call in seconds.
         create_timeout: seconds that a step waits for a create, resume or pause.
+        on_kill: called with the ID of a sandbox that was killed.
     """
 
     def __init__(
@@ -159,8 +160,10 @@ class Sandboxes:
         fence: Callable[[], None],
         request_timeout: float,
         create_timeout: float,
+        on_kill: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._api_key = api_key
+        self._on_kill = on_kill
         self._fence = fence
         self._request_timeout = request_timeout
         self._create_timeout = create_timeout
@@ -345,7 +348,10 @@ class Sandboxes:
     async def kill(self, sandbox_id: str) -> bool:
         """Kill the running or paused sandbox. Return False if it does not exist."""
         async with self._call("kill", self._request_timeout) as sandbox:
-            return bool(await sandbox.kill(sandbox_id, retries=0, request_timeout=self._request_timeout))
+            existed = bool(await sandbox.kill(sandbox_id, retries=0, request_timeout=self._request_timeout))
+        if existed:
+            self._on_kill(sandbox_id)
+        return existed
 
     async def extend(self, sandbox_id: str, timeout_seconds: int) -> None:
         """Restart the running sandbox's countdown at `timeout_seconds`."""

@@ -84,6 +84,11 @@ class Leadership:
         self._seen: tuple[str, float] | None = None
 
     @property
+    def identity(self) -> str:
+        """The name of this process in the Lease."""
+        return self._identity
+
+    @property
     def epoch(self) -> int:
         """The Lease's transition count, which grows with every change of leader."""
         return self._epoch
