@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import subprocess
 import time
 import webbrowser
@@ -58,6 +59,7 @@ def dashboard(cluster: Cluster, installation: Installation, options: Options, co
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         raise CommandError("kubectl is not on PATH. This command needs it to forward a port.")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that kubectl ends with this process
     port, delay = options.port, _FIRST_DELAY_SECONDS
     try:
         while True:

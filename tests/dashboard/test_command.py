@@ -71,7 +71,7 @@ async def test_command_prints_the_address_and_connects_again(deployed: Site, tmp
             return calls.exists() and len(calls.read_text().splitlines()) == 2
 
         await eventually("kubectl is called again", called_twice)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         rest, _ = await process.communicate()
     assert (process.returncode, rest.decode().strip()) == (0, "Disconnected.")
     first, second = calls.read_text().splitlines()

@@ -28,10 +28,9 @@ const feed = new Feed({
   },
   onState(state) {
     setServerTime(state.now);
-    const problem = state.problem ?? (state.synced ? null : "the API server’s lists are being read for the first time");
     const since = state.since ? ` since ${timeOfDay(state.since)}` : "";
-    byId("banner").hidden = problem === null;
-    if (problem !== null) setText(byId("banner"), `Not up to date${since}: ${problem}. The last known state is shown.`);
+    if (state.problem) showBanner(`Not up to date${since}: ${state.problem}. The last known state is shown.`);
+    else showBanner(state.synced ? "" : "The dashboard has just started, and is still reading what there is.");
   },
   onSession: () => page.refresh(),
   onLive(live) {
@@ -46,6 +45,8 @@ const feed = new Feed({
     model.clear();
     sessions.update();
     page.name = "";
+    showBanner("");
+    for (const each of document.querySelectorAll(".account > :not(.live)")) each.hidden = true;
     byId("live").dataset.state = "out";
     setText(byId("live-text"), "Signed out");
     signedOut = true;
@@ -58,6 +59,11 @@ let loaded = false;
 let signedOut = false;
 let view = "sessions";
 let scheduled = false;
+
+function showBanner(text) {
+  byId("banner").hidden = text === "";
+  setText(byId("banner"), text);
+}
 
 function schedule() {
   if (scheduled) return;

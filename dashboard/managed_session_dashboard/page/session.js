@@ -74,8 +74,8 @@ export class SessionPage {
     return panel(
       ready.reason, kind,
       ready.message && el("p", {}, ready.message),
-      ready.meaning && el("p", { class: "muted" }, ready.meaning),
-      ready.remedy && !GOOD.has(ready.reason) && el("p", {}, el("strong", {}, "What to do: "), ready.remedy),
+      ready.meaning && el("p", { class: "muted" }, prose(ready.meaning)),
+      ready.remedy && !GOOD.has(ready.reason) && el("p", {}, el("strong", {}, "What to do: "), prose(ready.remedy)),
       row?.waiting != null && el("p", {}, `Waiting for ${elapsed(row.waiting)}.`),
     );
   }
@@ -180,7 +180,10 @@ function turnRow({ turn, begin, wait, start, run, total }, longest) {
     el("td", {}, el("time", { datetime: iso(begin), title: iso(begin) }, timeOfDay(begin))),
     shown(wait, turn.claimed !== null), shown(start, turn.started !== null), shown(run, turn.started !== null),
     el("td", { class: "bar-cell" }, bar),
-    el("td", { title: turn.summary }, going ? "in progress" : short(turn.summary)));
+    el("td", { title: turn.summary }, going ? (turn.started === null ? "not started" : "in progress") : short(turn.summary)));
 }
+
+// Text of our own documentation, in which `words` are code.
+const prose = (text) => text.split("`").map((part, index) => (index % 2 ? el("code", {}, part) : part));
 
 const short = (text) => (text.length > 60 ? `${text.slice(0, 57)}…` : text);
