@@ -16,6 +16,8 @@ from .row import Outcome
 from .scenario import Scenario
 
 SETTLE_SECONDS = 30
+COUNTING_SLACK = 2.0
+"""Seconds by which rounded periods may exceed what E2B has billed."""
 
 
 async def check(scenario: Scenario, outcome: Outcome) -> None:
@@ -26,6 +28,7 @@ async def check(scenario: Scenario, outcome: Outcome) -> None:
         unanswered += _unanswered(report)
         _assert_nothing_doubled(report, outcome, sent=scenario.sent[conversation.session_id])
         await _assert_one_sandbox_worked(scenario, conversation.session_id, outcome.sandboxes)
+        await _assert_no_second_counted_twice(scenario, conversation.session_id)
     assert unanswered == outcome.unanswered, f"{unanswered} messages are not answered"
     await _assert_nothing_stranded(scenario)
     if outcome.gone:
@@ -75,6 +78,20 @@ async def _assert_one_sandbox_worked(scenario: Scenario, session_id: str, most: 
     starts = (await scenario.system.e2b_admin.ledger(operation="process_start")).calls
     worked = {call["sandboxID"] for call in starts if call.get("sandboxID") in ever}
     assert len(worked) <= most, f"{len(worked)} sandboxes got a worker"
+
+
+async def _assert_no_second_counted_twice(scenario: Scenario, session_id: str) -> None:
+    """The resource has no more running time than E2B has billed, unless a sandbox went at an unknown time."""
+    sandboxes = await scenario.sandboxes_for(session_id)
+    if any(each.state == "killed" for each in sandboxes):
+        return
+    path = "{.status.cost.sandboxSeconds}"
+    name = names.resource_name(session_id)
+    counted = await scenario.system.kubectl(
+        "get", names.PLURAL, name, "--ignore-not-found", f"--output=jsonpath={path}"
+    )
+    billed = sum(each.billed_seconds for each in sandboxes)
+    assert float(counted or 0) <= billed + COUNTING_SLACK, "no second of a sandbox is counted twice"
 
 
 async def _assert_nothing_stranded(scenario: Scenario) -> None:

@@ -109,7 +109,7 @@ class SessionRecords:
                 resource = newest
                 continue
             self._on_status_write()
-            self._on_cost(resource, _added(resource, patch))
+            self._on_cost(resource, _added(resource, patch, body))
             written = self.note(body)
             for follower in self._followers:
                 follower.written(resource, written)
@@ -171,9 +171,9 @@ class SessionRecords:
         return newest if newest is not None else ManagedSession.model_validate(body)
 
 
-def _added(before: ManagedSession, patch: Body) -> Added:
-    """Return what a write has added to the session's cost."""
-    cost = patch.get("cost")
+def _added(before: ManagedSession, patch: Body, written: Body) -> Added:
+    """Return what a write has added to the session's cost: nothing if the CRD does not have the field yet."""
+    cost = written.get("status", {}).get("cost") if "cost" in patch else None
     return added(before.status.cost, CostStatus.model_validate(cost)) if cost is not None else Added()
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from datetime import datetime
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from managed_session_api.resource import CostStatus
+from managed_session_api.resource import CostStatus, ManagedSession
 from managed_session_api.times import to_wire
+from managed_session_operator.clients.clock import SystemClock
 from managed_session_operator.domain.cost import Added, added, cost_fields
+from managed_session_operator.domain.resource_cache import ResourceCache
 from managed_session_operator.domain.status_patch import status_patch
 from managed_session_operator.domain.usage import Usage, later, newest_usage, read_usage
+from managed_session_operator.steps.session_records import SessionRecords
 
 from ...support.merge_patch import merge_patch
 from .examples import NOW, ago, body, session
@@ -182,3 +185,30 @@ def test_a_budget_holds_once_the_cost_has_reached_it() -> None:
     assert Usage(list_cost=24, budget=25).within_budget
     assert not Usage(list_cost=25, budget=25).within_budget
     assert Usage(list_cost=25).within_budget
+
+
+class Store:
+    """An API server whose CRD has the field, or not yet."""
+
+    def __init__(self, *, knows_costs: bool) -> None:
+        self._knows_costs = knows_costs
+
+    async def patch_status(self, _: ManagedSession, status: dict[str, Any]) -> dict[str, Any]:
+        kept = {key: value for key, value in status.items() if key != "cost" or self._knows_costs}
+        written: dict[str, Any] = merge_patch(body(status=running(), version=2), {"status": kept})
+        return written
+
+
+@pytest.mark.parametrize("knows_costs", [True, False])
+async def test_only_what_is_in_the_resource_is_counted(knows_costs: bool) -> None:
+    counted: list[Added] = []
+    records = SessionRecords(
+        cast("Any", Store(knows_costs=knows_costs)),
+        ResourceCache(),
+        cast("Any", None),
+        SystemClock(),
+        on_cost=lambda _, more: counted.append(more),
+    )
+    resource = records.note(body(status=running()))
+    await records.write_status(resource, usage=Usage(list_cost=126), turns=1)
+    assert counted == [Added(126 if knows_costs else 0, 0, 0)]

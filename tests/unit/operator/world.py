@@ -50,6 +50,8 @@ class Sandbox:
     listed_from: datetime
     period_began: datetime
     paused_at: datetime | None = None
+    earlier_periods: list[timedelta] = field(default_factory=list)
+    """The lengths of its running periods before the newest."""
     alive: bool = True
     worker: str | None = None
     """The claim of the worker in it, which is frozen while the sandbox is paused."""
@@ -159,7 +161,7 @@ class World(WorldWithClasses):
         return ManagedSession.model_validate(self.body)
 
     def part(self, name: str) -> dict[str, Any]:
-        """`status.work` or `status.sandbox`."""
+        """`status.work`, `status.sandbox` or `status.cost`."""
         found: dict[str, Any] = self.body["status"].get(name, {})
         return found
 
@@ -187,7 +189,21 @@ class World(WorldWithClasses):
 
     def write(self, **parts: Any) -> dict[str, Any]:
         """Merge into the status."""
-        return self._changed(merge_patch(self.body, {"status": parts}))
+        written = self._changed(merge_patch(self.body, {"status": parts}))
+        if "cost" in parts:
+            self._judge_cost()
+        return written
+
+    def _judge_cost(self) -> None:
+        """No second is counted twice, but for sandboxes that went at a time that nobody knows."""
+        if not all(each.alive for each in self.sandboxes):
+            return
+        ran, periods = timedelta(), 0
+        for each in self.sandboxes:
+            lengths = [*each.earlier_periods, (each.paused_at or self.now) - each.period_began]
+            ran, periods = sum(lengths, ran), periods + len(lengths)
+        counted = self.part("cost").get("sandboxSeconds", 0)
+        assert counted <= ran.total_seconds() + periods / 2, "more running time than there was"
 
     def patch(self, patch: dict[str, Any]) -> dict[str, Any]:
         """Merge into metadata and spec. A deleted resource is removed with its last finalizer."""
@@ -280,6 +296,7 @@ class World(WorldWithClasses):
         if sandbox is None:
             raise NotRunningError("gone")
         if sandbox.paused_at is not None:
+            sandbox.earlier_periods.append(sandbox.paused_at - sandbox.period_began)
             sandbox.paused_at, sandbox.period_began = None, self.now
             self._thaw(sandbox)
         sandbox.reached_by.add(epoch)
