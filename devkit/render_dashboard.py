@@ -77,6 +77,11 @@ def increase(metric: str, selector: str = SELECTOR, by: str = "") -> str:
     return f"sum{f' by ({by}) ' if by else ''}(increase({PREFIX}{metric}{selector}[$__rate_interval]))"
 
 
+def last_day(label: str, metric: str) -> str:
+    """Return the query for how far a counter has gone in 24 hours, by a label."""
+    return f"sum by ({label}) (increase({PREFIX}{metric}{SELECTOR}[1d]))"
+
+
 def quantiles(metric: str) -> dict[str, str]:
     """Return the queries for three quantiles of a histogram."""
     rate = f"sum by (le) (rate({PREFIX}{metric}_bucket{SELECTOR}[$__rate_interval]))"
@@ -236,6 +241,37 @@ SECTIONS: dict[str, list[Panel]] = {
             {"{{pod}}": f"process_resident_memory_bytes{SELECTOR}"},
         ),
     ],
+    "Costs": [
+        Panel(
+            "List cost in 24 hours, by class",
+            "What the sessions of each class cost at Anthropic's list prices.",
+            "currencyUSD",
+            {
+                "{{session_class}}": named(
+                    "session_class", "no class", last_day("session_class", "list_cost_dollars_total")
+                )
+            },
+            stacked=True,
+        ),
+        Panel(
+            "List cost in 24 hours, by agent",
+            "What the sessions of each agent cost at Anthropic's list prices.",
+            "currencyUSD",
+            {"{{agent}}": last_day("agent", "list_cost_dollars_total")},
+            stacked=True,
+        ),
+        Panel(
+            "Running time of sandboxes in 24 hours, by class",
+            "What E2B bills, before its price for the size of the sandboxes.",
+            "s",
+            {
+                "{{session_class}}": named(
+                    "session_class", "no class", last_day("session_class", "sandbox_seconds_total")
+                )
+            },
+            stacked=True,
+        ),
+    ],
     "Webhook": [
         Panel(
             "Requests by outcome",
@@ -248,6 +284,12 @@ SECTIONS: dict[str, list[Panel]] = {
             "How long Anthropic waits for an answer.",
             "s",
             quantiles("webhook_request_duration_seconds"),
+        ),
+        Panel(
+            "New turns, by what has found them",
+            "If polling alone finds turns that events used to announce, events get lost.",
+            "short",
+            {"{{by}}": increase("turns_found_total", by="by")},
         ),
     ],
 }
