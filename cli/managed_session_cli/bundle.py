@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import yaml
 from managed_session_api.credentials import Credential, credentials_in
@@ -75,6 +76,8 @@ class _Gathering:
     cluster: Cluster
     installation: Installation
     files: dict[str, str] = field(default_factory=dict)
+    objects: dict[str, list[Object]] = field(default_factory=dict)
+    reports: dict[str, Any] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     known: set[str] = field(default_factory=lambda: _secret_values(credentials_in(os.environ)))
 
@@ -95,6 +98,11 @@ class _Gathering:
             name: scrubber.log(text) if name.startswith("logs/") else scrubber.text(text)
             for name, text in self.files.items()
         }
+        for name, found in self.objects.items():
+            # Text by text: the form of the file must not suffer from what is taken out.
+            shown[name] = yaml.safe_dump_all(scrubber.all(found), sort_keys=False, allow_unicode=True)
+        for name, report in self.reports.items():
+            shown[name] = json.dumps(scrubber.all(report), indent=2)
         shown["missing.txt"] = scrubber.text("\n".join(self.missing) or "Nothing.") + "\n"
         return {"README.txt": _README, **dict(sorted(shown.items()))}
 
@@ -135,8 +143,7 @@ class _Gathering:
     def _keep(self, name: str, kind: str, found: list[Object]) -> None:
         for each in found:
             self.known |= suspicious(each, kind)
-        shown = [harmless(each, kind) for each in found]
-        self.files[f"objects/{name}.yaml"] = yaml.safe_dump_all(shown, sort_keys=False, allow_unicode=True)
+        self.objects[f"objects/{name}.yaml"] = [harmless(each, kind) for each in found]
 
     def _pods(self) -> None:
         where = self.installation.system_namespace
@@ -167,14 +174,14 @@ class _Gathering:
 
         with self._attempt("doctor"):
             checks = Examination(self.cluster, self.installation).all(self.cluster.version())
-            self.files["doctor.json"] = json.dumps([each.to_json() for each in checks], indent=2)
+            self.reports["doctor.json"] = [each.to_json() for each in checks]
 
     def _versions(self, kubernetes: str) -> None:
         images: set[str] = set()
         with self._attempt("images"):
             for name in (OPERATOR, WEBHOOK):
                 images |= _images(self.cluster.get(self.installation.deployment(name)))
-        found = {
+        self.reports["versions.json"] = {
             "kubernetes": kubernetes,
             "images": sorted(images),
             "python": platform.python_version(),
@@ -182,7 +189,6 @@ class _Gathering:
             "namespace": self.installation.namespace,
             "systemNamespace": self.installation.system_namespace,
         }
-        self.files["versions.json"] = json.dumps(found, indent=2)
 
 
 def _secret_values(values: dict[str, str]) -> set[str]:

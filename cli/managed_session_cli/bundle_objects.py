@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from managed_session_api.names import ANNOTATION_ATTENDED, ANNOTATION_IDENTITY, CLASS_KIND, KIND, SHARED_KIND
+from managed_session_api.names import CLASS_KIND, DOMAIN, KIND, SHARED_KIND
 
 from managed_session_cli.cluster import Object
 from managed_session_cli.redaction import REDACTED, Path, masked, texts
 
 _OUR_LABELS = ("app.kubernetes.io/", "kubernetes.io/metadata.name", "pod-template-hash")
-_OUR_ANNOTATIONS = (ANNOTATION_IDENTITY, ANNOTATION_ATTENDED, "deployment.kubernetes.io/revision")
+_OUR_ANNOTATIONS = (f"{DOMAIN}/", "deployment.kubernetes.io/revision")
 _METADATA = frozenset(
     {
         *("name", "namespace", "uid", "generation", "resourceVersion", "creationTimestamp"),
@@ -66,7 +66,7 @@ _KEPT: dict[str, tuple[Path, ...]] = {
         ("spec", "containers", "resources"),
         ("status",),
     ),
-    "CustomResourceDefinition": (("status",), ("spec", "group"), ("spec", "versions", "name")),
+    "CustomResourceDefinition": (("status",), ("spec",)),
     "EndpointSlice": (("ports",), ("endpoints", "conditions"), ("endpoints", "targetRef")),
 }
 _CONTAINERS: Path = ("spec", "template", "spec", "containers")
@@ -89,6 +89,8 @@ def harmless(found: Object, kind: str) -> Object:
         kept: tuple[Path, ...] = (("data",),)
     else:
         kept = _KEPT.get(kind, ())
+    if kind == "CustomResourceDefinition":
+        rest["spec"] = _versions(found.get("spec") or {})
     shown = masked(rest, (("apiVersion",), ("kind",), *kept))
     _show_variables(shown, found)
     return {**shown, "kind": kind, "metadata": _metadata(found.get("metadata") or {})}
@@ -97,7 +99,8 @@ def harmless(found: Object, kind: str) -> Object:
 def suspicious(found: Object, kind: str) -> set[str]:
     """Return texts of an object that may be secret, and that must not be in messages or logs either."""
     metadata = found.get("metadata") or {}
-    values = set((metadata.get("annotations") or {}).values())
+    annotations = (metadata.get("annotations") or {}).items()
+    values = {value for key, value in annotations if not key.startswith(_OUR_ANNOTATIONS)}
     values |= {value for key, value in (metadata.get("labels") or {}).items() if not _is_ours(key)}
     spec, status = found.get("spec") or {}, found.get("status") or {}
     if kind in (KIND, CLASS_KIND):
@@ -128,7 +131,7 @@ def _metadata(metadata: Mapping[str, Any]) -> Object:
         shown["labels"] = {key: value if _is_ours(key) else REDACTED for key, value in labels.items()}
     if annotations:
         shown["annotations"] = {
-            key: value if key in _OUR_ANNOTATIONS else REDACTED for key, value in annotations.items()
+            key: value if key.startswith(_OUR_ANNOTATIONS) else REDACTED for key, value in annotations.items()
         }
     return shown
 
@@ -145,6 +148,13 @@ def _secret(secret: Object) -> Object:
         "metadata": _metadata(secret.get("metadata") or {}),
         "keys": sorted(secret.get("data") or {}),
     }
+
+
+def _versions(spec: Mapping[str, Any]) -> Object:
+    """Return what a definition defines, without the schema, which its version says."""
+    shown = ("name", "served", "storage")
+    versions = [{key: each.get(key) for key in shown} for each in spec.get("versions") or []]
+    return {"group": spec.get("group"), "versions": versions}
 
 
 def _setting(name: str, value: Any) -> Any:

@@ -336,7 +336,15 @@ async def test_bundle_has_what_support_needs_and_no_canary(site: Site, first: st
     assert [name for name, text in texts.items() if CANARY in text] == []
     for secret in (E2B_KEY, site.settings.environment_key):
         assert [name for name, text in texts.items() if secret in text] == []
-    assert first in texts["objects/managedsessions.yaml"]
+    [session] = [
+        each
+        for each in yaml.safe_load_all(texts["objects/managedsessions.yaml"])
+        if each["spec"]["sessionID"] == first
+    ]
+    assert session["spec"]["sandbox"]["env"] == {"TOKEN": "[redacted]"}
+    annotations = session["metadata"]["annotations"]
+    assert annotations["example.com/note"] == "[redacted]"
+    assert annotations["managedagents.dev/identity"] != "[redacted]"
     assert "Said" in texts["objects/events.yaml"]
     assert "keys:\n- password" in texts[f"objects/secrets-{site.namespace}.yaml"]
     assert site.settings.environment_id in texts["objects/managedsessions.yaml"]
