@@ -311,13 +311,17 @@ def kubectl_calls(script: str) -> Iterator[list[str]]:
 
 
 HELP: dict[tuple[str, ...], set[str]] = {}
+WITH_PLUGIN = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+"""The environment in which kubectl finds our plugin, beside this interpreter."""
 
 
 def flags_of(*subcommand: str) -> set[str]:
     """The flags that a subcommand of kubectl has, those of every subcommand with them."""
     if subcommand not in HELP:
         kubectl = str(resolve_binaries().kubectl)
-        own = subprocess.run([kubectl, *subcommand, "--help"], capture_output=True, text=True, timeout=120)
+        own = subprocess.run(
+            [kubectl, *subcommand, "--help"], env=WITH_PLUGIN, capture_output=True, text=True, timeout=120
+        )
         shared = subprocess.run([kubectl, "options"], capture_output=True, text=True, timeout=120)
         assert own.returncode == 0, own.stderr
         assert f"kubectl {subcommand[0]}" in own.stdout, f"there is no kubectl {' '.join(subcommand)}"
