@@ -140,11 +140,14 @@ async def play_until_it_ends(
         return next((each for each in running if each.path("/mnt/session/begun").exists()), None)
 
     sandbox = await eventually("the attempt runs", begun)
+    patience = 2.0
     while not turn.done():
-        await asyncio.wait({turn}, timeout=2)
+        await asyncio.wait({turn}, timeout=patience)
         if sandbox.path("/mnt/session/begun").exists():
             with suppress(ControlError):
                 await system.anthropic_admin.lapse_lease(conversation.session_id)
+                # The next worker keeps its lease until it has made the call again.
+                patience = 20.0
     return (await turn)[0]
 
 

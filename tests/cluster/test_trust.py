@@ -20,7 +20,7 @@ from ..support.waiting import eventually
 
 HOST = "code.example.com"
 LOGIN = "user:s3cret-of-the-proxy"
-ANTHROPIC = "127.1"
+ANTHROPIC = "0x7f.1"
 """A name of 127.0.0.1 that is not among those which are always reached directly."""
 CURL = f"curl --silent --max-time 20 https://{HOST}/page"
 HOOK = f"{CURL}?before-pause"

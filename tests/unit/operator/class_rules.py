@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from managed_session_api.conditions import ConditionType
+from managed_session_api.times import claim_name
 
 from .process import Process
 from .world import Sandbox, World
@@ -91,10 +92,10 @@ class ClassRules(RuleBasedStateMachine):
         from_template = status.sandbox.from_snapshot is None
         if from_template and "template" in created and effective.origins is not None:
             assert recorded.template == effective.template, "another template than the status says"
-        started = status.work.acknowledged_at
+        claim, served = status.work.claim, status.work.acknowledged_at is not None
         serving = self.operator.context.serving(self.world.resource)
-        if serving is None or started is None or started < since:
-            # A claim from before the last change may have had another class.
+        if serving is None or claim is None or not served or claim < claim_name(since):
+            # A claim from before the last change may have had another class, even if it was served later.
             return
         assert recorded.deny == ("0.0.0.0/0",), "a worker ran under other rules than its class's"
         told = status.condition(ConditionType.POLICY_APPLIED)
