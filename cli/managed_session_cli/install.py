@@ -110,10 +110,12 @@ def install(cluster: Cluster, installation: Installation, options: Options, cons
 def _prepare(cluster: Cluster, installation: Installation, options: Options, console: Console) -> Preparation:
     console.print(f"Cluster      {cluster.server}, Kubernetes {cluster.version()}")
     manifests = installation.manifests(options.image)
-    if options.dashboard or cluster.get(installation.deployment(DASHBOARD)) is not None:
-        manifests += installation.dashboard_manifests(options.image)
     needed = _needed_permissions(installation, manifests)
     require_permissions(cluster, needed)
+    if options.dashboard or cluster.get(installation.deployment(DASHBOARD)) is not None:
+        manifests += installation.dashboard_manifests(options.image)
+        needed = _needed_permissions(installation, manifests)
+        require_permissions(cluster, needed)
     console.print(f"Permissions  {len(needed)} required, all granted")
     namespaces = _live_namespaces(cluster, installation)
     for crd in crds_of(manifests):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import sys
 import termios
@@ -31,7 +30,8 @@ def is_terminal() -> bool:
 
 def size() -> Size:
     """Return the terminal's size."""
-    found = shutil.get_terminal_size()
+    # Not by COLUMNS and LINES, which an earlier program may have exported.
+    found = os.get_terminal_size(sys.stdout.fileno())
     return Size(found.lines, found.columns)
 
 

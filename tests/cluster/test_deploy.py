@@ -52,6 +52,7 @@ RIGHTS: dict[tuple[str, str], set[Right]] = {
         *(("", "secrets", "", verb) for verb in ("get", "create", "update", "delete")),
         ("", "configmaps", "", "get"),
         ("", "events", "", "create"),
+        ("", "events", "", "list"),
     },
     (OPERATOR, SYSTEM_NAMESPACE): {
         ("coordination.k8s.io", "leases", "", "create"),

@@ -126,6 +126,8 @@ async def test_shell_has_keys_size_rights_and_exit_status_and_leaves_an_event(
 ) -> None:
     async with typing(site, "shell", resting, "--resume") as typist:
         await typist.sees("$ ")
+        typist.type("until stty size | grep -qx '30 100'; do sleep 0.1; done\r")
+        await typist.sees("$ ")
         typist.type("echo size $(stty size) in $PWD with $(cat kept)\r")
         await typist.sees("size 30 100 in /mnt/session with hello")
         await typist.sees("$ ")
