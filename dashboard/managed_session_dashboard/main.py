@@ -5,23 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
-import sys
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
 
-import uvloop
 from managed_session_api import names
 from managed_session_runtime.credentials import CredentialDirectory
-from managed_session_runtime.kubernetes_client import (
-    ApiServerSession,
-    KubernetesConfigurationError,
-    open_session,
-)
+from managed_session_runtime.kubernetes_client import ApiServerSession, open_session
 from managed_session_runtime.log import configure_logging
 from managed_session_runtime.probes import probe_app, publish_build_info, serve
-from managed_session_runtime.settings import EXIT_CODE, load_settings
+from managed_session_runtime.process import run_process
+from managed_session_runtime.settings import load_settings
 
 from managed_session_dashboard.access import Access
 from managed_session_dashboard.app import Parts, dashboard_app
@@ -167,32 +161,11 @@ async def _running(watches: Sequence[KindWatch]) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _run_until_signal(settings: DashboardSettings) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_signal() -> None:
-        stop.set()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)  # a second signal ends the process at once
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    await run(settings, stop)
-
-
 def main() -> None:
     """Run the dashboard. Exit code 2: invalid settings; 1: it cannot start."""
     settings = load_settings(DashboardSettings)
     configure_logging(settings.log_format, settings.log_level)
-    try:
-        uvloop.run(_run_until_signal(settings))
-    except KubernetesConfigurationError as error:
-        logger.error("cannot start: %s", error)  # noqa: TRY400 - a traceback would add nothing
-        sys.exit(EXIT_CODE)
-    except OSError as error:
-        logger.error("cannot start: %s", error)  # noqa: TRY400 - a traceback would add nothing
-        sys.exit(1)
+    run_process(partial(run, settings), logger)
 
 
 if __name__ == "__main__":

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
-import sys
+from functools import partial
 
-import uvloop
 from managed_session_runtime.credentials import CredentialDirectory
-from managed_session_runtime.kubernetes_client import KubernetesConfigurationError, connect
+from managed_session_runtime.kubernetes_client import connect
 from managed_session_runtime.log import configure_logging
 from managed_session_runtime.managed_session_client import ManagedSessionClient
 from managed_session_runtime.probes import probe_app, publish_build_info, serve
-from managed_session_runtime.settings import EXIT_CODE, load_settings
+from managed_session_runtime.process import run_process
+from managed_session_runtime.settings import load_settings
 
 from managed_session_webhook.app import webhook_app
 from managed_session_webhook.body import BodyReader
@@ -101,32 +100,11 @@ def _delivery_endpoint(
     )
 
 
-async def _run_until_signal(settings: WebhookSettings) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_signal() -> None:
-        stop.set()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)  # a second signal ends the process at once
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    await run(settings, stop)
-
-
 def main() -> None:
     """Run the webhook. Exit code 2: invalid settings; 1: it cannot start."""
     settings = load_settings(WebhookSettings)
     configure_logging(settings.log_format, settings.log_level)
-    try:
-        uvloop.run(_run_until_signal(settings))
-    except KubernetesConfigurationError as error:
-        logger.error("cannot start: %s", error)  # noqa: TRY400 - a traceback would add nothing
-        sys.exit(EXIT_CODE)
-    except OSError as error:
-        logger.error("cannot start: %s", error)  # noqa: TRY400 - a traceback would add nothing
-        sys.exit(1)
+    run_process(partial(run, settings), logger)
 
 
 if __name__ == "__main__":
