@@ -45,11 +45,12 @@ STYLE = """
     .heading { fill: #1d2433; font-size: 16px; font-weight: 600 }
     .name { fill: #1d2433; font-size: 13.5px } .time { fill: #4a5670; font-size: 12px }
     .root { fill: #8b98ad } .stage { fill: #3f63c8 } .worker { fill: #2c8a6b } .call { fill: #7cc2a8 }
-    .failed { fill: #d0552f }
+    .remote { fill: #a9b9ea }     .failed { fill: #d0552f }
     @media (prefers-color-scheme: dark) {
       .page { fill: #12161f } .grid { stroke: #364052 } .axis, .time { fill: #b9c4d6 }
       .heading, .name { fill: #eef2f9 } .root { fill: #67758c } .stage { fill: #7d9bf0 }
-      .worker { fill: #46b18c } .call { fill: #2f7d62 } .failed { fill: #e2764f }
+      .worker { fill: #46b18c } .call { fill: #2f7d62 }
+      .remote { fill: #4d63a3 } .failed { fill: #e2764f }
     }
 """
 
@@ -128,6 +129,8 @@ def kind(depth: int, span: ReceivedSpan) -> str:
     """Return the class of the span's bar."""
     if span.failed:
         return "failed"
+    if span.client:
+        return "remote"
     return "root" if depth == 0 else "call" if depth > 1 else "worker" if span.name == "worker" else "stage"
 
 

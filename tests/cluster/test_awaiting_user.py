@@ -13,7 +13,7 @@ from managed_session_cli.conversation import Conversation
 from managed_session_devkit.control_plane import ControlPlane
 from managed_session_devkit.system.local_system import LocalSystem
 
-from ..support.sessions import QUICK, becomes, begin, condition, resource, resyncs_pass, told
+from ..support.sessions import QUICK, allow, answer, becomes, begin, condition, resource, resyncs_pass, told
 from ..support.systems import local_system
 from ..support.waiting import eventually
 
@@ -30,14 +30,6 @@ async def system(control_plane: ControlPlane) -> AsyncIterator[LocalSystem]:
 
 def playing(*tools: dict[str, Any]) -> str:
     return json.dumps({"script": [*tools, {"say": "{result}"}]})
-
-
-async def answer(system: LocalSystem, conversation: Conversation, **event: Any) -> None:
-    """Answer the one call that the session waits for."""
-    [call] = (await system.anthropic_admin.session(conversation.session_id)).waiting_for
-    name = "custom_tool_use_id" if event["type"] == "user.custom_tool_result" else "tool_use_id"
-    events: Any = [{**event, name: call}]
-    await system.user.beta.sessions.events.send(conversation.session_id, events=events)
 
 
 async def wait_is_over(system: LocalSystem, conversation: Conversation) -> None:
@@ -82,7 +74,7 @@ async def test_wait_is_told_keeps_its_place_and_ends_with_the_answer(system: Loc
         await resyncs_pass(system, 2)
         assert (await resource(system, waiting.session_id))["metadata"]["resourceVersion"] == before
 
-        await answer(system, waiting, type="user.tool_confirmation", result="allow")
+        await allow(system, waiting)
         assert await waiting.answer() == "confirmed"
         assert await other.answer() == "other"
         await wait_is_over(system, waiting)

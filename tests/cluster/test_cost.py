@@ -12,13 +12,12 @@ from typing import Any
 import httpx
 import pytest
 from managed_session_api import names
-from managed_session_cli.conversation import Conversation
 from managed_session_devkit.control_plane import ControlPlane
 from managed_session_devkit.system.local_system import LocalSystem
 from managed_session_devkit.system.pod import Pod
 from prometheus_client.parser import text_string_to_metric_families
 
-from ..support.sessions import QUICK, becomes, begin, resource, sandboxes_of, written_down
+from ..support.sessions import QUICK, allow, becomes, begin, resource, sandboxes_of, written_down
 from ..support.systems import StartSystem, local_system
 from ..support.waiting import eventually
 
@@ -150,16 +149,10 @@ async def test_a_paused_wait_is_recorded_and_costs_no_running_time(system: Local
         waiting = await cost(system, session_id)
         assert waiting["listCost"] == "1", "the request that asks"
         assert waiting["sandboxSeconds"] == pytest.approx(await billed(system, session_id), abs=SLACK)
-        await _allow(system, conversation)
+        await allow(system, conversation)
         done = await turns_recorded(system, session_id, 1)
         assert done["listCost"] == "2"
         assert done["sandboxSeconds"] == pytest.approx(await billed(system, session_id), abs=SLACK)
-
-
-async def _allow(system: LocalSystem, conversation: Conversation) -> None:
-    [call] = (await system.anthropic_admin.session(conversation.session_id)).waiting_for
-    events: Any = [{"type": "user.tool_confirmation", "result": "allow", "tool_use_id": call}]
-    await system.user.beta.sessions.events.send(conversation.session_id, events=events)
 
 
 async def test_a_lost_sandbox_keeps_what_it_has_cost(system: LocalSystem) -> None:

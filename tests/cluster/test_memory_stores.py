@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 from managed_session_cli.conversation import Conversation
@@ -13,6 +12,7 @@ from managed_session_devkit.system.local_system import LocalSystem
 
 from ..support.sessions import (
     QUICK,
+    allow,
     becomes,
     begin_with_store,
     condition,
@@ -53,9 +53,7 @@ async def test_memory_is_uploaded_before_a_pause_and_outlasts_a_lost_sandbox(sys
         # Whatever happens to the paused sandbox, this cannot be lost any more.
         assert await content(system, "memstore_notes") == {"/lesson.md": "learned\n"}
 
-        [call] = (await system.anthropic_admin.session(conversation.session_id)).waiting_for
-        events: Any = [{"type": "user.tool_confirmation", "tool_use_id": call, "result": "allow"}]
-        await system.user.beta.sessions.events.send(conversation.session_id, events=events)
+        await allow(system, conversation)
         assert await conversation.answer() == "allowed"
         await becomes(system, conversation.session_id, "Idle", status="True")
         await rests(system, conversation)

@@ -11,7 +11,18 @@ from managed_session_cli.conversation import Conversation
 from managed_session_devkit.control_plane import ControlPlane
 from managed_session_devkit.system.local_system import LocalSystem
 
-from ..support.sessions import QUICK, becomes, begin, condition, paused, resource, resyncs_pass, sandboxes_of
+from ..support.sessions import (
+    QUICK,
+    allow,
+    answer,
+    becomes,
+    begin,
+    condition,
+    paused,
+    resource,
+    resyncs_pass,
+    sandboxes_of,
+)
 from ..support.systems import local_system
 from ..support.waiting import eventually
 
@@ -34,18 +45,6 @@ async def system(control_plane: ControlPlane) -> AsyncIterator[LocalSystem]:
 
 def playing(*steps: dict[str, Any]) -> str:
     return json.dumps({"script": [*steps, {"say": "{result}"}]})
-
-
-async def answer(system: LocalSystem, conversation: Conversation, **event: Any) -> None:
-    """Answer the one call that the session waits for."""
-    [call] = (await system.anthropic_admin.session(conversation.session_id)).waiting_for
-    name = "custom_tool_use_id" if event["type"] == "user.custom_tool_result" else "tool_use_id"
-    events: Any = [{**event, name: call}]
-    await system.user.beta.sessions.events.send(conversation.session_id, events=events)
-
-
-async def allow(system: LocalSystem, conversation: Conversation) -> None:
-    await answer(system, conversation, type="user.tool_confirmation", result="allow")
 
 
 async def approve(system: LocalSystem, conversation: Conversation) -> None:

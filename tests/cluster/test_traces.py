@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator, Iterator
 
@@ -15,12 +16,20 @@ from managed_session_devkit.system.trace_receiver import ReceivedSpan, TraceRece
 
 from ..support.held import WAIT, let_go
 from ..support.leaders import leader
-from ..support.sessions import QUICK, begin, resource, sandboxes_of, written_down
+from ..support.sessions import QUICK, allow, begin, resource, sandboxes_of, written_down
 from ..support.systems import local_system
 from ..support.waiting import eventually
 
 CANARY = "canary-of-content"
 HEADER = "canary-of-a-header"
+ASK = {"tool": "bash", "input": {"command": "echo asked"}, "permission": "ask"}
+CALLS_OF_A_FIRST_TURN = {
+    "create sandbox": "E2B create",
+    "acknowledge": "Anthropic ack",
+    "start worker": "E2B worker start",
+    "pause sandbox": "E2B pause",
+}
+"""A call that the operator makes in each of these stages."""
 COMMON = ["claim", "acknowledge", "start worker", "first heartbeat", "worker", "pause sandbox"]
 
 
@@ -39,7 +48,10 @@ async def system(control_plane: ControlPlane, receiver: TraceReceiver) -> AsyncI
         "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=tests",
         "OTEL_BSP_SCHEDULE_DELAY": "100",
     }
-    async with local_system(control_plane, operators=2, operator_settings=QUICK, environ=environ) as running:
+    settings = {**QUICK, "pause_while_waiting_seconds": "1"}
+    async with local_system(
+        control_plane, operators=2, operator_settings=settings, environ=environ
+    ) as running:
         yield running
 
 
@@ -81,6 +93,13 @@ def calls(trace: list[ReceivedSpan]) -> list[ReceivedSpan]:
     return found
 
 
+def remote_calls(trace: list[ReceivedSpan], stage: str) -> list[str]:
+    """The names of the operator's calls in a stage, in the order in which they began."""
+    (parent,) = [span for span in trace if span.name == stage]
+    found = [span for span in trace if span.client and span.parent_id == parent.span_id]
+    return [span.name for span in sorted(found, key=lambda span: span.start)]
+
+
 async def test_each_turn_is_one_tree_from_the_webhook_to_the_pause(
     system: LocalSystem, receiver: TraceReceiver
 ) -> None:
@@ -95,6 +114,9 @@ async def test_each_turn_is_one_tree_from_the_webhook_to_the_pause(
     assert [name for name in begun if name in COMMON] == COMMON
     assert begun.index("create sandbox") < begun.index("acknowledge")
     assert "webhook delivery" in begun
+    for stage, call_of_it in CALLS_OF_A_FIRST_TURN.items():
+        assert call_of_it in remote_calls(first, stage)
+    assert {span.attributes["peer.service"] for span in first if span.client} == {"anthropic", "e2b"}
     (call,) = calls(first)
     assert (call.name, call.failed, call.attributes["error.type"]) == (
         "execute_tool bash",
@@ -110,6 +132,7 @@ async def test_each_turn_is_one_tree_from_the_webhook_to_the_pause(
     assert second[0].trace_id != first[0].trace_id
     begun = stages(second, second_root)
     assert begun.index("resume sandbox") < begun.index("acknowledge")
+    assert remote_calls(second, "resume sandbox") == ["E2B connect"]
     assert [call.failed for call in calls(second)] == [False]
 
 
@@ -145,6 +168,42 @@ async def test_trace_of_a_turn_that_two_leaders_served_is_one_tree(
         each for each in receiver.spans if each.attributes.get("gen_ai.conversation.id") == session_id
     ]
     assert {each.trace_id for each in of_session} == {root.trace_id}
+
+
+async def rests(system: LocalSystem, session_id: str, other_than: str = "") -> str:
+    """Wait until the session waits in a paused sandbox, as is written down. Return since when."""
+
+    async def look() -> str | None:
+        status = (await resource(system, session_id)).get("status", {})
+        since: str | None = status.get("work", {}).get("awaitingUserSince")
+        return since if status.get("sandbox", {}).get("state") == "Paused" and since != other_than else None
+
+    return await eventually("it waits in a paused sandbox", look)
+
+
+async def test_a_wait_for_the_user_is_a_span_of_the_turn_whoever_led_when_it_began(
+    system: LocalSystem, receiver: TraceReceiver
+) -> None:
+    async with begin(system) as conversation:
+        session_id = conversation.session_id
+        await conversation.send(json.dumps({"script": [ASK, ASK, {"say": "{result}"}]}))
+        began = await rests(system, session_id)
+        first = await leader(system)
+        await first.process.stop(kill=True)
+        await leader(system, other_than=first)
+        await allow(system, conversation)
+        await rests(system, session_id, other_than=began)
+        await allow(system, conversation)
+        assert await conversation.answer() == "asked"
+        trace = await the_trace(system, receiver, session_id)
+        await first.restart()
+    assert_one_tree(trace)
+    (worker,) = [span for span in trace if span.name == "worker"]
+    waits = sorted((span for span in trace if span.name == "wait for user"), key=lambda span: span.start)
+    assert [wait.parent_id for wait in waits] == [worker.span_id] * 2
+    of_each = [{span.name for span in trace if span.parent_id == wait.span_id} for wait in waits]
+    assert {"E2B pause", "E2B connect"} <= of_each[1]
+    assert "E2B connect" in of_each[0], "the pause was another leader's"
 
 
 async def test_traces_show_neither_content_nor_secrets(system: LocalSystem, receiver: TraceReceiver) -> None:

@@ -159,6 +159,19 @@ async def written_down(system: LocalSystem, session_id: str) -> bool:
     return not served and status.get("sandbox", {}).get("state") == "Paused"
 
 
+async def answer(system: LocalSystem, conversation: Conversation, **event: Any) -> None:
+    """Answer the one call that the session waits for."""
+    [call] = (await system.anthropic_admin.session(conversation.session_id)).waiting_for
+    name = "custom_tool_use_id" if event["type"] == "user.custom_tool_result" else "tool_use_id"
+    events: Any = [{**event, name: call}]
+    await system.user.beta.sessions.events.send(conversation.session_id, events=events)
+
+
+async def allow(system: LocalSystem, conversation: Conversation) -> None:
+    """Confirm the one call that the session waits for."""
+    await answer(system, conversation, type="user.tool_confirmation", result="allow")
+
+
 async def paused(system: LocalSystem, session_id: str) -> bool:
     """Exactly one sandbox of the session is left, and it is paused."""
     alive = [each for each in await sandboxes_of(system, session_id) if each.state != "killed"]

@@ -29,6 +29,8 @@ class ReceivedSpan:
     start: int
     end: int
     failed: bool
+    client: bool
+    """Whether it is a call to another service."""
     attributes: dict[str, Any]
     service: dict[str, Any]
     """Attributes of the resource that sent it."""
@@ -115,6 +117,7 @@ def _spans(body: bytes) -> list[ReceivedSpan]:
             span.start_time_unix_nano,
             span.end_time_unix_nano,
             span.status.code == 2,
+            span.kind == 3,
             _attributes(span.attributes),
             _attributes(resource.resource.attributes),
         )

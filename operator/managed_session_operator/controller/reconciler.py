@@ -193,8 +193,8 @@ class Reconciler:
         context, traces = self._context, self._context.traces
         if traces is None:
             return await _STEPS[step](context, resource)
-        traces.step_begins(resource, step)
-        delay = await _STEPS[step](context, resource)
+        with traces.step_begins(resource, step):
+            delay = await _STEPS[step](context, resource)
         traces.step_ended(resource, step, delay)
         return delay
 

@@ -21,6 +21,7 @@ class Span:
         end: when it ended.
         attributes: what else is known. No content and no secret.
         error: the kind of its error, if it failed.
+        client: whether it is a call to another service.
     """
 
     name: str
@@ -30,3 +31,4 @@ class Span:
     end: datetime
     attributes: Attributes = field(default_factory=dict)
     error: str | None = None
+    client: bool = False

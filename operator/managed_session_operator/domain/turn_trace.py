@@ -15,6 +15,7 @@ from managed_session_api.events import RUN_STARTED
 from managed_session_api.resource import EventStatus, ManagedSession, StageStatus, TraceStatus
 from managed_session_worker.protocol import lease_given_back
 
+from managed_session_operator.domain.remote_calls import RemoteCall
 from managed_session_operator.domain.span import Attributes, Span
 from managed_session_operator.domain.worker_run import CallReport, ExitRecord, WorkerRun, call_report
 
@@ -32,6 +33,10 @@ HEARTBEAT = "first heartbeat"
 WORKER = "worker"
 CALL = "execute_tool"
 PAUSE = "pause sandbox"
+WAIT = "wait for user"
+
+_MOST_WAITS = 8
+"""Waits of a turn that are recorded: the first ones, and the newest. The CRD limits the stages."""
 
 _SAMPLED = 1
 
@@ -89,12 +94,14 @@ class Ended:
         trace: what the resource recorded of its trace.
         ended_at: when it was over.
         run: what this process knows of its worker, if anything.
+        calls: the calls to Anthropic and E2B that this process has made for it.
     """
 
     resource: ManagedSession
     trace: TraceStatus
     ended_at: datetime
     run: WorkerRun | None = None
+    calls: tuple[RemoteCall, ...] = ()
 
 
 def spans_of(turn: Ended) -> list[Span]:
@@ -105,9 +112,12 @@ def spans_of(turn: Ended) -> list[Span]:
     children = [
         Span(stage.name, context.span_id(stage.name), root_id, stage.started_at, stage.ended_at)
         for stage in last.values()
+        if not _is_wait(stage.name)
     ]
     children += _heartbeat(context, root_id, turn, last)
     children += _worker(context, root_id, turn, last)
+    children += _waits(context, turn, last, children)
+    children += _remote_calls(context, turn.calls, children)
     work = turn.resource.status.work
     end = max([turn.ended_at, *(span.end for span in children)])
     # An offer's time is when its poll was sent, often long before there was anything to do.
@@ -115,7 +125,10 @@ def spans_of(turn: Ended) -> list[Span]:
     reason = work.exit_reason
     error = reason if reason is not None and not _orderly(turn.resource) else None
     root = Span(TURN, root_id, None, start, end, _attributes(turn), error)
-    return [root, *sorted(children, key=lambda span: (span.parent_id != root_id, span.start, span.end))]
+    depth = {root_id: 0}
+    for span in children:
+        depth[span.span_id] = depth[span.parent_id or root_id] + 1
+    return [root, *sorted(children, key=lambda span: (depth[span.span_id], span.start, span.end))]
 
 
 def _orderly(resource: ManagedSession) -> bool:
@@ -192,6 +205,45 @@ def _worker(
         )
 
 
+def _waits(
+    context: TraceContext, turn: Ended, stages: Mapping[str, StageStatus], spans: Iterable[Span]
+) -> Iterator[Span]:
+    """Return the spans of the waits for the session's user, below that of the worker that waits."""
+    worker = next((span for span in spans if span.name == WORKER), None)
+    if worker is None:
+        return
+    waits = {name: (stage.started_at, stage.ended_at) for name, stage in stages.items() if _is_wait(name)}
+    since = turn.resource.status.work.awaiting_user_since
+    if since is not None:
+        # It ends with the turn.
+        waits[wait_stage(turn.resource)] = (since, turn.ended_at)
+    for name, (began, ended) in waits.items():
+        start = min(max(began, worker.start), worker.end)
+        end = min(max(ended, start), worker.end)
+        yield Span(WAIT, context.span_id(name), worker.span_id, start, end)
+
+
+def _remote_calls(
+    context: TraceContext, calls: Iterable[RemoteCall], spans: Iterable[Span]
+) -> Iterator[Span]:
+    """Return the spans of calls that lie within their stage. Others belong to a try that was given up."""
+    known = {span.span_id: span for span in spans}
+    for number, call in enumerate(calls):
+        parent = known.get(context.span_id(call.stage))
+        if parent is None or call.started_at < parent.start or call.ended_at > parent.end:
+            continue
+        yield Span(
+            f"{call.service} {call.operation}",
+            context.span_id(call.stage, call.service, call.operation, str(number)),
+            parent.span_id,
+            call.started_at,
+            max(call.started_at, call.ended_at),
+            {"peer.service": call.service.lower()},
+            call.error,
+            client=True,
+        )
+
+
 def _calls(run: WorkerRun) -> Iterator[tuple[CallReport, str | None]]:
     """Return the worker's calls, each with the kind of its error: those that ended, and those cut off."""
     for call in run.calls.values():
@@ -260,7 +312,11 @@ class Stages:
         began = self.began(name)
         if began is not None:
             del self.begun[name]
-            self.over[name] = StageStatus(name=name, started_at=began, ended_at=max(began, now))
+            self.note(name, began, now)
+
+    def note(self, name: str, began: datetime, ended: datetime) -> None:
+        """Note a stage that is over."""
+        self.over[name] = StageStatus(name=name, started_at=began, ended_at=max(began, ended))
 
     def merged(self, recorded: Iterable[StageStatus]) -> list[StageStatus]:
         """Return the recorded stages with those that are over since."""
@@ -271,6 +327,17 @@ def sandbox_stage(resource: ManagedSession) -> str:
     """Return the stage in which the resource's sandbox gets to run."""
     sandbox = resource.status.sandbox
     return CREATE if sandbox.id is None or sandbox.replaces is not None else RESUME
+
+
+def wait_stage(resource: ManagedSession) -> str:
+    """Return the stage of the turn's present, or next, wait for the session's user."""
+    trace = resource.status.work.trace
+    recorded = sum(_is_wait(stage.name) for stage in trace.stages) if trace is not None else 0
+    return f"{WAIT} {min(recorded + 1, _MOST_WAITS)}"
+
+
+def _is_wait(stage: str) -> bool:
+    return stage.startswith(WAIT)
 
 
 def announcement(

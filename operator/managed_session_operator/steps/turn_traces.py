@@ -6,16 +6,19 @@ that are over. So the next leader sends the same tree. No write is made for it.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from managed_session_api.resource import ManagedSession, StageStatus, TraceStatus
+from managed_session_api.resource import ManagedSession, TraceStatus
 
 from managed_session_operator.domain import turn_trace
 from managed_session_operator.domain.decide import claim_active
 from managed_session_operator.domain.ports import Clock, SpanSink
+from managed_session_operator.domain.remote_calls import RemoteCall, noted_calls
 from managed_session_operator.domain.step import Step
 from managed_session_operator.domain.turn_trace import Ended, Stages, TraceContext
 from managed_session_operator.domain.worker_run import WorkerRun
@@ -27,6 +30,10 @@ _STAGES = {
     Step.START_WORKER: turn_trace.START,
     Step.FINISH: turn_trace.PAUSE,
 }
+_IN_WAIT = frozenset({Step.PAUSE_WAIT, Step.RESUME_WAIT})
+"""Steps whose calls belong to the wait for the user."""
+_MOST_REMOTE_CALLS = 200
+"""The newest calls of a turn that are kept."""
 _WAITS = frozenset({Step.CLAIM, Step.PROVISION, Step.AWAIT_SLOT})
 """Steps that return a delay while no slot is free or no sandbox may be created."""
 _GIVE_UP = frozenset({Step.PAUSE, Step.SUSPEND})
@@ -46,6 +53,8 @@ class _Turn:
     """When the turn before ended."""
     run: WorkerRun | None = None
     """What was last known of its worker."""
+    calls: deque[RemoteCall] = field(default_factory=lambda: deque(maxlen=_MOST_REMOTE_CALLS))
+    """The calls that its steps have made."""
 
 
 class TurnTraces:
@@ -73,19 +82,22 @@ class TurnTraces:
         """Drop everything, because this process no longer leads."""
         self._turns.clear()
 
-    def step_begins(self, resource: ManagedSession, step: Step) -> None:
-        """Note that a step is taken for the resource."""
+    def step_begins(self, resource: ManagedSession, step: Step) -> AbstractContextManager[None]:
+        """Note that a step is taken for the resource. The step has to run in the returned context."""
         turn, now = self._turn(resource), self._clock.now()
         event = resource.status.last_event
         if event is not None and (turn.event_seen is None or turn.event_seen[0] != event.id):
             turn.event_seen = (event.id, now)
         turn.run = self._run_of(resource.metadata.name, resource.status.work.claim) or turn.run
+        name = _stage(resource, step)
         if step in _GIVE_UP and not claim_active(resource):
             turn.stages = Stages()
-        elif step in _STAGES:
-            turn.stages.begin(_STAGES[step], now)
-        elif step is Step.PROVISION:
-            turn.stages.begin(turn_trace.sandbox_stage(resource), now)
+            turn.calls.clear()
+        elif step in _IN_WAIT:
+            name = turn_trace.wait_stage(resource)
+        elif name is not None:
+            turn.stages.begin(name, now)
+        return noted_calls(name, turn.calls.append, self._clock.now) if name is not None else nullcontext()
 
     def step_ended(self, resource: ManagedSession, step: Step, delay: float | None) -> None:
         """Note that a step has succeeded, or that it has to wait for `delay` seconds.
@@ -96,7 +108,7 @@ class TurnTraces:
             delay: seconds until it is tried again; None if it is done.
         """
         stages, now = self._turn(resource).stages, self._clock.now()
-        name = turn_trace.sandbox_stage(resource) if step is Step.PROVISION else _STAGES.get(step)
+        name = _stage(resource, step)
         if delay is not None and step in _WAITS:
             since, _ = stages.begun.pop(name or "", (now, now))
             stages.begin(turn_trace.SLOT, now, since=since)
@@ -120,7 +132,10 @@ class TurnTraces:
         turn, ended_at = self._turn(resource), work.get("finishedAt")
         if ended_at is not None:
             turn.stages.end(turn_trace.PAUSE, ended_at)
-        elif all(stage.name != turn_trace.WEBHOOK for stage in recorded.stages):
+        since = resource.status.work.awaiting_user_since
+        if since is not None and "awaitingUserSince" in work and work["awaitingUserSince"] is None:
+            turn.stages.note(turn_trace.wait_stage(resource), since, ended_at or self._clock.now())
+        if ended_at is None and all(stage.name != turn_trace.WEBHOOK for stage in recorded.stages):
             self._note_announcement(resource, turn)
         if not turn.stages.over:
             return dict(work)
@@ -131,12 +146,20 @@ class TurnTraces:
         """Begin the trace of a claim."""
         turn, now = self._turn(resource), self._clock.now()
         turn.last_end, turn.run = resource.status.work.finished_at, None
+        while turn.calls and not _after(turn.calls[0].ended_at, turn.last_end):
+            turn.calls.popleft()
         context = TraceContext.new(resource.metadata.uid, work["claim"])
         context = replace(context, sampled=self._sink.sampled(context.trace_id))
         stages = turn.stages
         stages.end(turn_trace.SLOT, stages.began(turn_trace.CLAIM) or now)
         self._note_announcement(resource, turn)
-        recent = [each for each in stages.over.values() if _belongs(each, turn.last_end)]
+        before = resource.status.work.trace
+        earlier = before.stages if before is not None else []
+        recent = [
+            each
+            for each in stages.over.values()
+            if _after(each.ended_at, turn.last_end) and each not in earlier
+        ]
         stages.over = {each.name: each for each in recent}
         wanted = [each.to_json() for each in recent] if context.sampled else []
         return {"traceparent": context.traceparent(), "stages": wanted or None}
@@ -183,11 +206,20 @@ class TurnTraces:
     ) -> None:
         context = TraceContext.parse(trace.traceparent)
         if context.sampled:
-            self._sink.send(context.trace_id, turn_trace.spans_of(Ended(resource, trace, ended_at, run)))
+            turn = self._turns.get(resource.metadata.name)
+            calls = tuple(turn.calls) if turn is not None else ()
+            spans = turn_trace.spans_of(Ended(resource, trace, ended_at, run, calls))
+            self._sink.send(context.trace_id, spans)
 
     def _turn(self, resource: ManagedSession) -> _Turn:
         return self._turns.setdefault(resource.metadata.name, _Turn())
 
 
-def _belongs(stage: StageStatus, last_end: datetime | None) -> bool:
-    return last_end is None or stage.ended_at > last_end
+def _stage(resource: ManagedSession, step: Step) -> str | None:
+    """Return the stage of the turn that the step is; None if it is none."""
+    return turn_trace.sandbox_stage(resource) if step is Step.PROVISION else _STAGES.get(step)
+
+
+def _after(time: datetime, last_end: datetime | None) -> bool:
+    """Return whether something belongs to the turn that follows the one that ended then."""
+    return last_end is None or time > last_end

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from e2b.api import api_exception_from_code
 from managed_session_api.conditions import Reason
-from managed_session_operator.clients.e2b.sandboxes import translate
+from managed_session_operator.clients.e2b.failures import translate
 from managed_session_operator.domain.errors import ErrorKind, OperationError
 from pydantic import SecretStr
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from managed_session_api.conditions import Reason
 from managed_session_api.times import to_wire
+from managed_session_operator.domain.errors import ErrorKind, OperationError
+from managed_session_operator.domain.remote_calls import E2B, RemoteCall, noted_calls, remote_call
 from managed_session_operator.domain.span import Span
 from managed_session_operator.domain.turn_trace import (
     ACKNOWLEDGE,
@@ -21,6 +25,7 @@ from managed_session_operator.domain.turn_trace import (
     RESUME,
     START,
     TURN,
+    WAIT,
     WEBHOOK,
     WORKER,
     Ended,
@@ -37,6 +42,7 @@ from .in_memory_spans import assert_one_tree
 from .play import Play
 
 CONTEXT = TraceContext(7, sampled=True)
+STAGES = [WEBHOOK, CLAIM, CREATE, START, PAUSE, f"{WAIT} 1", f"{WAIT} 2"]
 times = st.floats(-1e6, 1e6).map(ago)
 
 
@@ -94,7 +100,7 @@ def ended_turns(draw: st.DrawFn) -> Ended:
     """A turn with any of its parts missing, and any times."""
     stages = [
         {"name": name, "startedAt": to_wire(min(pair)), "endedAt": to_wire(max(pair))}
-        for name in draw(st.lists(st.sampled_from([WEBHOOK, CLAIM, CREATE, START, PAUSE]), unique=True))
+        for name in draw(st.lists(st.sampled_from(STAGES), unique=True))
         for pair in [(draw(times), draw(times))]
     ]
     optional = st.none() | times.map(to_wire)
@@ -104,11 +110,17 @@ def ended_turns(draw: st.DrawFn) -> Ended:
         "startedAt": draw(optional),
         "firstHeartbeatAt": draw(optional),
         "attempts": draw(st.integers(0, 2)),
+        "awaitingUserSince": draw(optional),
         "trace": {"traceparent": CONTEXT.traceparent(), "stages": stages},
     }
     resource = session({"work": {key: value for key, value in work.items() if value is not None}})
     assert resource.status.work.trace is not None
-    return Ended(resource, resource.status.work.trace, draw(times), draw(st.none() | runs()))
+    calls = [
+        RemoteCall(E2B, "create", draw(st.sampled_from([*STAGES, PREPARE])), min(pair), max(pair))
+        for pair in draw(st.lists(st.tuples(times, times), max_size=4))
+    ]
+    run = draw(st.none() | runs())
+    return Ended(resource, resource.status.work.trace, draw(times), run, tuple(calls))
 
 
 @st.composite
@@ -137,13 +149,59 @@ def test_a_trace_is_one_tree_whatever_is_missing_and_whatever_the_clocks_say(tur
     assert spans[0].name == TURN
 
 
+def at(seconds: float) -> datetime:
+    return NOW + timedelta(seconds=seconds)
+
+
+def created(*calls: RemoteCall) -> list[Span]:
+    """The spans of a turn whose sandbox was created from second 1 to 3."""
+    stage = {"name": CREATE, "startedAt": to_wire(at(1)), "endedAt": to_wire(at(3))}
+    trace = {"traceparent": CONTEXT.traceparent(), "stages": [stage]}
+    resource = session({"work": {"claim": CLAIM_ID, "attempts": 0, "trace": trace}})
+    assert resource.status.work.trace is not None
+    return spans_of(Ended(resource, resource.status.work.trace, at(9), None, calls))
+
+
+def test_calls_are_spans_of_the_stage_for_which_they_were_made() -> None:
+    spans = created(
+        RemoteCall(E2B, "create", CREATE, at(1), at(1.5), "503"),
+        RemoteCall(E2B, "create", CREATE, at(2), at(3)),
+        RemoteCall(E2B, "create", CREATE, at(-5), at(-4)),
+        RemoteCall(E2B, "create", CREATE, at(2), at(4)),
+        RemoteCall(E2B, "pause", PAUSE, at(1), at(2)),
+    )
+    assert_one_tree(spans)
+    _, stage, *calls = spans
+    assert [(each.name, each.start, each.error, each.client) for each in calls] == [
+        ("E2B create", at(1), "503", True),
+        ("E2B create", at(2), None, True),
+    ], "what is outside its stage belongs to a try that was given up"
+    assert {each.parent_id for each in calls} == {stage.span_id}
+
+
+async def test_a_call_is_noted_for_its_step_although_it_outlasts_it() -> None:
+    noted: list[RemoteCall] = []
+    answered = asyncio.Event()
+
+    async def call() -> None:
+        with remote_call(E2B, "create"):
+            await answered.wait()
+            raise OperationError(ErrorKind.TRANSIENT, Reason.SANDBOX_CREATE_FAILED, "secret", status=503)
+
+    with noted_calls(CREATE, noted.append, lambda: NOW):
+        task = asyncio.create_task(call())
+        await asyncio.sleep(0)
+    with remote_call(E2B, "list"):
+        pass
+    assert noted == []
+    answered.set()
+    with pytest.raises(OperationError):
+        await task
+    assert noted == [RemoteCall(E2B, "create", CREATE, NOW, NOW, "503")]
+
+
 def turn_with_clock(shift: timedelta) -> list[Span]:
     """A turn whose sandbox has a wrong clock: a call lasts from second 4 to 6."""
-    began = NOW
-
-    def at(seconds: float) -> datetime:
-        return began + timedelta(seconds=seconds)
-
     resource = session(
         {
             "work": {
@@ -270,6 +328,55 @@ def test_a_trace_costs_no_write(play: Play) -> None:
     play.operator.context.traces = None
     play.operator.context.records._followers = ()
     assert play.turn() == with_trace
+
+
+def waits_for_user(play: Play) -> None:
+    play.world.await_user()
+    play.settle()
+    assert play.status.work.awaiting_user_since is not None
+
+
+def goes_on(play: Play) -> None:
+    play.world.answer()
+    play.settle()
+    assert play.status.work.awaiting_user_since is None
+
+
+def test_each_wait_for_the_user_is_a_span_below_its_worker(play: Play) -> None:
+    play.starts()
+    for seconds in (5, 7):
+        waits_for_user(play)
+        play.world.time_passes(seconds)
+        goes_on(play)
+    play.ends()
+    trace = the_trace(play)
+    (worker,) = [span for span in trace if span.name == WORKER]
+    waits = [span for span in trace if span.name == WAIT]
+    assert [wait.end - wait.start >= timedelta(seconds=s) for wait, s in zip(waits, (5, 7), strict=True)]
+    assert {wait.parent_id for wait in waits} == {worker.span_id}
+
+
+def test_more_waits_than_a_resource_keeps_leave_the_first_and_the_newest(play: Play) -> None:
+    play.starts()
+    for _ in range(12):
+        newest = play.world.now
+        waits_for_user(play)
+        play.world.time_passes(1)
+        goes_on(play)
+    play.ends()
+    waits = [span for span in the_trace(play) if span.name == WAIT]
+    assert len(waits) == 8
+    assert max(wait.start for wait in waits) >= newest
+
+
+def test_a_wait_that_never_ends_lasts_until_the_turn_does(play: Play) -> None:
+    play.starts()
+    waits_for_user(play)
+    play.world.time_passes(5)
+    play.world.delete()
+    play.settle()
+    (wait,) = [span for span in the_trace(play) if span.name == WAIT]
+    assert wait.end - wait.start >= timedelta(seconds=5)
 
 
 def test_what_is_not_sampled_is_not_sent(play: Play) -> None:

@@ -21,6 +21,7 @@ from yarl import URL
 
 from managed_session_operator.clients.anthropic.wire import answered_error, tls_context, unanswered_error
 from managed_session_operator.clients.rotating_key import RotatingKey, is_about_the_key
+from managed_session_operator.domain.remote_calls import ANTHROPIC, remote_call
 
 Query = Sequence[tuple[str, str | int]]
 
@@ -90,6 +91,18 @@ class Requests:
             NotLeadingError: this process no longer leads.
             CredentialError: there is no key.
         """
+        with remote_call(ANTHROPIC, operation):
+            return await self._send(operation, method, path, query, body, headers)
+
+    async def _send(
+        self,
+        operation: str,
+        method: str,
+        path: str,
+        query: Query,
+        body: Any,
+        headers: Mapping[str, str] | None,
+    ) -> Any:
         self._fence()
         candidates = self._key.candidates()
         session = self._opened()

@@ -21,6 +21,7 @@ from managed_session_operator.clients.anthropic.wire import anthropic_error, fen
 from managed_session_operator.clients.rotating_key import PLACEHOLDER, RotatingKey
 from managed_session_operator.domain.errors import ErrorKind, NotLeadingError, OperationError
 from managed_session_operator.domain.offer import Offer, rewrap_session_token
+from managed_session_operator.domain.remote_calls import ANTHROPIC, remote_call
 from managed_session_operator.domain.session import SessionView
 from managed_session_operator.domain.turn import NEWEST_EVENTS, Turn, TurnReader, is_oldest_first
 from managed_session_operator.domain.turn_limit import TurnStart
@@ -125,13 +126,14 @@ class WorkQueue:
     ) -> AsyncIterator[tuple[AsyncAnthropic, str]]:
         self._fence()
         client, environment_id = self._connected()
-        try:
-            async with asyncio.timeout(timeout or self._timeout):
-                yield client, environment_id
-        except (OperationError, NotLeadingError):
-            raise
-        except Exception as error:  # noqa: BLE001 - an odd response must not end the operator
-            raise anthropic_error(operation, error) from None
+        with remote_call(ANTHROPIC, operation):
+            try:
+                async with asyncio.timeout(timeout or self._timeout):
+                    yield client, environment_id
+            except (OperationError, NotLeadingError):
+                raise
+            except Exception as error:  # noqa: BLE001 - an odd response must not end the operator
+                raise anthropic_error(operation, error) from None
 
     async def poll(self, *, block_ms: int, reclaim_ms: int) -> Offer | HealthCheck | None:
         """Poll for one item; None if the queue is empty.

@@ -14,6 +14,7 @@ from managed_session_api.conditions import Reason
 from managed_session_api.times import as_utc
 from pydantic import SecretStr
 
+from managed_session_operator.clients.e2b.failures import translate
 from managed_session_operator.clients.e2b.kept_snapshots import KeptSnapshots
 from managed_session_operator.clients.e2b.open_calls import OPEN_SECONDS, OpenCalls
 from managed_session_operator.clients.e2b.sandbox_creation import send_create
@@ -21,88 +22,14 @@ from managed_session_operator.clients.e2b.sandbox_network import send_network
 from managed_session_operator.clients.e2b.sandbox_pages import read_pages
 from managed_session_operator.clients.rotating_key import RotatingKey
 from managed_session_operator.domain.errors import ErrorKind, OperationError, UnderWayError
+from managed_session_operator.domain.remote_calls import E2B, remote_call
 from managed_session_operator.domain.sandbox import SandboxNetwork, SandboxRequest, SandboxView
 
 logger = logging.getLogger(__name__)
 
 
-def _detail(error: BaseException, secret: SecretStr) -> str:
-    text = (str(error).strip().splitlines() or [""])[0].replace(secret.get_secret_value(), "…")
-    return text[:200] or type(error).__name__
-
-
 _LATE = 2.0
 """Multiple of a step's wait after which a response counts as lost, if E2B's record shows the effect."""
-
-_MEANINGS: tuple[tuple[type[Exception], ErrorKind, Reason], ...] = (
-    (e2b.SandboxNotFoundException, ErrorKind.NOT_FOUND, Reason.SANDBOX_VANISHED),
-    (e2b.SandboxNotRunningException, ErrorKind.NOT_FOUND, Reason.SANDBOX_VANISHED),
-    (e2b.GuestUnresponsiveException, ErrorKind.TRANSIENT, Reason.GUEST_UNRESPONSIVE),
-    (e2b.AuthenticationException, ErrorKind.USER_ACTION, Reason.SANDBOX_CREDENTIAL_REJECTED),
-    (e2b.SandboxUnreachableException, ErrorKind.TRANSIENT, Reason.SANDBOX_UNREACHABLE),
-    (e2b.NotEnoughSpaceException, ErrorKind.TRANSIENT, Reason.SANDBOX_DISK_FULL),
-    (e2b.TemplateException, ErrorKind.USER_ACTION, Reason.TEMPLATE_NOT_FOUND),
-)
-"""Meaning of the SDK's own exceptions, for all operations."""
-_STATUS_OF = {e2b.RateLimitException: 429, e2b.ServiceBusyException: 503}
-_REJECTED_CREATES = {404: Reason.TEMPLATE_NOT_FOUND, 400: Reason.SANDBOX_REQUEST_REJECTED}
-_FAILED_STARTS = {"create": Reason.SANDBOX_CREATE_FAILED, "connect": Reason.SANDBOX_RESUME_FAILED}
-"""Reason of a failed start, by operation."""
-_FAILED = {
-    **_FAILED_STARTS,
-    **dict.fromkeys(("snapshot", "snapshot list", "snapshot delete"), Reason.SNAPSHOT_FAILED),
-}
-"""Reason of a failed call, by operation, where it has one of its own."""
-
-
-def _limit(operation: str, error: e2b.RateLimitException) -> Reason:
-    """Return which of E2B's limits a response 429 means: running sandboxes, or requests.
-
-    Only E2B's text shows which. The SDK puts its own text in front of it, which always mentions a rate limit.
-    A rejected start without a text counts as the stricter limit, so that fewer calls are sent.
-    """
-    text = str(error).partition(" - ")[2].lower()
-    if operation in _FAILED_STARTS and "rate limit" not in text:
-        return Reason.SANDBOX_QUOTA_EXCEEDED
-    return Reason.SANDBOX_RATE_LIMITED
-
-
-def _is_about_volumes(error: Exception) -> bool:
-    """Whether E2B refuses a create because of its volumes: "Volume mounts are not enabled."."""
-    return "volume" in str(error).lower()
-
-
-def translate(operation: str, error: Exception, secret: SecretStr) -> OperationError:
-    """Translate an exception of the E2B SDK during `operation`.
-
-    The SDK passes raw transport and decoding errors through. After those, the effect of the call is unknown.
-    """
-    message = f"The call `{operation}` to E2B failed: {_detail(error, secret)}"
-    status = _STATUS_OF.get(type(error), getattr(error, "status_code", None))
-    for kind_of_error, kind, reason in _MEANINGS:
-        if isinstance(error, kind_of_error):
-            outcome_known = not isinstance(error, e2b.SandboxUnreachableException)
-            return OperationError(kind, reason, message, outcome_known=outcome_known, status=status)
-    if isinstance(error, e2b.RateLimitException):
-        return OperationError(ErrorKind.RATE_LIMITED, _limit(operation, error), message, status=status)
-    if status == 403:
-        return OperationError(
-            ErrorKind.USER_ACTION, Reason.SANDBOX_CREDENTIAL_REJECTED, message, status=status
-        )
-    if operation == "create" and status in _REJECTED_CREATES:
-        reason = Reason.VOLUME_UNAVAILABLE if _is_about_volumes(error) else _REJECTED_CREATES[status]
-        return OperationError(ErrorKind.USER_ACTION, reason, message, status=status)
-    if isinstance(error, e2b.VolumeException):
-        return OperationError(ErrorKind.USER_ACTION, Reason.VOLUME_UNAVAILABLE, message)
-    return OperationError(
-        ErrorKind.TRANSIENT,
-        _FAILED.get(operation, Reason.SANDBOX_UNREACHABLE),
-        message,
-        outcome_known=status is not None and status not in (502, 504),
-        status=status,
-        # E2B's `error_code` is more reliable, but the SDK only passes the message on.
-        in_progress=status == 409 and "progress" in message.lower(),
-    )
 
 
 def _view(info: e2b.SandboxInfo) -> SandboxView:
@@ -183,11 +110,12 @@ class Sandboxes:
         key = self._api_key.current()
         if self._bound is None or self._bound[0] != key:
             self._bound = (key, e2b.E2B(api_key=key.get_secret_value()))
-        try:
-            async with asyncio.timeout(timeout):
-                yield getattr(self._bound[1], of)
-        except Exception as error:  # noqa: BLE001 - the SDK passes raw transport and decoding errors through
-            raise self._translated(operation, error, key) from None
+        with remote_call(E2B, operation):
+            try:
+                async with asyncio.timeout(timeout):
+                    yield getattr(self._bound[1], of)
+            except Exception as error:  # noqa: BLE001 - the SDK passes raw transport and decoding errors on
+                raise self._translated(operation, error, key) from None
         self._api_key.accepted(key)
 
     def _translated(self, operation: str, error: Exception, key: SecretStr) -> OperationError:
@@ -390,10 +318,11 @@ class Sandboxes:
         """
         self._fence()
         key = self._api_key.current()
-        try:
-            async with asyncio.timeout(seconds or self._request_timeout):
-                yield
-        except (OperationError, asyncio.CancelledError):
-            raise
-        except Exception as error:  # noqa: BLE001 - the SDK raises plain Exception for interrupted streams
-            raise translate(operation, error, key) from None
+        with remote_call(E2B, operation):
+            try:
+                async with asyncio.timeout(seconds or self._request_timeout):
+                    yield
+            except (OperationError, asyncio.CancelledError):
+                raise
+            except Exception as error:  # noqa: BLE001 - the SDK raises plain Exception for interrupted streams
+                raise translate(operation, error, key) from None

@@ -146,7 +146,7 @@ class WorkerStreams:
             await _end(attaching)
 
     async def _write(self, sandbox: SandboxHandle, file: str, line: str) -> None:
-        async with self._sandboxes.data_plane("worker start"):
+        async with self._sandboxes.data_plane("worker request"):
             await sdk_sandbox(sandbox).files.write(file, line, user=_USER)
 
     async def watch(

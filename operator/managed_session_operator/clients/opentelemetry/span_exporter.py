@@ -84,6 +84,7 @@ class SpanExporter:
             span = self._tracer.start_span(
                 each.name,
                 _parent(trace_id, each.parent_id),
+                SpanKind.CLIENT if each.client else SpanKind.INTERNAL,
                 attributes=each.attributes,
                 start_time=_nanoseconds(each.start),
             )
