@@ -101,17 +101,26 @@ class WorkPoller:
                 self._window_ms = usual
 
     async def _drain(self) -> None:
-        """Poll concurrently until the queue is empty or no more items could be served."""
-        width = min(self._settings.poll_concurrency, self._room())
-        if width <= 0:
-            return
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(width):
-                tasks.create_task(self._poll_until_empty())
+        """Poll until the queue is empty or no more items could be served.
 
-    async def _poll_until_empty(self) -> None:
-        while self._room() > 0 and not self._resting() and await self._poll(1):
-            pass
+        The number of concurrent polls doubles while all of them find items, so that a single item costs few
+        polls, and many items are found as fast as the settings allow.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            polling = 0
+
+            def more() -> None:
+                nonlocal polling
+                if polling < min(self._settings.poll_concurrency, self._room()):
+                    polling += 1
+                    tasks.create_task(poll_until_empty())
+
+            async def poll_until_empty() -> None:
+                while self._room() > 0 and not self._resting() and await self._poll(1):
+                    more()
+
+            more()
+            more()
 
     def _resting(self) -> bool:
         """Return whether all polls pause because one of them was rejected."""

@@ -21,7 +21,6 @@ WRITES = [
     "create secrets",
     "status: claim",
     "status: sandbox ID",
-    "status: acknowledged",
     "status: heartbeat",
     "delete secrets",
     "identity",

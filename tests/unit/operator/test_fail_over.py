@@ -47,10 +47,10 @@ class Installation:
         self.leader.context.inbox.put(offer)
 
     def settle(self) -> None:
-        """Reconcile until the leader has nothing to do at once."""
+        """Reconcile until the leader has nothing to do at once, and has written what it holds back."""
         for _ in range(20):
             again = self.leader.reconcile()
-            if again is None or again > 1:
+            if again is None or again > 2:
                 return
             self.world.now += timedelta(seconds=again)
         raise AssertionError("no end of steps")
