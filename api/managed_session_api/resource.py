@@ -400,6 +400,9 @@ class SandboxStatus(Model):
     """Skills of the agent that the newest turn runs without, each with the cause."""
     saved_at: Timestamp | None = None
     """Time of the newest pause, by E2B's clock (`endAt`). Later pauses have later times."""
+    vcpus: int | None = None
+    memory_mib: int | None = None
+    """Its size as of its newest pause."""
     vanished: list[str] = Field(default_factory=list)
     """IDs of sandboxes with files of the session that E2B reported as missing."""
     attempt: int = 0
@@ -597,8 +600,11 @@ class CostStatus(Model):
     """Anthropic's `usage.active_seconds`."""
     sandbox_seconds: int = 0
     """For how long the session's sandboxes have run, by E2B's times of their running periods."""
+    vcpu_seconds: int | None = None
+    memory_mib_seconds: int | None = None
+    """`sandboxSeconds` times the sizes of the sandboxes. None: E2B has not reported any size yet."""
     sandbox_cost: str | None = None
-    """An estimate. None: the operator knows no price."""
+    """An estimate. None: the operator knows no price, or no size."""
     counted_until: Timestamp | None = None
     """Until when running periods are in `sandboxSeconds`. No second before it is counted again."""
     days: list[CostOfDay] = Field(default_factory=list)

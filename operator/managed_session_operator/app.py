@@ -58,7 +58,7 @@ from managed_session_operator.controller.tasks import run_until_first_exit
 from managed_session_operator.controller.work_poller import WorkPoller
 from managed_session_operator.cost_metrics import CostMetrics
 from managed_session_operator.domain import user_wait
-from managed_session_operator.domain.cost import Added
+from managed_session_operator.domain.cost import Added, SandboxPrices
 from managed_session_operator.domain.errors import ConflictError, OperationError, ResourceGoneError
 from managed_session_operator.domain.offer import OfferInbox
 from managed_session_operator.domain.ports import SpanSink
@@ -257,7 +257,11 @@ class OperatorApp:
                 clock,
                 self.metrics.status_writes.inc,
                 self._cost_added,
-                settings.sandbox_price_per_second,
+                SandboxPrices(
+                    settings.sandbox_price_per_second,
+                    settings.sandbox_price_per_vcpu_second,
+                    settings.sandbox_price_per_gib_second,
+                ),
                 [each for each in (traces, self._audit) if each is not None],
             ),
             sharing=Sharing(

@@ -128,8 +128,22 @@ class OperatorSettings(Settings):
         default=None,
         ge=0,
         le=10,
-        description="US dollars for one second of a running sandbox, for the estimates in `status.cost`. E2B "
-        "prices vCPUs and GiB of memory: 2 vCPUs with 0.5 GiB cost about 0.00003. Default: no estimates.",
+        description="US dollars for one second of a running sandbox of any size, for the estimates in "
+        "`status.cost`. Default: the size decides.",
+    )
+    sandbox_price_per_vcpu_second: float = Field(
+        default=0.000014,
+        ge=0,
+        le=10,
+        description="US dollars for one second of a virtual processor of a running sandbox. Default: E2B's "
+        "public price in November 2026. No estimates if this and the price of memory are 0.",
+    )
+    sandbox_price_per_gib_second: float = Field(
+        default=0.0000045,
+        ge=0,
+        le=10,
+        description="US dollars for one second of a GiB of memory of a running sandbox. Default: E2B's "
+        "public price in November 2026.",
     )
     metrics_agents: int = Field(
         default=50,

@@ -74,6 +74,8 @@ async def test_a_session_at_its_budget_rests_until_it_is_raised_or_removed(
         await becomes(system, session_id, "Idle", status="True")
         cost = (await resource(system, session_id))["status"]["cost"]
         assert (cost["listCost"], cost.get("budget")) == ("3", "3" if new else None)
+        # E2B's prices, of sandboxes with two vCPUs and 1 GiB.
+        assert float(cost["sandboxCost"]) == pytest.approx(cost["sandboxSeconds"] * 0.00325, abs=0.0001)
 
 
 async def test_a_raised_budget_is_noticed_without_an_event_and_without_work(system: LocalSystem) -> None:

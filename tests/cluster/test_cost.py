@@ -81,6 +81,7 @@ async def test_a_turn_has_a_cost_that_grows_with_the_next_one(system: LocalSyste
         assert 0 <= first["activeSeconds"] <= second["activeSeconds"]
         assert 0 < first["sandboxSeconds"] < second["sandboxSeconds"]
         assert second["sandboxSeconds"] == pytest.approx(await billed(system, session_id), abs=SLACK)
+        assert second["vcpuSeconds"] == 2 * second["sandboxSeconds"], "the simulated sandboxes have two"
         assert second["sandboxCost"] == str(second["sandboxSeconds"]), "a cent for each second"
         dollars = (4 + second["sandboxSeconds"]) / 100
         assert second["total"] == f"${dollars:.2f}"

@@ -22,6 +22,25 @@ _DAYS = 31
 
 
 @dataclass(frozen=True)
+class SandboxPrices:
+    """What one second of a running sandbox costs, in dollars.
+
+    Attributes:
+        flat: the price of a sandbox of any size. If it is set, the others do not count.
+        per_vcpu: the price of each virtual processor.
+        per_gib: the price of each GiB of memory.
+    """
+
+    flat: float | None = None
+    per_vcpu: float = 0.0
+    per_gib: float = 0.0
+
+
+NO_PRICES = SandboxPrices()
+_MIB_PER_GIB = 1024
+
+
+@dataclass(frozen=True)
 class Added:
     """What one write adds to the cost of a session: cents, and seconds."""
 
@@ -36,7 +55,7 @@ def cost_fields(
     now: datetime,
     *,
     usage: Usage | None = None,
-    price: float | None = None,
+    prices: SandboxPrices = NO_PRICES,
 ) -> dict[str, Any]:
     """Return `status.cost` for a write to the status; empty if the write adds nothing to it.
 
@@ -45,7 +64,7 @@ def cost_fields(
         fields: what is written to the status.
         now: the time of the write.
         usage: what Anthropic reports, if that was read.
-        price: dollars for a second of a running sandbox, if the operator knows it.
+        prices: what running sandboxes cost.
     """
     before = resource.status.cost or CostStatus()
     after = before.model_copy(deep=True)
@@ -53,12 +72,13 @@ def cost_fields(
         _take_over(after, usage)
     period = ended_period(resource, fields.get("sandbox") or {}, now)
     if period is not None and period[1] > period[0]:
-        after.sandbox_seconds += round((period[1] - period[0]).total_seconds())
+        seconds = round((period[1] - period[0]).total_seconds())
+        _add_period(after, seconds, _size(resource, fields.get("sandbox") or {}))
         after.counted_until = period[1]
     if after == before:
         return {}
     _add_to_day(after, added(before, after), day_of(now))
-    _sum_up(after, price)
+    _sum_up(after, prices)
     return {"cost": dict.fromkeys(before.to_json()) | after.to_json()}
 
 
@@ -134,9 +154,49 @@ def _add_to_day(cost: CostStatus, more: Added, day: str) -> None:
     newest.sandbox_seconds += more.sandbox_seconds
 
 
-def _sum_up(cost: CostStatus, price: float | None) -> None:
+def _size(resource: ManagedSession, sandbox: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Return the virtual processors and MiB of the sandbox whose period ends with a write, if known."""
+    known = resource.status.sandbox
+    return sandbox.get("vcpus") or known.vcpus, sandbox.get("memoryMib") or known.memory_mib
+
+
+def _add_period(cost: CostStatus, seconds: int, size: tuple[int | None, int | None]) -> None:
+    """Add a running period. Seconds of an unknown size count like the others."""
+    vcpus, mib = size
+    cost.vcpu_seconds = _sized(cost.vcpu_seconds, cost.sandbox_seconds, seconds, vcpus)
+    cost.memory_mib_seconds = _sized(cost.memory_mib_seconds, cost.sandbox_seconds, seconds, mib)
+    cost.sandbox_seconds += seconds
+
+
+def _sized(sized: int | None, before: int, seconds: int, size: int | None) -> int | None:
+    """Return the seconds times their sizes, with those of another period.
+
+    Args:
+        sized: the same before; None if no size was known.
+        before: the seconds before.
+        seconds: the seconds of the period.
+        size: its size, if that is known.
+    """
+    if size is not None:
+        return (sized if sized is not None else before * size) + seconds * size
+    return sized + round(sized / before * seconds) if sized is not None and before else sized
+
+
+def _estimate(cost: CostStatus, prices: SandboxPrices) -> Decimal | None:
+    """Return the estimated cents for the sandboxes; None if a price or the sizes are not known."""
+    if prices.flat is not None:
+        return Decimal(str(prices.flat)) * 100 * cost.sandbox_seconds
+    priced = prices.per_vcpu or prices.per_gib
+    if not priced or cost.vcpu_seconds is None or cost.memory_mib_seconds is None:
+        return None
+    of_vcpus = Decimal(str(prices.per_vcpu)) * cost.vcpu_seconds
+    of_memory = Decimal(str(prices.per_gib)) * cost.memory_mib_seconds / _MIB_PER_GIB
+    return (of_vcpus + of_memory) * 100
+
+
+def _sum_up(cost: CostStatus, prices: SandboxPrices) -> None:
     """Set what follows from the amounts: the estimate and the total."""
-    estimate = Decimal(str(price)) * 100 * cost.sandbox_seconds if price is not None else None
+    estimate = _estimate(cost, prices)
     cost.sandbox_cost = f"{estimate:.4f}".rstrip("0").rstrip(".") if estimate is not None else None
     if cost.list_cost is None and estimate is None:
         cost.total = None

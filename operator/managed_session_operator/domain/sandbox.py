@@ -21,6 +21,9 @@ class SandboxView:
     metadata: Mapping[str, str]
     started_at: datetime
     end_at: datetime
+    vcpus: int | None = None
+    """None: E2B did not say."""
+    memory_mib: int | None = None
 
     @property
     def attempt(self) -> int:

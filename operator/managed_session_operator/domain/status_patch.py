@@ -13,7 +13,7 @@ from managed_session_api.times import to_wire
 
 from managed_session_operator.domain import class_budget
 from managed_session_operator.domain.conditions import ConditionUpdate, merge_conditions
-from managed_session_operator.domain.cost import cost_fields
+from managed_session_operator.domain.cost import NO_PRICES, SandboxPrices, cost_fields
 from managed_session_operator.domain.usage import Usage
 
 
@@ -24,7 +24,7 @@ def status_patch(
     phase: Phase | None = None,
     conditions: list[ConditionUpdate] | None = None,
     usage: Usage | None = None,
-    price: float | None = None,
+    prices: SandboxPrices = NO_PRICES,
     **fields: Any,
 ) -> dict[str, Any]:
     """Return a merge patch of the status; empty if nothing would change.
@@ -35,14 +35,14 @@ def status_patch(
         phase: the wanted phase.
         conditions: the wanted conditions.
         usage: what Anthropic reports that the session has used, if that was read.
-        price: dollars for a second of a running sandbox, if the operator knows it.
+        prices: what running sandboxes cost.
         fields: other top-level fields in JSON form. None inside a field removes a value.
     """
     patch: dict[str, Any] = {}
     current = resource.status.to_json()
     implied = {
         **class_budget.counted(resource, fields, now),
-        **cost_fields(resource, fields, now, usage=usage, price=price),
+        **cost_fields(resource, fields, now, usage=usage, prices=prices),
     }
     for key, value in {**implied, **fields}.items():
         wanted = _wire(value)

@@ -23,6 +23,7 @@ from managed_session_operator.steps.class_policy import next_policy
 from managed_session_operator.steps.context import Context
 from managed_session_operator.steps.sandbox_connection import log_assigned, reporting_start
 from managed_session_operator.steps.shared_sandbox import end, no_agent, welcome
+from managed_session_operator.steps.snapshot import NEVER_PAUSED
 
 _SHARED = {Scope.AGENT: SharedScope.AGENT, Scope.ENVIRONMENT: SharedScope.ENVIRONMENT}
 
@@ -249,8 +250,7 @@ async def _record(
             "state": str(state),
             "templateID": known.template_id,
             "startedAt": known.started_at,
-            "savedPeriodStartedAt": None,
-            "savedAt": None,
+            **NEVER_PAUSED,
             "vanished": [each for each in before.vanished if each != known.id],
             **({"createdWith": created} if has_class else {}),
         },

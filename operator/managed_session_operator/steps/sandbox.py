@@ -38,7 +38,7 @@ from managed_session_operator.steps.sandbox_connection import (
 )
 from managed_session_operator.steps.sandbox_loss import record_loss
 from managed_session_operator.steps.shared_sandbox import extension, has_company, running_handle
-from managed_session_operator.steps.snapshot import saved_conditions, saved_pause, saved_sandbox
+from managed_session_operator.steps.snapshot import NEVER_PAUSED, saved_conditions, saved_pause, saved_sandbox
 from managed_session_operator.steps.waiting import wait_for_creation, wait_for_slot, waiting_since
 
 logger = logging.getLogger(__name__)
@@ -238,8 +238,7 @@ async def _record(
             "attempt": max(attempt, before.attempt),
             "templateID": template,
             "startedAt": context.now(),
-            "savedPeriodStartedAt": None,
-            "savedAt": None,
+            **NEVER_PAUSED,
             "vanished": [each for each in before.vanished if each != sandbox.sandbox_id],
         },
     )
@@ -268,11 +267,7 @@ async def resolve_create(context: Context, resource: ManagedSession) -> float | 
             "attempt": chosen.attempt,
             "templateID": context.policy(resource).template,
             "startedAt": chosen.started_at,
-            **(
-                saved_pause(chosen, context.now())
-                if chosen.paused
-                else {"savedPeriodStartedAt": None, "savedAt": None}
-            ),
+            **(saved_pause(chosen, context.now()) if chosen.paused else NEVER_PAUSED),
         },
     )
     return None

@@ -11,6 +11,7 @@ from managed_session_operator.domain.decide import claim_active
 from managed_session_operator.domain.user_wait import NO_WAIT, is_paused
 from managed_session_operator.steps.call_deaths import count_deaths, one_more_death
 from managed_session_operator.steps.context import Context
+from managed_session_operator.steps.snapshot import NEVER_PAUSED
 
 _REMEMBERED = 8
 """Maximum number of vanished sandboxes whose IDs a resource keeps: the newest. The CRD has the same limit."""
@@ -67,8 +68,7 @@ async def record_loss(context: Context, resource: ManagedSession) -> None:
             "id": None,
             "state": str(SandboxState.LOST),
             "startedAt": None,
-            "savedPeriodStartedAt": None,
-            "savedAt": None,
+            **NEVER_PAUSED,
             "vanished": remembered,
         },
         work=finished if active and worked else {},

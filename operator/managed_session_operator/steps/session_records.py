@@ -9,7 +9,7 @@ from managed_session_api.conditions import Phase
 from managed_session_api.resource import CostStatus, ManagedSession
 
 from managed_session_operator.domain.conditions import ConditionUpdate
-from managed_session_operator.domain.cost import Added, added
+from managed_session_operator.domain.cost import NO_PRICES, Added, SandboxPrices, added
 from managed_session_operator.domain.errors import ConflictError, ResourceGoneError
 from managed_session_operator.domain.held_status import HeldStatus, composed
 from managed_session_operator.domain.ports import Body, Clock, EventSink, SessionStore
@@ -46,7 +46,7 @@ class SessionRecords:
         on_status_write: called after each write to a status.
         on_cost: called after each write to a status, with the resource before it and what it has added to the
             session's cost. Not called if the answer to the write was lost.
-        price: dollars for a second of a running sandbox, if the settings have it.
+        prices: what running sandboxes cost.
         followers: follow the writes to the statuses.
     """
 
@@ -58,7 +58,7 @@ class SessionRecords:
         clock: Clock,
         on_status_write: Callable[[], None] = lambda: None,
         on_cost: Callable[[ManagedSession, Added], None] = lambda _, __: None,
-        price: float | None = None,
+        prices: SandboxPrices = NO_PRICES,
         followers: Sequence[Follower] = (),
     ) -> None:
         self.cache = cache
@@ -67,7 +67,7 @@ class SessionRecords:
         self._clock = clock
         self._on_status_write = on_status_write
         self._on_cost = on_cost
-        self._price = price
+        self._prices = prices
         self._followers = followers
         self._held: dict[str, HeldStatus] = {}
 
@@ -167,7 +167,7 @@ class SessionRecords:
             phase=phase,
             conditions=conditions,
             usage=usage,
-            price=self._price,
+            prices=self._prices,
             **fields,
         )
 

@@ -14,6 +14,9 @@ from managed_session_operator.steps.context import Context
 _SAME = timedelta(milliseconds=1)
 """Tolerance within which two times are equal, because formats differ in precision."""
 
+NEVER_PAUSED: dict[str, None] = dict.fromkeys(("savedPeriodStartedAt", "savedAt", "vcpus", "memoryMib"))
+"""What `status.sandbox` says of a sandbox before its first pause."""
+
 
 def saved_sandbox(view: SandboxView, now: datetime) -> dict[str, Any]:
     """Return `status.sandbox` for a sandbox that was just paused, or that goes on for other sessions."""
@@ -24,12 +27,14 @@ def saved_sandbox(view: SandboxView, now: datetime) -> dict[str, Any]:
 
 
 def saved_pause(view: SandboxView, now: datetime) -> dict[str, Any]:
-    """Return the fields of `status.sandbox` by which a later failed pause is recognized.
+    """Return what `status.sandbox` says of a pause: how a later failed one is recognized, and the size.
 
     While a pause is in progress, E2B reports the end of the countdown as `endAt`. That time is in the future,
     so the present time is recorded instead.
     """
-    return {"savedPeriodStartedAt": view.started_at, "savedAt": min(view.end_at, now)}
+    size = {"vcpus": view.vcpus, "memoryMib": view.memory_mib}
+    known = {name: number for name, number in size.items() if number is not None}
+    return {"savedPeriodStartedAt": view.started_at, "savedAt": min(view.end_at, now), **known}
 
 
 def rolled_back(resource: ManagedSession, view: SandboxView) -> bool:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from managed_session_api.resource import CostStatus, ManagedSession
 from managed_session_api.times import to_wire
 from managed_session_operator.clients.clock import SystemClock
-from managed_session_operator.domain.cost import Added, added, cost_fields
+from managed_session_operator.domain.cost import NO_PRICES, Added, SandboxPrices, added, cost_fields
 from managed_session_operator.domain.resource_cache import ResourceCache
 from managed_session_operator.domain.status_patch import status_patch
 from managed_session_operator.domain.usage import Usage, later, newest_usage, read_usage
@@ -29,9 +29,11 @@ def saved(began: datetime, ended: datetime) -> dict[str, Any]:
     return {"state": "Paused", "savedPeriodStartedAt": began, "savedAt": ended}
 
 
-def cost_of(status: dict[str, Any], *, usage: Usage | None = None, **fields: Any) -> CostStatus:
+def cost_of(
+    status: dict[str, Any], *, usage: Usage | None = None, prices: SandboxPrices = NO_PRICES, **fields: Any
+) -> CostStatus:
     """The cost after a write to a resource with this status."""
-    written = cost_fields(session(status), fields, NOW, usage=usage)
+    written = cost_fields(session(status), fields, NOW, usage=usage, prices=prices)
     return CostStatus.model_validate(written.get("cost", {}))
 
 
@@ -111,12 +113,56 @@ def test_days_are_kept_apart_and_the_oldest_is_dropped() -> None:
     assert (cost.days[-1].list_cost, cost.list_cost) == ("9", "40")
 
 
+BY_SIZE = SandboxPrices(per_vcpu=0.01, per_gib=0.001)
+SMALL = {"vcpus": 2, "memoryMib": 512}
+LARGE = {"vcpus": 8, "memoryMib": 4096}
+
+
+def next_cost(before: CostStatus | None, seconds: float, **sandbox: Any) -> CostStatus:
+    """The cost after a first or another minute, which ends so many seconds ago."""
+    status = {**running(), **({"cost": before.to_json()} if before is not None else {})}
+    return cost_of(status, prices=BY_SIZE, sandbox={**saved(ago(seconds + 60), ago(seconds)), **sandbox})
+
+
+def test_each_period_costs_what_the_size_of_its_sandbox_costs() -> None:
+    small = next_cost(None, 200, **SMALL)
+    assert (small.vcpu_seconds, small.memory_mib_seconds) == (120, 30720)
+    assert (small.sandbox_cost, small.total) == ("123", "$1.23")
+    both = next_cost(small, 30, **LARGE)
+    assert (both.vcpu_seconds, both.memory_mib_seconds) == (600, 276480)
+    assert both.sandbox_cost == "627"
+
+
+def test_periods_of_an_unknown_size_count_like_the_others() -> None:
+    unknown = next_cost(None, 200)
+    assert (unknown.sandbox_seconds, unknown.sandbox_cost, unknown.total) == (60, None, None)
+    known = next_cost(unknown, 100, **SMALL)
+    assert (known.sandbox_seconds, known.sandbox_cost) == (120, "246")
+    assert next_cost(known, 0).sandbox_cost == "369"
+
+
+def test_a_sandbox_that_vanished_has_the_size_of_its_last_pause() -> None:
+    status = running()
+    status["sandbox"] |= LARGE
+    gone = {"state": "Lost", "savedAt": None, "vcpus": None, "memoryMib": None}
+    assert cost_of(status, prices=BY_SIZE, sandbox=gone).vcpu_seconds == 800
+
+
+def test_a_flat_price_holds_for_all_sizes() -> None:
+    flat = SandboxPrices(flat=0.001, per_vcpu=1, per_gib=1)
+    assert cost_of(running(), prices=flat, sandbox={**saved(ago(90), ago(30)), **LARGE}).sandbox_cost == "6"
+
+
+def test_there_is_no_estimate_without_prices() -> None:
+    cost = cost_of(running(), sandbox={**saved(ago(90), ago(30)), **LARGE})
+    assert (cost.sandbox_cost, cost.total, cost.vcpu_seconds) == (None, None, 480)
+
+
 def test_a_price_gives_an_estimate_and_a_total() -> None:
-    fields = {"sandbox": saved(ago(90), ago(30))}
-    written = cost_fields(session(running()), fields, NOW, usage=Usage(list_cost=126), price=0.00003)
-    cost = CostStatus.model_validate(written["cost"])
+    minute = saved(ago(90), ago(30))
+    cost = cost_of(running(), usage=Usage(list_cost=126), prices=SandboxPrices(0.00003), sandbox=minute)
     assert (cost.sandbox_cost, cost.total) == ("0.18", "$1.26")
-    only = CostStatus.model_validate(cost_fields(session(running()), fields, NOW, price=0.001)["cost"])
+    only = cost_of(running(), prices=SandboxPrices(0.001), sandbox=minute)
     assert (only.sandbox_cost, only.total, only.list_cost) == ("6", "$0.06", None)
 
 

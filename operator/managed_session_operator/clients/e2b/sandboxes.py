@@ -47,7 +47,14 @@ def _view(info: e2b.SandboxInfo) -> SandboxView:
         metadata={name: str(value) for name, value in info.metadata.items()},
         started_at=as_utc(info.started_at),
         end_at=as_utc(info.end_at),
+        vcpus=_size(info.cpu_count),
+        memory_mib=_size(info.memory_mb),
     )
+
+
+def _size(number: object) -> int | None:
+    """Return a size that makes sense. Other entries than a sandbox's own may have none."""
+    return number if isinstance(number, int) and number > 0 else None
 
 
 def _views(page: Sequence[e2b.SandboxInfo]) -> Iterator[SandboxView]:
