@@ -29,6 +29,7 @@ PYTHON_CLUSTER_TESTS ?= $(addprefix tests/cluster/,test_control_plane.py test_cu
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.installed-bench
 PACKAGES := $(wildcard api/managed_session_api runtime/managed_session_runtime webhook/managed_session_webhook \
 	dashboard/managed_session_dashboard \
 	operator/managed_session_operator worker/managed_session_worker cli/managed_session_cli \
@@ -53,6 +54,10 @@ $(STAMP): pyproject.toml devkit/pyproject.toml requirements-build.lock requireme
 	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation \
 		--editable . --editable ./devkit
+	@touch $@
+
+$(BENCH_STAMP): requirements-bench.lock $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes --requirement requirements-bench.lock
 	@touch $@
 
 binaries: setup ## Get kube-apiserver, etcd and kubectl: download them, or build them with Go
@@ -122,15 +127,8 @@ check: setup ## Lint, format, types, direction of imports, dead code, spelling, 
 format: setup ## Format the code
 	$(BIN)/ruff format .
 
-bench: setup binaries ## Measure webhook throughput, time to first heartbeat, warm starts, restart with 2,000 sessions, the list of 40,000 sandboxes, waits of a quiet class, dashboard with 5,000 sessions
-	$(BIN)/python benchmarks/webhook_throughput.py
-	$(BIN)/python benchmarks/time_to_first_heartbeat.py
-	$(BIN)/python benchmarks/restart_at_scale.py
-	$(BIN)/python benchmarks/hand_over.py
-	$(BIN)/python benchmarks/warm_start.py
-	$(BIN)/python benchmarks/resync_at_scale.py
-	$(BIN)/python benchmarks/fair_sharing.py
-	$(BIN)/python benchmarks/dashboard_at_scale.py
+bench: setup binaries $(BENCH_STAMP) ## Measure everything, and write docs/benchmarks.md; BENCH_ARGS="--only turns", BENCH_ARGS=--list
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 bench-quick: setup binaries ## A few ratios in less than three minutes; fails if one got worse by more than half
 	$(BIN)/python -m benchmarks.quick $(BENCH_ARGS)

@@ -1,33 +1,41 @@
-"""Measures how long a quiet class waits for a slot during a flood from another class, before and after.
+"""How long a quiet class waits for a slot during a flood from another class, with and without classes.
 
-Before: all sessions are in one queue, as without classes. After: the two classes share the slots, once by
-equal weights and once with guaranteed slots. The clock is simulated, and the capacity is the operator's. The
-exit code is 1 if the quiet class waited longer than one slot's turn: `python benchmarks/fair_sharing.py`.
+The clock is simulated, and the capacity is the operator's. There are 20 slots; a turn has one for 30 seconds
+on average. The flood arrives within ten seconds; a session of the quiet class comes every five seconds.
 """
 
 from __future__ import annotations
 
-import argparse
 import heapq
 import random
 import statistics
-import sys
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from managed_session_operator.capacity.class_shares import ClassShare
 from managed_session_operator.capacity.slots import Capacity
 
-WEIGHTED = "flood has weight 4"
+from benchmarks.figures import Figure
+
+SCALES = (500, 1500, 5000)
+SLOTS, QUIET_SESSIONS, EVERY_SECONDS, TURN_SECONDS, SEED = 20, 80, 5.0, 30.0, 11
+
+WEIGHTED = "the flood's class has weight 4"
 """The shares with which the quiet class needs more slots than its part."""
 START = datetime(2026, 1, 1, tzinfo=UTC)
 FLOOD, QUIET = "flood", "quiet"
 SHARES = {
-    "one queue (before)": None,
+    "without classes": None,
     "equal weights": {FLOOD: ClassShare(), QUIET: ClassShare()},
     WEIGHTED: {FLOOD: ClassShare(weight=4), QUIET: ClassShare()},
-    "and quiet is guaranteed 8": {FLOOD: ClassShare(weight=4), QUIET: ClassShare(guaranteed_slots=8)},
+    "and the quiet class is guaranteed 8 slots": {
+        FLOOD: ClassShare(weight=4),
+        QUIET: ClassShare(guaranteed_slots=8),
+    },
 }
+
+
+KEYS = dict(zip(SHARES, ("before", "equal", "weighted", "guaranteed"), strict=True))
 
 
 @dataclass(frozen=True)
@@ -92,47 +100,34 @@ def arrivals(flood: int, quiet: int, every: float, turn_seconds: float, seed: in
     return floods + [Session(f"quiet-{each:04}", QUIET, 15 + each * every, turn()) for each in range(quiet)]
 
 
-def row(title: str, waits: list[float], before: float) -> str:
-    """Return a line of the table."""
-    middle, most = statistics.median(waits), max(waits)
-    p95 = statistics.quantiles(waits, n=20, method="inclusive")[-1]
-    ratio = f"{before / middle:11.1f}x" if middle else f"{'-':>12}"
-    return f"{title:<30}{middle:9.1f}{p95:9.1f}{most:9.1f}{ratio}"
-
-
-def main() -> int:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--flood", type=int, default=500, help="sessions of the flood")
-    parser.add_argument("--quiet", type=int, default=80, help="sessions of the quiet class")
-    parser.add_argument("--every", type=float, default=5.0, help="seconds between two of them")
-    parser.add_argument("--slots", type=int, default=20, help="sandbox slots")
-    parser.add_argument("--turn", type=float, default=30.0, help="mean seconds that a turn has a slot")
-    parser.add_argument("--seed", type=int, default=11, help="seed of the times")
-    given = parser.parse_args()
-    runs = {
-        title: Run(given.slots, shares).play(
-            arrivals(given.flood, given.quiet, given.every, given.turn, given.seed)
-        )
+def waits(flood: int) -> dict[str, Run]:
+    """Play a flood of this size with each way to share."""
+    return {
+        title: Run(SLOTS, shares).play(arrivals(flood, QUIET_SESSIONS, EVERY_SECONDS, TURN_SECONDS, SEED))
         for title, shares in SHARES.items()
     }
-    before = {name: statistics.median(next(iter(runs.values())).waits[name]) for name in (QUIET, FLOOD)}
-    print(
-        f"{given.quiet} sessions of a quiet class, one every {given.every:g} s, during a flood of "
-        f"{given.flood}; {given.slots} slots, turns of {given.turn:g} s on average"
-    )
-    for name in (QUIET, FLOOD):
-        print(f"\n{f'wait of the {name} class, in s':<30}{'p50':>9}{'p95':>9}{'max':>9}{'p50 ratio':>12}")
+
+
+async def measure() -> list[Figure]:
+    """Play every size of the flood."""
+    found: list[Figure] = []
+    for flood in SCALES:
+        runs = waits(flood)
+        longest_turn = max(run.longest_turn for run in runs.values())
         for title, run in runs.items():
-            print(row(title, run.waits[name], before[name]))
-    longest_turn = max(run.longest_turn for run in runs.values())
-    shared = {title: run.waits[QUIET] for title, run in runs.items() if run.shares is not None}
-    first = max(waits[0] for waits in shared.values())
-    print("\nlimit for the first session of the quiet class, and for all of them while its share is enough:")
-    print(f"one turn, {longest_turn:.1f} s (the first waited for at most {first:.1f} s)")
-    enough = [max(waits) for title, waits in shared.items() if title != WEIGHTED]
-    return 0 if max(first, *enough) <= longest_turn else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+            quiet = run.waits[QUIET]
+            share = "p95" if run.shares is None or title == WEIGHTED else "longest"
+            bound = run.shares is not None and title != WEIGHTED
+            found.append(
+                Figure(
+                    key=f"wait-{KEYS[title]}",
+                    name=f"wait of the quiet class, {share}; {title}",
+                    value=max(quiet) if bound else statistics.quantiles(quiet, n=20, method="inclusive")[-1],
+                    unit="s",
+                    scale=flood,
+                    limit=longest_turn,
+                    limit_is="the longest turn",
+                    goal=1.0 if bound else None,
+                )
+            )
+    return found

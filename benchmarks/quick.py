@@ -9,11 +9,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import re
 import statistics
 import sys
-import tempfile
 import time
 import tracemalloc
 from collections.abc import Awaitable, Callable
@@ -21,28 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-import psutil
-from managed_session_api import names
-from managed_session_cli.conversation import Conversation
-from managed_session_devkit.control_plane import ControlPlane
-from managed_session_devkit.system.local_system import LocalSystem
 from managed_session_operator.domain.resource_cache import MOST_PARSED, ResourceCache
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.restart_at_scale import cpu_seconds
-from benchmarks.time_to_first_heartbeat import (
-    ANTHROPIC_MODEL,
-    E2B_MODEL,
-    LIMIT_COLD_MS,
-    LIMIT_PAUSED_MS,
-    heartbeats,
-    latency,
-    settle,
-    turn,
-)
-from benchmarks.webhook_throughput import KEY, bare, delivery, prepare, send_all, webhook
+from benchmarks import turns
+from benchmarks.latency_model import LIMIT_COLD_MS, LIMIT_PAUSED_MS
+from benchmarks.webhook_process import new_sessions, send_all, webhooks, write_directly
 
 COMMITTED = Path(__file__).with_name("quick.json")
 WORSE = 1.5
@@ -80,49 +62,22 @@ def reference_seconds() -> float:
     return statistics.median(times)
 
 
-async def status_writes(system: LocalSystem) -> float:
-    """Return how many writes to statuses the operator has made."""
-    async with httpx.AsyncClient(trust_env=False) as client:
-        text = (await client.get(f"{system.operator.probe_url}/metrics")).text
-    found = re.search(r"^managed_sessions_status_writes_total (\S+)", text, re.MULTILINE)
-    return float(found[1]) if found else 0.0
-
-
-async def turns() -> list[Ratio]:
+async def single_turns() -> list[Ratio]:
     """Measure cold turns, and turns from a paused sandbox, with the modelled latencies of the clouds."""
-    async with LocalSystem(
-        operator_settings={"prewarm_capacity_percent": "100", "max_idle_seconds": "1"},
-        e2b_settings={"warm_pool": TURNS},
-        delete_sessions_at_exit=False,
-    ) as system:
-        await system.e2b_admin.change_settings(
-            latencies={name: latency(model) for name, model in E2B_MODEL.items()}
-        )
-        await system.anthropic_admin.change_settings(latencies={"*": latency(ANTHROPIC_MODEL)})
-        operator = psutil.Process(system.operator.process.pid)
-        cold, paused, writes, used = list[float](), list[float](), 0.0, 0.0
-        for number in range(TURNS):
-            async with Conversation.begin(
-                system.user, agent_id=system.agent_id, environment_id=system.clouds.environment_id
-            ) as conversation:
-                await turn(conversation)
-                await settle(system, number + 1)
-                before, busy = await status_writes(system), cpu_seconds(operator)
-                await turn(conversation)
-                await settle(system, number + 1)
-                writes += await status_writes(system) - before
-                used += cpu_seconds(operator) - busy
-                cold += await heartbeats(system, [conversation], 0)
-                paused += await heartbeats(system, [conversation], 1)
+    found = await turns.play(TURNS)
     reference = reference_seconds()
     return [
-        _against_limit("cold turn ÷ its remote calls", cold, LIMIT_COLD_MS),
-        _against_limit("turn from paused ÷ its remote calls", paused, LIMIT_PAUSED_MS),
-        Ratio("status writes of a turn from paused", writes / TURNS, f"{writes:.0f} in {TURNS} turns"),
+        _against_limit("cold turn ÷ its remote calls", found.cold, LIMIT_COLD_MS),
+        _against_limit("turn from paused ÷ its remote calls", found.paused, LIMIT_PAUSED_MS),
+        Ratio(
+            "status writes of a turn from paused",
+            found.writes / TURNS,
+            f"{found.writes:.0f} in {TURNS} turns",
+        ),
         Ratio(
             "operator's CPU of a turn from paused ÷ reference work",
-            used / TURNS / reference,
-            f"{used / TURNS * 1e3:.0f} ms ÷ {reference * 1e3:.1f} ms",
+            found.cpu_seconds / TURNS / reference,
+            f"{found.cpu_seconds / TURNS * 1e3:.0f} ms ÷ {reference * 1e3:.1f} ms",
         ),
     ]
 
@@ -134,23 +89,14 @@ def _against_limit(name: str, milliseconds: list[float], limit: int) -> Ratio:
 
 async def deliveries() -> list[Ratio]:
     """Measure how fast the webhook records new sessions, against the API server's own rate."""
-    namespace = names.RESOURCE_NAMESPACE
-    async with ControlPlane() as control_plane:
-        kubeconfig = await prepare(control_plane, namespace)
-        with tempfile.TemporaryDirectory() as folder:
-            credentials = Path(folder)
-            (credentials / "anthropic-webhook-signing-key").write_text(KEY)
-            async with webhook(kubeconfig, namespace, credentials) as (port, process):
-                limit = await bare("", kubeconfig, namespace, DELIVERIES, CONCURRENCY, with_status=True)
-                sessions = [f"sesn_{os.urandom(12).hex()}" for _ in range(DELIVERIES)]
-                requests = [delivery(number, session) for number, session in enumerate(sessions)]
-                sent = await send_all("", port, requests, CONCURRENCY, process)
-    rates = DELIVERIES / limit.seconds, DELIVERIES / sent.seconds
+    async with webhooks(1) as running:
+        limit = await write_directly(running.kubeconfig, DELIVERIES, CONCURRENCY)
+        sent = await send_all(running.ports, new_sessions(DELIVERIES), CONCURRENCY)
     return [
         Ratio(
             "API server's own new sessions ÷ webhook's",
-            rates[0] / rates[1],
-            f"{rates[0]:.0f} /s ÷ {rates[1]:.0f} /s",
+            limit.rate / sent.rate,
+            f"{limit.rate:.0f} /s ÷ {sent.rate:.0f} /s",
         )
     ]
 
@@ -195,7 +141,7 @@ async def memory() -> list[Ratio]:
 
 async def measure() -> list[Ratio]:
     """Measure everything."""
-    parts: list[Callable[[], Awaitable[list[Ratio]]]] = [turns, deliveries, memory]
+    parts: list[Callable[[], Awaitable[list[Ratio]]]] = [single_turns, deliveries, memory]
     return [ratio for part in parts for ratio in await part()]
 
 

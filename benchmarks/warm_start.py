@@ -1,14 +1,13 @@
-"""Measures a warm start of a worker against a cold one: from the request to the first heartbeat.
+"""A warm start of a worker against a cold one: from the request to the first heartbeat.
 
 Warm: a supervisor that has imported the SDK, as in each sandbox, receives a start request on its socket.
 Cold: `python` starts and runs the same worker for the same request. Both run as processes of this user, and
-talk to a small server that answers as Anthropic does. The exit code is 1 if the warm start took more than
-a tenth of the cold one, by the medians: `python benchmarks/warm_start.py [--times 15]`.
+talk to a small server that answers as Anthropic does.
 """
 
 from __future__ import annotations
 
-import argparse
+import asyncio
 import base64
 import json
 import os
@@ -26,7 +25,10 @@ from typing import Any
 import managed_session_worker
 from managed_session_worker.paths import ROOT_VARIABLE, Paths
 
+from benchmarks.figures import Figure
+
 GOAL = 0.1
+TIMES = 15
 SECRET = base64.urlsafe_b64encode(b'{"sessions_token": "token"}').decode()
 COLD = """
 import json, os, socket, sys
@@ -137,7 +139,7 @@ def cold(server: Anthropic, environment: dict[str, str], number: int) -> float:
             process.kill()
 
 
-def measure(times: int) -> tuple[list[float], list[float]]:
+def start(times: int) -> tuple[list[float], list[float]]:
     """Return the seconds of warm and cold starts, taken in turns."""
     server = Anthropic()
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
@@ -160,18 +162,13 @@ def measure(times: int) -> tuple[list[float], list[float]]:
     return [each for each, _ in pairs[1:]], [each for _, each in pairs[1:]]
 
 
-def main() -> int:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--times", type=int, default=15, help="starts of each kind")
-    found = measure(parser.parse_args().times)
-    medians = [statistics.median(each) for each in found]
-    for name, seconds, median in zip(("warm", "cold"), found, medians, strict=True):
-        print(f"{name}: median {median * 1000:.0f} ms, longest {max(seconds) * 1000:.0f} ms")
-    ratio = medians[0] / medians[1]
-    print(f"warm / cold: {ratio:.3f}, goal at most {GOAL:g}")
-    return 0 if ratio <= GOAL else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+async def measure() -> list[Figure]:
+    """Measure some starts of each kind."""
+    warm_starts, cold_starts = await asyncio.to_thread(start, TIMES)
+    return [
+        Figure(
+            key="warm", name="warm start, median", value=statistics.median(warm_starts) * 1000, unit="ms",
+            limit=statistics.median(cold_starts) * 1000, limit_is="a cold start", goal=GOAL,
+        ),
+        Figure(key="warm-max", name="warm start, longest", value=max(warm_starts) * 1000, unit="ms"),
+    ]  # fmt: skip

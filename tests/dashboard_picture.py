@@ -1,7 +1,7 @@
 """Draws the dashboard's panels from a real Prometheus, into docs/images: `python -m tests.dashboard_picture`.
 
 For some minutes a system with two operators serves sessions of two classes; E2B refuses some sandboxes, and
-the leader is killed. Needs matplotlib, which nothing else here needs: `.venv/bin/pip install matplotlib`.
+the leader is killed. Needs matplotlib: `.venv/bin/pip install --require-hashes -r requirements-bench.lock`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An operator started with many sessions at rest; `benchmarks/restart_at_scale.py` measures the time."""
+"""An operator started with many sessions at rest; `benchmarks/at_rest.py` measures the time."""
 
 from __future__ import annotations
 

@@ -38,6 +38,14 @@ async def _get_environment(call: Call) -> Response:
     return JSONResponse(environment)
 
 
+async def _update_environment(call: Call) -> Response:
+    environment = call.cloud.environments.get(call.path("environment_id"))
+    if environment is None:
+        raise APIError(404, "Environment not found")
+    _patch_metadata(environment.setdefault("metadata", {}), call.body.get("metadata"))
+    return JSONResponse(environment)
+
+
 async def _poll(call: Call) -> Response:
     queue = _queue(call)
     worker_id = call.request.headers.get("anthropic-worker-id", "")
@@ -91,15 +99,19 @@ async def _retrieve(call: Call) -> Response:
 
 async def _update(call: Call) -> Response:
     item = _own_item(call)[1]
-    patch = call.body.get("metadata")
+    _patch_metadata(item.metadata, call.body.get("metadata"))
+    return JSONResponse(item.as_json())
+
+
+def _patch_metadata(metadata: dict[str, str], patch: object) -> None:
+    """Merge a request's metadata, in which null removes a name. Raises APIError 400."""
     if not isinstance(patch, dict) or any(not isinstance(value, str | None) for value in patch.values()):
         raise APIError(400, "metadata: must map names to strings or null")
     for key, value in patch.items():
         if value is None:
-            item.metadata.pop(key, None)
+            metadata.pop(key, None)
         else:
-            item.metadata[key] = value
-    return JSONResponse(item.as_json())
+            metadata[key] = value
 
 
 async def _stats(call: Call) -> Response:
@@ -108,6 +120,7 @@ async def _stats(call: Call) -> Response:
 
 OPERATIONS = [
     Operation("environments.get", "GET", "/v1/environments/{environment_id}", _API, _get_environment),
+    Operation("environments.update", "POST", "/v1/environments/{environment_id}", _API, _update_environment),
     Operation("work.poll", "GET", f"{_WORK}/poll", _ENVIRONMENT, _poll),
     Operation("work.stats", "GET", f"{_WORK}/stats", _ENVIRONMENT | _API, _stats),
     Operation("work.list", "GET", _WORK, _ENVIRONMENT, _list),

@@ -142,8 +142,9 @@ class SandboxProcess:
                 os.close(descriptor)
         elif event == "born":
             self.host_pid = int(message["pid"])
-            with suppress(ProcessLookupError):
-                self._pidfd = os.pidfd_open(self.host_pid)
+            if self.host_pid:  # 0: a stub, which is no process
+                with suppress(ProcessLookupError):
+                    self._pidfd = os.pidfd_open(self.host_pid)
             self._check_born()
         elif event == "ready":
             self._mounted = True

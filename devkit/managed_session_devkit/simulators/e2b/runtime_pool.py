@@ -27,6 +27,7 @@ from managed_session_devkit.simulators.e2b.namespace import image
 from managed_session_devkit.simulators.e2b.namespace import root as root_file_system
 from managed_session_devkit.simulators.e2b.processes import ProcessConfig, ProcessTable
 from managed_session_devkit.simulators.e2b.settings import Settings
+from managed_session_devkit.simulators.e2b.stub_machine import StubMachine
 
 _log = logging.getLogger(__name__)
 _CHOICE: Final = re.compile(r"\[ -x (?P<program>/\S+) \] && exec (?P<then>[^;]+); exec (?P<otherwise>.+)")
@@ -222,9 +223,12 @@ class RuntimePool:
         root.chmod(0o755)
         machine = self._machine
         try:
-            process = await self._zygote_for(build).spawn(
-                root, self._disk(build), self._all_windows(), machine, populate=True, volumes=self.volumes
-            )
+            if self.settings.stub_workers:
+                process = await StubMachine.spawn(root, build.directory, build.start_command)
+            else:
+                process = await self._zygote_for(build).spawn(
+                    root, self._disk(build), self._all_windows(), machine, populate=True, volumes=self.volumes
+                )
         except BaseException:
             self._remove(root.parent)
             raise

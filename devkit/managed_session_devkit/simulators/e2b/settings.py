@@ -74,6 +74,11 @@ class Settings(StrictModel):
     exit_retention_seconds: float = Field(default=30, ge=0)
     envd_version: str = "0.6.13"
 
+    stub_workers: bool = Field(
+        default=False,
+        description="new sandboxes have no processes; workers in them are tasks of the simulator, for "
+        "measurements (stub_worker.py)",
+    )
     warm_pool: int = Field(default=2, ge=0, description="ready sandboxes kept per template")
     preload_modules: list[str] = Field(
         default=[
