@@ -297,6 +297,7 @@ class WorkerSpec(Model):
     """Options of the worker. They take effect with its next start."""
 
     max_idle_seconds: int | None = None
+    min_idle_seconds: int | None = None
     attach_timeout_seconds: int | None = None
     pause_while_waiting_seconds: int | None = None
     """How long a worker waits for its session's user before its sandbox is paused. 0: never."""
@@ -470,6 +471,11 @@ class WorkStatus(Model):
     """Number of worker starts for this claim."""
     quick_returns: int = 0
     """Number of consecutive times that work arrived within `maxIdleSeconds` after a turn's end."""
+    return_balance: int | None = None
+    """Quick returns minus late ones, within bounds. Below 0 the worker waits `minIdleSeconds`.
+
+    None: unknown, because the first turn has not ended, or the sandbox has a worker that reports no returns.
+    """
     trace: TraceStatus | None = None
     """None unless traces are on."""
 
@@ -546,6 +552,7 @@ class PolicyField(StrEnum):
     ARCHIL = "archil"
     OUTPUTS = "outputs"
     MAX_IDLE_SECONDS = "maxIdleSeconds"
+    MIN_IDLE_SECONDS = "minIdleSeconds"
     ATTACH_TIMEOUT_SECONDS = "attachTimeoutSeconds"
     PAUSE_WHILE_WAITING_SECONDS = "pauseWhileWaitingSeconds"
     MAX_PARALLEL_CALLS = "maxParallelCalls"
@@ -634,6 +641,7 @@ class EffectiveStatus(Model):
     proxy: ProxySpec | None = None
     auto_resume: bool | None = None
     allow_public_traffic: bool | None = None
+    min_idle_seconds: int | None = None
     pause_while_waiting_seconds: int | None = None
     setup: Annotated[SetupSpec | None, OPAQUE] = None
     hooks: Annotated[HooksSpec | None, OPAQUE] = None

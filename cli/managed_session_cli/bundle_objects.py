@@ -23,13 +23,21 @@ _METADATA = frozenset(
     }
 )
 _POLICY_FIELDS = (
-    *("template", "timeoutSeconds", "maxIdleSeconds", "attachTimeoutSeconds", "pauseWhileWaitingSeconds"),
-    *("maxParallelCalls", "logLevel", "idleTTLSeconds", "ttlSecondsAfterEnd", "onSandboxLost"),
+    *("template", "timeoutSeconds", "maxIdleSeconds", "minIdleSeconds", "attachTimeoutSeconds"),
+    *(
+        "pauseWhileWaitingSeconds",
+        "maxParallelCalls",
+        "logLevel",
+        "idleTTLSeconds",
+        "ttlSecondsAfterEnd",
+        "onSandboxLost",
+    ),
     *("deletionPolicy", "snapshots", "scope", "autoResume", "allowPublicTraffic", "fromSnapshot", "origins"),
 )
 _WORK_FIELDS = (
     *("id", "claim", "offeredAt", "acknowledgedAt", "startedAt", "firstHeartbeatAt", "servingLateSince"),
     *("awaitingUserSince", "waitPausedAt", "waitResumedAt", "finishedAt", "exitReason", "stopReason"),
+    *("quickReturns", "returnBalance"),
 )
 _SESSION: tuple[Path, ...] = (
     *(("spec", each) for each in ("sessionID", "environmentID", "agentID", "routing", "lifecycle", "worker")),

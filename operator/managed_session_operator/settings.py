@@ -63,6 +63,13 @@ class OperatorSettings(Settings):
     max_idle_seconds: int = Field(
         default=10, ge=1, le=3600, description="Seconds that a worker waits for the next message."
     )
+    min_idle_seconds: int = Field(
+        default=2,
+        ge=1,
+        le=3600,
+        description="Seconds that a worker waits for the next message in a session that has mostly come back "
+        "late. With MANAGED_SESSIONS_MAX_IDLE_SECONDS or more, all workers wait that long.",
+    )
     attach_timeout_seconds: int = Field(
         default=60,
         ge=1,

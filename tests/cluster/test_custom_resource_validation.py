@@ -454,6 +454,15 @@ BAD_RESOURCES = [
         sandbox(timeoutSeconds=60) | worker(maxIdleSeconds=61),
     ),
     Refused(
+        "a short wait that is the longer one",
+        "spec.worker.minIdleSeconds",
+        "must be at most spec.worker.maxIdleSeconds",
+        worker(minIdleSeconds=11, maxIdleSeconds=10),
+    ),
+    Refused(
+        "no short wait", "spec.worker.minIdleSeconds", "greater than or equal to 1", worker(minIdleSeconds=0)
+    ),
+    Refused(
         "attaching outlives the sandbox",
         "spec.worker.attachTimeoutSeconds",
         "must be at most spec.sandbox.timeoutSeconds",

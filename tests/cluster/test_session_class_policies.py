@@ -153,6 +153,7 @@ async def test_what_is_not_locked_for_the_session_is_taken(
         ("autoResume", {"sandbox": {"autoResume": False}}),
         ("allowPublicTraffic", {"sandbox": {"allowPublicTraffic": True}}),
         ("maxIdleSeconds", {"worker": {"maxIdleSeconds": 5}}),
+        ("minIdleSeconds", {"worker": {"minIdleSeconds": 5}}),
         ("attachTimeoutSeconds", {"worker": {"attachTimeoutSeconds": 5}}),
         ("maxParallelCalls", {"worker": {"maxParallelCalls": 5}}),
         ("logLevel", {"worker": {"logLevel": "INFO"}}),

@@ -146,6 +146,12 @@ BAD_CLASSES = [
         {"session": {"sandbox": {"timeoutSeconds": 60}, "worker": {"maxIdleSeconds": 61}}},
     ),
     Refused(
+        "a short wait that is the longer one",
+        "spec.session.worker.minIdleSeconds",
+        "must be at most spec.session.worker.maxIdleSeconds",
+        {"session": {"worker": {"minIdleSeconds": 11, "maxIdleSeconds": 10}}},
+    ),
+    Refused(
         "TTL",
         "spec.session.lifecycle.idleTTLSeconds",
         "0 (never) or at least 60",
@@ -211,6 +217,7 @@ GOOD_CLASSES: dict[str, dict[str, Any]] = {
             },
             "worker": {
                 "maxIdleSeconds": 86400,
+                "minIdleSeconds": 86400,
                 "attachTimeoutSeconds": 86400,
                 "maxParallelCalls": 20,
                 "logLevel": "DEBUG",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -51,6 +53,33 @@ async def test_a_workflows_pauses_lose_nothing_and_pause_the_sandbox_a_few_times
         assert await calls(system, "connect") < rests
         assert report.counts["leases"] <= rests
         assert not {name: report.counts[name] for name in TOTALS_OF_TROUBLE if report.counts[name]}
+
+
+async def test_a_session_that_mostly_comes_back_late_is_billed_for_short_waits(
+    start_system: StartSystem,
+) -> None:
+    longest, pauses = 3, 3
+    waits = {"max_idle_seconds": str(longest), "min_idle_seconds": "1"}
+    system = await start_system(operator_settings={**QUICK, **waits})
+    async with begin(system) as slow, begin(system) as quick:
+        await asyncio.gather(
+            play(slow, pauses=pauses, seconds=2 * longest + 2), play(quick, pauses=pauses, seconds=1.5)
+        )
+        for each in (slow, quick):
+            await eventually("the sandbox is paused", partial(paused, system, each.session_id))
+        balances = [
+            (await resource(system, each.session_id))["status"]["work"]["returnBalance"]
+            for each in (slow, quick)
+        ]
+        assert balances == [-1, pauses]
+        [served_late], [served_soon] = [await sandboxes_of(system, each.session_id) for each in (slow, quick)]
+        # Four long waits alone would take longer, without the turns' work.
+        assert longest < served_late.billed_seconds < longest * (pauses + 1)
+        pauses_of_each = [
+            len((await system.e2b_admin.ledger(operation="pause", sandbox_id=each.id)).calls)
+            for each in (served_late, served_soon)
+        ]
+        assert pauses_of_each == [pauses + 1, 1]
 
 
 async def test_a_session_that_rests_longer_costs_one_waiting_time_a_turn(start_system: StartSystem) -> None:

@@ -53,7 +53,7 @@ class ExitReason(StrEnum):
     IDLE = (
         "Idle",
         Writer.WORKER,
-        "The turn ended and no further message came within `maxIdleSeconds`: the normal end.",
+        "The turn ended and no further message came while the worker waited: the normal end.",
         _NONE,
         True,
     )

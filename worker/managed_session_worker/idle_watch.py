@@ -29,10 +29,18 @@ class IdleWatch:
     Args:
         leave: Ends the worker.
         max_idle_seconds: How long the session may be idle.
+        returned: Called with the number of times that the session has gone on while this waited.
     """
 
-    def __init__(self, leave: Callable[[], None], max_idle_seconds: float) -> None:
+    def __init__(
+        self,
+        leave: Callable[[], None],
+        max_idle_seconds: float,
+        returned: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._leave = leave
+        self._returned = returned
+        self._returns = 0
         self._seconds = max_idle_seconds + SDK_FIRST_SECONDS
         self._unread = UnreadEvents()
         self._idle = False
@@ -45,6 +53,10 @@ class IdleWatch:
             if kind == "session.status_idle":
                 self._idle = not awaits_action(event)
             elif starts_activity(kind):
+                # Not for a run that this reads about in the history: nobody waited for it here.
+                if self._idle and self._leaving is not None:
+                    self._returns += 1
+                    self._returned(self._returns)
                 self._idle = False
         if unread:
             self.restart()

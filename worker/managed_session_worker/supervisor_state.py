@@ -68,6 +68,7 @@ class SupervisorState:
             "resultsPosted": 0,
             "resultsRefused": 0,
             "toolCallsInterrupted": 0,
+            "returns": 0,
             "calls": [],
             "unsynchronised": [],
             "memoryFailures": [],

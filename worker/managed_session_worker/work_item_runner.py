@@ -103,7 +103,11 @@ class WorkItemRunner:
             report_unsynchronised=lambda files: reporter.report("unsynchronised", paths=files),
         )
         interrupted = InterruptedCalls(self._check_calls)
-        self._idle_watch = IdleWatch(self._leave_idle, request.max_idle_seconds)
+        self._idle_watch = IdleWatch(
+            self._leave_idle,
+            request.max_idle_seconds,
+            lambda returns: reporter.report("returns", returns=returns),
+        )
         self._user_wait = UserWait(user_wait.changed)
         self._thawed = asyncio.Event()
         """Set while it is not known who serves the session, after a pause that the lease did not survive."""

@@ -34,7 +34,7 @@ MAX_LISTENERS = 4
 """Listeners per claim. A listener whose stream was cut may stay connected for ever."""
 OUTLIVED_LEASE = "it hung or froze until its lease had lapsed"
 """Why a live worker is superseded."""
-COUNTERS = ("toolCalls", "toolErrors", "toolCallsInterrupted", "resultsPosted", "resultsRefused")
+COUNTERS = ("toolCalls", "toolErrors", "toolCallsInterrupted", "resultsPosted", "resultsRefused", "returns")
 
 logger = logging.getLogger(__name__)
 
@@ -452,8 +452,8 @@ class WorkerManager:
                 record["lateSince"] = report["at"]
                 self._state.checkpoint()
                 self._broadcast(protocol.late(running.claim, report["at"]))
-            case "counts":
-                record.update({name: report[name] for name in COUNTERS})
+            case "counts" | "returns":
+                record.update({name: report[name] for name in COUNTERS if name in report})
             case "calls":
                 self._state.record_calls(report["calls"])
             case "call" | "awaiting" as kind:

@@ -56,6 +56,7 @@ _PLACES: dict[PolicyField, tuple[str, str]] = {
     PolicyField.ARCHIL: ("sandbox", "archil"),
     PolicyField.OUTPUTS: ("sandbox", "outputs"),
     PolicyField.MAX_IDLE_SECONDS: ("worker", "max_idle_seconds"),
+    PolicyField.MIN_IDLE_SECONDS: ("worker", "min_idle_seconds"),
     PolicyField.ATTACH_TIMEOUT_SECONDS: ("worker", "attach_timeout_seconds"),
     PolicyField.PAUSE_WHILE_WAITING_SECONDS: ("worker", "pause_while_waiting_seconds"),
     PolicyField.MAX_PARALLEL_CALLS: ("worker", "max_parallel_calls"),
@@ -183,6 +184,7 @@ def settings_layer(settings: OperatorSettings) -> Layer:
         sandbox=SandboxSpec(template=settings.template, timeout_seconds=settings.sandbox_timeout_seconds),
         worker=WorkerSpec(
             max_idle_seconds=settings.max_idle_seconds,
+            min_idle_seconds=settings.min_idle_seconds,
             attach_timeout_seconds=settings.attach_timeout_seconds,
             pause_while_waiting_seconds=settings.pause_while_waiting_seconds,
             max_parallel_calls=settings.max_parallel_calls,

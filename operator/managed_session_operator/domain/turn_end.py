@@ -12,6 +12,7 @@ from managed_session_worker.protocol import ExitReason, lease_given_back
 
 from managed_session_operator.domain import budget
 from managed_session_operator.domain.decide import LEASE_SECONDS, lease_message
+from managed_session_operator.domain.idle_patience import balance_at_end
 from managed_session_operator.domain.recovery import suspected
 from managed_session_operator.domain.turn import BUDGET_REACHED
 from managed_session_operator.domain.usage import Usage
@@ -74,6 +75,7 @@ def plan_turn_end(resource: ManagedSession, ending: Ending, now: datetime, *, ca
             "finishedAt": now,
             "exitReason": ending.exit_reason,
             "stopReason": ending.stop_reason or None,
+            "returnBalance": balance_at_end(resource, record),
             **NO_WAIT,
             **first,
         },

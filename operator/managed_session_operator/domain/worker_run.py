@@ -101,6 +101,8 @@ class ExitRecord(BaseModel):
     tool_calls: int = 0
     tool_errors: int = 0
     results_refused: int = 0
+    returns: int | None = None
+    """How often the session has gone on while the worker waited. None: an earlier version's worker."""
     started_at: str | None = None
     first_heartbeat_at: str | None = None
     finished_at: str | None = None

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from managed_session_operator.domain import kept_snapshots
 from managed_session_operator.domain.conditions import conditions_of, phase_of
 from managed_session_operator.domain.decide import claim_active, has_begun
-from managed_session_operator.domain.idle_patience import quick_returns
+from managed_session_operator.domain.idle_patience import returns
 from managed_session_operator.domain.offer import Offer
 from managed_session_operator.domain.recovery import suspected
 from managed_session_operator.domain.step import Decision, Step
@@ -31,7 +31,7 @@ NO_CREDENTIAL = "The work has no session token, and sandboxes do not get the env
 _MESSAGE_SECONDS = (0.1, 0.2, 0.4, 1.0)
 
 
-def _work(offer: Offer, claim_id: str, quick_returns: int = 0) -> dict[str, Any]:
+def _work(offer: Offer, claim_id: str) -> dict[str, Any]:
     """Return `status.work` for a new claim."""
     return {
         "id": offer.work_id,
@@ -46,7 +46,7 @@ def _work(offer: Offer, claim_id: str, quick_returns: int = 0) -> dict[str, Any]
         "exitReason": None,
         "stopReason": None,
         "attempts": 0,
-        "quickReturns": quick_returns or None,
+        "quickReturns": None,
     }
 
 
@@ -204,7 +204,7 @@ async def _write_claim(
     following = next_policy(context, resource)
     if not (claim_active(resource) or following.decided):
         return
-    work = _work(offer, claim_id, quick_returns(resource, following.policy.values, offer.offered_at))
+    work = _work(offer, claim_id) | returns(resource, following.policy.values, offer.offered_at)
     sandbox: dict[str, object] = {}
     requests: dict[str, str] = {}
     state = status.sandbox.state

@@ -27,6 +27,7 @@ POLICY = EffectiveStatus(
     template="managed-session-worker:1",
     timeout_seconds=900,
     max_idle_seconds=10,
+    min_idle_seconds=2,
     attach_timeout_seconds=60,
     log_level="INFO",
     idle_ttl_seconds=0,

@@ -145,6 +145,7 @@ SECTIONS: list[tuple[str, str, Any, Any]] = [
     ("sandbox", "autoResume", False, True),
     ("sandbox", "allowPublicTraffic", False, True),
     ("worker", "maxIdleSeconds", 3, 4),
+    ("worker", "minIdleSeconds", 3, 4),
     ("worker", "attachTimeoutSeconds", 3, 4),
     ("worker", "maxParallelCalls", 1, 20),
     ("worker", "logLevel", "DEBUG", "ERROR"),

@@ -59,3 +59,47 @@ async def test_a_restarted_watch_leaves_although_it_has_read_all_events() -> Non
     watch.pause()
     watch.restart()
     await asyncio.wait_for(left.wait(), 30)
+
+
+def test_the_record_tells_how_often_the_session_went_on_while_the_worker_waited(
+    sandbox: Sandbox, wire: Wire
+) -> None:
+    # Another worker waited for the first message's answer.
+    wire.say()
+    wire.end_turn()
+    wire.say()
+    client = sandbox.start(maxIdleSeconds=2)
+    for word in ("one", "two", "three"):
+        assert wire.run(f"echo {word}") == (word, False)
+        wire.end_turn()
+        if word != "three":
+            wire.say()
+    record = client.record()
+    assert (record["reason"], record["toolCalls"], record["returns"]) == ("Idle", 3, 2)
+
+
+def idle(number: int, kind: str = "end_turn") -> dict[str, Any]:
+    return {"id": f"sevt_{number}", "type": "session.status_idle", "stop_reason": {"type": kind}}
+
+
+def runs(number: int) -> dict[str, Any]:
+    return {"id": f"sevt_{number}", "type": "session.status_running"}
+
+
+@pytest.mark.parametrize(
+    ("reads", "returns"),
+    [
+        pytest.param([[idle(1), runs(2), idle(3), runs(4)]], [], id="the history"),
+        pytest.param([[idle(1)], [runs(2)], [idle(3)], [runs(4)]], [1, 2], id="runs that it waited for"),
+        pytest.param([[idle(1)], [runs(2), runs(3)]], [1], id="one run, told twice"),
+        pytest.param([[idle(1)], [idle(1), runs(2)], [runs(2)]], [1], id="the history after a cut"),
+        pytest.param([[idle(1, "requires_action")], [runs(2)]], [], id="an answer to a call"),
+    ],
+)
+async def test_a_watch_counts_runs_that_it_waited_for(reads: list[Any], returns: list[int]) -> None:
+    counted: list[int] = []
+    watch = IdleWatch(lambda: None, 60, counted.append)
+    for events in reads:
+        watch.read(events)
+    watch.pause()
+    assert counted == returns
