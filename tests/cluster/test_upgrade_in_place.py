@@ -217,11 +217,20 @@ async def _a_class_takes_effect(system: LocalSystem, sessions: Sessions) -> None
     assert "env" in await policy_says(system, session_id, "ClassChanged")
     origins = (await effective(system, session_id))["origins"]
     assert (origins["network"], origins["env"]) == ("class/gold@1", "settings")
+    assert await _return_balance(system, session_id) is None, "the worker of the version before told it"
 
     await system.e2b_admin.vanish((await only_sandbox(system, session_id)).id)
     assert (await sessions.idle.say("Run: echo team: $TEAM")).endswith("team: gold")
     await policy_says(system, session_id, None)
     assert await denied(system, session_id) == [DENIED]
+    await sessions.settled(sessions.idle)
+    assert await _return_balance(system, session_id) == 0, "today's worker did not report returns"
+
+
+async def _return_balance(system: LocalSystem, session_id: str) -> int | None:
+    """What the session's newest turn says of how soon it comes back."""
+    balance: int | None = (await resource(system, session_id))["status"]["work"].get("returnBalance")
+    return balance
 
 
 async def test_the_version_before_goes_on_with_sessions_that_never_had_a_class(

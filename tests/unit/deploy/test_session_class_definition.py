@@ -60,7 +60,7 @@ def test_the_session_policy_has_the_same_schema_as_in_a_session() -> None:
         if "self.worker" in rule["rule"] or "self.lifecycle" in rule["rule"]
     ]
     assert ours["x-kubernetes-validations"] == with_path(of_policy)
-    assert len(of_policy) == 3
+    assert len(of_policy) == 4
 
 
 def test_the_session_policy_is_rendered_from_the_crd_of_sessions() -> None:
