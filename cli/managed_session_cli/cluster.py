@@ -118,6 +118,24 @@ class Cluster:
             kind = self._resource("authorization.k8s.io/v1", "SelfSubjectAccessReview")
             return bool(kind.create(body=review, serializer=_plain)["status"]["allowed"])
 
+    def account_may(self, account: str, permission: Permission) -> bool:
+        """Return whether a ServiceAccount, given as `NAMESPACE:NAME`, has this permission."""
+        namespace = account.partition(":")[0]
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": {
+                "user": f"system:serviceaccount:{account}",
+                "groups": [
+                    "system:authenticated",
+                    "system:serviceaccounts",
+                    f"system:serviceaccounts:{namespace}",
+                ],
+                "resourceAttributes": asdict(permission),
+            },
+        }
+        return bool(self.create_answered(review)["status"]["allowed"])
+
     def get(self, reference: Reference) -> Object | None:
         """Return the object; None if it does not exist, or the server does not know its kind."""
         with suppress(NotFoundError), self._explained(f"read {reference}"):

@@ -23,9 +23,11 @@ from managed_session_cli import diagnosis, keys
 from managed_session_cli.anthropic_environment import AnthropicEnvironment, check_api_key
 from managed_session_cli.clouds import CloudError, E2BTeam
 from managed_session_cli.cluster import Cluster, Reference
+from managed_session_cli.dashboard_checks import dashboard_checks, rights_of
 from managed_session_cli.diagnosis import Check, CheckResult
 from managed_session_cli.errors import ClusterError
 from managed_session_cli.installation import (
+    DASHBOARD,
     OPERATOR,
     WEBHOOK,
     Installation,
@@ -99,6 +101,7 @@ class Examination:
             ("classes", self._classes),
             ("sandboxes", self._sandboxes),
             ("snapshots", self._snapshots),
+            (DASHBOARD, self._dashboard),
         ]
         for name, check in named:
             checks += _attempt(name, check)
@@ -243,6 +246,24 @@ class Examination:
         # Sandboxes first: one that is created meanwhile has its resource already.
         sandboxes = asyncio.run(team.sandboxes({METADATA_INSTALLATION: own}))
         return [diagnosis.orphans(sandboxes, self._sessions())]
+
+    def _dashboard(self) -> list[Check]:
+        """Check the dashboard, which is optional."""
+        deployment = self._cluster.get(self._installation.deployment(DASHBOARD))
+        if deployment is None:
+            return []
+        return [self._deployment(DASHBOARD), *_attempt("dashboard sign-in", self._dashboard_access)]
+
+    def _dashboard_access(self) -> list[Check]:
+        account = f"{self._installation.system_namespace}:{DASHBOARD}"
+        wanted = rights_of(self._installation.dashboard_manifests())
+        missing = [each for each in wanted if not self._cluster.account_may(account, each)]
+        try:
+            secret = self._cluster.get(self._installation.secret(DASHBOARD))
+            token = keys.values_of(secret).get(Credential.DASHBOARD_TOKEN, "")
+        except ClusterError:
+            return dashboard_checks(missing, None)
+        return dashboard_checks(missing, token)
 
 
 def _attempt(name: str, check: Callable[[], Check | Iterable[Check]]) -> list[Check]:

@@ -130,6 +130,31 @@ async def serve_a_turn(system: LocalSystem) -> str:
     return session_id
 
 
+async def doctor_looks_at_the_dashboard(site: Site) -> None:
+    """`doctor` sees that no pod runs here, that the rights are complete, and which ones are taken away."""
+
+    async def said() -> dict[str, dict[str, str]]:
+        found = json.loads((await site.run("doctor", "--json", keys={})).output)
+        return {each["check"]: each for each in found if "dashboard" in each["check"]}
+
+    checks = await said()
+    assert {name: each["result"] for name, each in checks.items()} == {
+        "managed-session-dashboard": "failed",
+        "dashboard rights": "ok",
+        "dashboard sign-in": "ok",
+    }
+    assert "managed-sessions dashboard" in checks["dashboard sign-in"]["detail"]
+    binding = "managed-session-dashboard"
+    await site.kubectl("delete", "rolebinding", binding, f"--namespace={site.namespace}")
+
+    async def noticed() -> str | None:
+        rights = (await said())["dashboard rights"]
+        return rights["detail"] if rights["result"] == "failed" else None
+
+    detail = await eventually("the doctor notices", noticed)
+    assert f"watch managedsessions.managedagents.dev in {site.namespace}" in detail
+
+
 async def test_dashboard_survives_an_upgrade_and_goes_with_the_rest(site: Site) -> None:
     name = "managed-session-dashboard"
     binding = f"{name}-{site.system_namespace}"
@@ -143,6 +168,7 @@ async def test_dashboard_survives_an_upgrade_and_goes_with_the_rest(site: Site) 
     assert {"name": "MANAGED_SESSIONS_NAMESPACE", "value": site.namespace} in container["env"]
     (subject,) = (await site.get("clusterrolebinding", binding))["subjects"]
     assert subject["namespace"] == site.system_namespace
+    await doctor_looks_at_the_dashboard(site)
     assert (await uninstall(site, "--keep-crd")).code == 0
     await nothing_is_left(site)
     assert await site.get("clusterrolebinding", binding) == {}
