@@ -65,6 +65,7 @@ class Requests:
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
         self._base = ""
+        self._proxy: str | None = None
 
     async def call(
         self,
@@ -116,7 +117,7 @@ class Requests:
                 async with (
                     asyncio.timeout(self._timeout),
                     session.request(
-                        method, URL(url, encoded=True), headers=sent, data=content, proxy=_proxy_for(url)
+                        method, URL(url, encoded=True), headers=sent, data=content, proxy=self._proxy
                     ) as response,
                 ):
                     status, answer = response.status, await response.read()
@@ -157,6 +158,7 @@ class Requests:
         if self._session is None:
             sdk = self._sdk()
             self._base = str(sdk.base_url).rstrip("/")
+            self._proxy = _proxy_for(self._base)
             headers = {name: value for name, value in sdk.default_headers.items() if isinstance(value, str)}
             kept = {name: value for name, value in headers.items() if name.lower() not in _OWN_HEADERS}
             trace = aiohttp.TraceConfig()
