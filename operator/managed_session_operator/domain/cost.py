@@ -66,6 +66,8 @@ def cost_fields(
         usage: what Anthropic reports, if that was read.
         prices: what running sandboxes cost.
     """
+    if usage is None and not fields.get("sandbox"):
+        return {}
     before = resource.status.cost or CostStatus()
     after = before.model_copy(deep=True)
     if usage is not None:

@@ -39,12 +39,13 @@ def status_patch(
         fields: other top-level fields in JSON form. None inside a field removes a value.
     """
     patch: dict[str, Any] = {}
-    current = resource.status.to_json()
-    implied = {
+    changes = {
         **class_budget.counted(resource, fields, now),
         **cost_fields(resource, fields, now, usage=usage, prices=prices),
+        **fields,
     }
-    for key, value in {**implied, **fields}.items():
+    current = resource.status.to_json() if changes else {}
+    for key, value in changes.items():
         wanted = _wire(value)
         if not _contains(current.get(key), wanted):
             patch[key] = wanted

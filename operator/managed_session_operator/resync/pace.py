@@ -10,7 +10,7 @@ from managed_session_operator.domain.resource_cache import ResourceCache
 
 ALL_AT_ONCE = 500
 """Up to so many resources, every resync has all of them reconciled."""
-_LEAST_PART = 250
+_LEAST_PART = 100
 _PARTS = 120
 """In how many resyncs at most every resource at rest is reconciled once."""
 READ_AT_ONCE = 1000

@@ -38,7 +38,7 @@ def test_a_small_installation_is_reconciled_as_a_whole_by_every_resync() -> None
 def test_a_large_one_is_reconciled_in_parts_and_what_moves_every_time() -> None:
     cache, rounds = store(2000, works={"sandbox": RUNNING, "work": work(acknowledged=9)}), ReconcileRound()
     rounds.choose(cache, set(), "env")
-    parts = [rounds.choose(cache, {"rests-7", "gone"}, "env") for _ in range(9)]
+    parts = [rounds.choose(cache, {"rests-7", "gone"}, "env") for _ in range(21)]
     assert all({"works", "rests-7"} <= set(each) for each in parts)
     assert all(len(each) < len(cache) / 4 for each in parts)
     assert set().union(*parts) == set(cache.names())
