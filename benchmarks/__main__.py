@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,8 +23,11 @@ from benchmarks import machine, page
 from benchmarks.catalog import BENCHMARKS, Benchmark, by_name
 from benchmarks.figures import RESULTS, Figure, NotMeasuredError, Result, committed, from_json, to_json
 
-GRACE_SECONDS = 20.0
+GRACE_SECONDS = 30.0
+"""How long an interrupted benchmark may take to stop its processes."""
 LONGEST_ERROR = 300
+INTERRUPTED = 130
+"""Exit code after a SIGINT, as shells have it."""
 
 
 def measure(benchmark: Benchmark) -> Result:
@@ -73,7 +77,7 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> str | None:
         return None
     except subprocess.TimeoutExpired:
         started = root.children(recursive=True)
-        process.terminate()
+        process.send_signal(signal.SIGINT)
         psutil.wait_procs([root], timeout=GRACE_SECONDS)
         for each in (root, *started):
             if each.is_running():
@@ -129,7 +133,12 @@ def main() -> int:
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; --list shows all")
     chosen = [by_name(name) for name in given.only] if given.only else list(BENCHMARKS)
     if given.into is not None:
-        given.into.write_text(to_json({each.name: measure(each) for each in chosen}))
+        # A shell ignores it for what it runs in the background.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            given.into.write_text(to_json({each.name: measure(each) for each in chosen}))
+        except KeyboardInterrupt:
+            return INTERRUPTED
         return 0
     results = committed() if given.render else run_all(chosen)
     page.write(results)

@@ -79,7 +79,7 @@ BENCHMARKS = (
         "the sandboxes: they make a worker's calls, and nothing else. So the cores run the system and the "
         "simulators, and not hundreds of interpreters.",
         at_once.measure,
-        300,
+        400,
         (
             Growth(
                 ("cpu-at-once",),
@@ -125,7 +125,7 @@ BENCHMARKS = (
         "An operator is started where all sessions are idle and their sandboxes paused, and is then left "
         "alone for a minute, which is two resyncs.",
         at_rest.measure,
-        480,
+        720,
         (
             Growth(
                 ("rest-memory",),
@@ -203,7 +203,7 @@ BENCHMARKS = (
         "A hand-over between operators",
         "The leader gets a SIGTERM, ten times. The Lease is that of an installation.",
         hand_over.measure,
-        180,
+        240,
     ),
     Benchmark(
         "warm-start",
@@ -219,7 +219,7 @@ BENCHMARKS = (
         "Threads of one session each run a command of one second: side by side, and one after the other as "
         "the SDK's runner does.",
         threads_side_by_side.measure,
-        180,
+        240,
         (
             Growth(
                 ("threads",),
@@ -252,8 +252,8 @@ BENCHMARKS = (
         "The vendor's cookbook",
         "E2B's cookbook has an example that serves the same sessions: `app-webhooks` of "
         "`examples/anthropic-managed-agents/python` in `e2b-dev/e2b-cookbook`. It runs unpatched against the "
-        "same simulators and latencies, with real workers. The figures of this project beside them are those "
-        "of the sections above.",
+        "same simulators and latencies, with real workers on both sides. The figures of this project are "
+        "those of the sections above.",
         cookbook.measure,
         240,
     ),

@@ -126,7 +126,10 @@ def middle_and_longest(
     scale: int | None = None,
     goal: float | None = None,
 ) -> list[Figure]:
-    """Return the median and the maximum as figures in seconds. `limits` are in milliseconds."""
+    """Return the median and the maximum as figures in seconds. `limits` are in milliseconds.
+
+    The goal is for the median.
+    """
     return [
         Figure(
             key=f"{key}-{short}",
@@ -136,7 +139,7 @@ def middle_and_longest(
             scale=scale,
             limit=limit / 1000,
             limit_is=limit_is,
-            goal=goal,
+            goal=goal if short == "p50" else None,
         )
         for short, what, value, limit in (
             ("p50", "median", statistics.median(milliseconds), limits[0]),

@@ -25,8 +25,10 @@ POLLERS = 16
 LIMIT_COLD_MS = 400 + 60 + 30 + 60
 """Create, acknowledge, start and heartbeat. The poll and the webhook run during the create."""
 LIMIT_PAUSED_MS = 700 + 60 + 30 + 60
-LIMIT_IS = "create or resume, acknowledge, start, heartbeat"
-LIMIT_AT_ONCE_IS = f"the same, after each session's poll by one of {POLLERS} pollers"
+LIMIT_IS = "create or resume, acknowledge, start and heartbeat"
+LIMIT_AT_ONCE_IS = (
+    f"create, acknowledge, start and heartbeat, after each session's poll by one of {POLLERS} pollers"
+)
 
 
 def latency(model: tuple[int, int]) -> dict[str, int]:

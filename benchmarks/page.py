@@ -124,11 +124,8 @@ def _section(benchmark: Benchmark, results: Mapping[str, Result]) -> str:
         lines += [f"**Not measured in this run**{reason}.", ""]
     elif result.error is not None:
         lines += [f"**Failed:** {result.error}", ""]
-    else:
-        lines += [*_table(benchmark, result.figures), ""]
-        limits = dict.fromkeys(each.limit_is for each in result.figures if each.limit_is)
-        if limits:
-            lines += [f"Compared with: {'; '.join(limits)}.", ""]
+    elif benchmark.name != "cookbook":
+        lines += [*_table(benchmark, result.figures), "", *_limits(result.figures)]
     if benchmark.name == "cookbook":
         lines += _peers(results)
     for drawn, growth in _drawn(results):
@@ -159,6 +156,16 @@ def _table(benchmark: Benchmark, figures: Sequence[Figure]) -> list[str]:
     return rows
 
 
+def _limits(figures: Sequence[Figure]) -> list[str]:
+    """Return what the ratios of the table compare with."""
+    names: dict[str, dict[str, None]] = {}
+    for figure in figures:
+        if figure.limit_is:
+            names.setdefault(figure.limit_is, {})[figure.name] = None
+    lines = [f"- {limit_is} ({'; '.join(named)})" for limit_is, named in names.items()]
+    return ["The ratios (×) are against:", "", *lines, ""] if lines else []
+
+
 def _cell(figure: Figure) -> str:
     value = _value(figure.value, figure.unit)
     return value if figure.ratio is None else f"{value} ({figure.ratio:.2f} ×)"
@@ -166,55 +173,53 @@ def _cell(figure: Figure) -> str:
 
 def _peers(results: Mapping[str, Result]) -> list[str]:
     """Return the comparison with the cookbook, of this run and of an earlier one."""
-    rows: list[str] = []
-    theirs = (
-        {(each.key, each.scale): each for each in results["cookbook"].figures}
-        if "cookbook" in results
-        else {}
-    )
     ours = {
         (each.key, each.scale): each
         for name in ("turns", "at-once")
         for each in (results[name].figures if name in results else ())
     }
-    for place, figure in theirs.items():
-        if place in ours:
-            scale = "" if figure.scale is None else f", {figure.scale} at once"
-            rows.append(
-                f"| {figure.name}{scale} | {_value(figure.value, figure.unit)} | "
-                f"{_value(ours[place].value, 's')} | {figure.value / ours[place].value:.1f} × |"
-            )
-    if rows:
-        rows = [
-            "| Figure | Cookbook | This project | Cookbook ÷ this project |",
-            "|---|---|---|---|",
-            *rows,
-            "",
-        ]
-    earlier = "; ".join(f"{name}: {value}" for name, value in cookbook.EARLIER.items())
-    before = f"An earlier run, on another machine with two cores, measured of the cookbook: {earlier}."
-    return [*rows, f"{before} It serves one session after the other, about one a second.", ""]
+    rows = [
+        "| Until the first heartbeat | Cookbook | This project | Cookbook ÷ this project |",
+        "|---|---|---|---|",
+    ]
+    for figure in results["cookbook"].figures if "cookbook" in results else ():
+        scale = "" if figure.scale is None else f", {figure.scale} at once"
+        rows.append(
+            _peer(f"{figure.name}{scale}", _cell(figure), figure.value, ours.get((figure.key, figure.scale)))
+        )
+    for place, (name, seconds) in cookbook.EARLIER_AT_ONCE.items():
+        rows.append(_peer(name, f"{seconds} s, in an earlier run", seconds, ours.get(place)))
+    earlier = (
+        f"**An earlier run** of the cookbook, on another machine with two cores: {cookbook.EARLIER}. "
+        "It serves one session after the other."
+    )
+    return [*rows, "", earlier, ""]
+
+
+def _peer(name: str, theirs: str, seconds: float, ours: Figure | None) -> str:
+    measured = ("not measured", "") if ours is None else (_cell(ours), f"{seconds / ours.value:.1f}")
+    return f"| {name} | {theirs} | {' | '.join(measured)} |"
 
 
 def straight_line(growth: Growth, figures: Sequence[Figure]) -> str:
-    """Return where the first figure of a plot stops growing in proportion to the scale."""
+    """Return how the first figure of a plot grows, and where it stops to do so in proportion."""
     series = sorted((each.scale or 0, each.value) for each in figures if each.key == growth.keys[0])
-    steps = []
-    for (small, low), (large, high) in pairwise(series):
-        grown = high / low if low else 0.0
-        steps.append((large, grown / (large / small), grown))
-    flat = all(abs(grown - 1) <= STRAIGHT for _, _, grown in steps)
-    if flat:
-        return f"It hardly changes from {series[0][0]:,} to {series[-1][0]:,} {growth.of}."
-    bent = next((step for step in steps if abs(step[1] - 1) > STRAIGHT), None)
-    if bent is None:
-        return f"It grows in proportion up to {series[-1][0]:,} {growth.of}."
-    before = next(small for small, _ in reversed(series) if small < bent[0])
-    way = "less" if bent[1] < 1 else "more"
-    return (
-        f"From {before:,} to {bent[0]:,} {growth.of}, which is {bent[0] / before:.3g} times as many, "
-        f"it becomes {bent[2]:.2g} times as much: {way} than in proportion."
+    steps = [
+        (small, large, large / small, high / low if low else 0.0)
+        for (small, low), (large, high) in pairwise(series)
+    ]
+    first, last = series[0][0], series[-1][0]
+    if all(abs(grown - 1) <= STRAIGHT for *_, grown in steps):
+        return f"It hardly changes from {first:,} to {last:,} {growth.of}."
+    bent = [small for small, _, wider, grown in steps if abs(grown / wider - 1) > STRAIGHT]
+    if not bent:
+        return f"It grows in proportion up to {last:,} {growth.of}."
+    said = ", and ".join(
+        f"from {small:,} to {large:,} ({wider:.3g} × as many) it becomes {grown:.2g} × as much"
+        for small, large, wider, grown in steps
     )
+    start = "It is not in proportion" if bent[0] == first else f"It grows in proportion up to {bent[0]:,}"
+    return f"{start}: {said}."
 
 
 def _value(value: float, unit: str) -> str:
