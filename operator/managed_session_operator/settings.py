@@ -64,7 +64,7 @@ class OperatorSettings(Settings):
         default=10, ge=1, le=3600, description="Seconds that a worker waits for the next message."
     )
     min_idle_seconds: int = Field(
-        default=2,
+        default=1,
         ge=1,
         le=3600,
         description="Seconds that a worker waits for the next message in a session that has mostly come back "

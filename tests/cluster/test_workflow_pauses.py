@@ -58,12 +58,12 @@ async def test_a_workflows_pauses_lose_nothing_and_pause_the_sandbox_a_few_times
 async def test_a_session_that_mostly_comes_back_late_is_billed_for_short_waits(
     start_system: StartSystem,
 ) -> None:
-    longest, pauses = 6, 3
+    longest, pauses = 5, 2
     waits = {"max_idle_seconds": str(longest), "min_idle_seconds": "1"}
     system = await start_system(operator_settings={**QUICK, **waits})
     async with begin(system) as slow, begin(system) as quick:
         await asyncio.gather(
-            play(slow, pauses=pauses, seconds=2 * longest + 2), play(quick, pauses=pauses, seconds=1.5)
+            play(slow, pauses=pauses, seconds=2 * longest + 8), play(quick, pauses=pauses, seconds=1.5)
         )
         for each in (slow, quick):
             await eventually("the sandbox is paused", partial(paused, system, each.session_id))

@@ -6,8 +6,9 @@ second such quick return in a row on, the worker waits longer, up to a limit. Th
 
 **Shorter:** whoever comes back after minutes gains nothing from the wait, and each turn pays for it. So the
 worker waits `minIdleSeconds` while the session has come back late more often than not. The balance of quick
-and late returns never falls below -1, so the majority counts over any number of the newest returns too. A
-session that has come back quickly at least every second time is resumed no more often than without this rule.
+and late returns never falls below -1, so the majority counts over any number of the newest returns too. Nor
+does it rise above 10, so no habit lasts for ever. Within these bounds, a session that has come back quickly
+at least every second time is resumed no more often than without this rule.
 """
 
 from __future__ import annotations
