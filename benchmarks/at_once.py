@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import AsyncExitStack
+from collections.abc import Mapping
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 
 import psutil
@@ -62,9 +63,25 @@ def parts_of(system: LocalSystem) -> dict[str, list[psutil.Process]]:
     return {**parts, USERS: [psutil.Process()]}
 
 
-def used(parts: dict[str, list[psutil.Process]]) -> dict[str, float]:
-    """Return the CPU seconds of each part so far."""
-    return {name: sum(map(cpu_seconds, processes)) for name, processes in parts.items()}
+def readings(parts: Mapping[str, list[psutil.Process]]) -> dict[int, float]:
+    """Return the CPU seconds of each process so far, without those that have ended."""
+    found: dict[int, float] = {}
+    for process in (each for processes in parts.values() for each in processes):
+        with suppress(psutil.NoSuchProcess):
+            found[process.pid] = cpu_seconds(process)
+    return found
+
+
+def used(
+    parts: Mapping[str, list[psutil.Process]], before: Mapping[int, float], after: Mapping[int, float]
+) -> dict[str, float]:
+    """Return the CPU seconds of each part between two readings, of processes that are in both."""
+    return {
+        name: sum(
+            after[each.pid] - before[each.pid] for each in processes if each.pid in before.keys() & after
+        )
+        for name, processes in parts.items()
+    }
 
 
 async def burst(sessions: int, *, stub_workers: bool = True) -> Burst:
@@ -97,15 +114,14 @@ async def burst(sessions: int, *, stub_workers: bool = True) -> Burst:
             await asyncio.gather(*(stack.enter_async_context(begin(system)) for _ in range(sessions)))
         )
         parts = parts_of(system)
-        before = used(parts)
+        before = readings(parts)
         await asyncio.gather(*(turn(each) for each in many))
-        answered = used(parts)
+        answered = used(parts, before, readings(parts))
         await settle(system, sessions + 1)
-        ended = used(parts)
         return Burst(
             await heartbeats(system, many, 0),
-            {name: ended[name] - before[name] for name in parts},
-            sum(answered[name] - before[name] for name in SIMULATED),
+            used(parts, before, readings(parts)),
+            sum(answered[name] for name in SIMULATED),
         )
 
 
