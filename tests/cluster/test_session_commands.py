@@ -18,6 +18,7 @@ from managed_session_devkit.system.local_system import LocalSystem
 
 from ..support.held import WAIT, let_go
 from ..support.sessions import becomes, begin, resource
+from ..support.shells import Zsh, fish
 from ..support.waiting import eventually
 from .command_line import E2B_KEY, Ended, Site, installed_scripts
 
@@ -48,16 +49,20 @@ async def at_rest(serving: LocalSystem) -> str:
     return conversation.session_id
 
 
+def environment(site: Site, path: Path) -> dict[str, str]:
+    """Variables with the installed scripts before everything else on PATH."""
+    return {
+        **os.environ,
+        "PATH": f"{path}{os.pathsep}{os.environ['PATH']}",
+        "KUBECONFIG": str(site.control_plane.kubeconfig),
+    }
+
+
 async def execute(site: Site, path: Path, *command: str | Path, **variables: str) -> Ended:
     """Run a program with the installed scripts before everything else on PATH."""
     process = await asyncio.create_subprocess_exec(
         *command,
-        env={
-            **os.environ,
-            "PATH": f"{path}{os.pathsep}{os.environ['PATH']}",
-            "KUBECONFIG": str(site.control_plane.kubeconfig),
-            **variables,
-        },
+        env={**environment(site, path), **variables},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -197,11 +202,29 @@ async def test_bash_completes_commands_options_and_sessions(site: Site, scripts:
     assert shells == ["zsh"]
 
 
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
-async def test_other_shells_get_a_script(site: Site, scripts: Path, shell: str) -> None:
-    ended = await execute(site, scripts, "managed-sessions", "completion", shell)
-    assert ended.code == 0
-    assert "_MANAGED_SESSIONS_COMPLETE=complete_" in ended.output
+async def test_fish_completes_commands_and_sessions(site: Site, scripts: Path, first: str) -> None:
+    program = """
+    managed-sessions completion fish | source
+    complete --do-complete "managed-sessions retr"; echo ==
+    complete --do-complete "managed-sessions get --namespace=$WHERE sesn-"
+    """
+    fish_program, variables = fish()
+    arguments = (fish_program, "--no-config", "--command", program)
+    ended = await execute(site, scripts, *arguments, WHERE=site.namespace, **variables)
+    assert ended.errors == ""
+    commands, sessions = ended.output.split("==\n")
+    assert commands.startswith("retry\t")
+    assert resource_name(first) in [line.split("\t")[0] for line in sessions.splitlines()]
+
+
+async def test_zsh_completes_commands_and_sessions(
+    site: Site, scripts: Path, first: str, tmp_path: Path
+) -> None:
+    session, where = resource_name(first), f"--namespace={site.namespace}"
+    variables = environment(site, scripts)
+    async with Zsh(variables, "source <(managed-sessions completion zsh)", tmp_path) as shell:
+        await shell.completed("managed-sessions retr", "managed-sessions retry ")
+        await shell.completed(f"managed-sessions get {where} {session[:-1]}", f"{session} ")
 
 
 async def test_completion_without_a_cluster_is_quick_and_silent(site: Site, scripts: Path) -> None:

@@ -10,61 +10,26 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
-import platformdirs
 import yaml
-from filelock import FileLock
 from managed_session_devkit.control_plane.processes import ServerProcess
 from managed_session_devkit.system.ports import free_port
 
+from .debian_packages import run, unpacked
 from .waiting import eventually
-
-NAMES = ("prometheus", "promtool")
-GET_SECONDS = 180
 
 
 @cache
 def prometheus_folder() -> Path:
-    """The folder of both programs. Nothing is installed: no daemon of the package ever starts."""
+    """The folder of both programs."""
     found = shutil.which("promtool")
     if found is not None and shutil.which("prometheus", path=str(Path(found).parent)):
         return Path(found).parent
-    kept = platformdirs.user_cache_path("managed-sessions", ensure_exists=True) / "prometheus"
-    programs = kept / "usr" / "bin"
-    with FileLock(f"{kept}.lock"):
-        if not all((programs / name).exists() for name in NAMES):
-            _unpack_package(kept)
-    return programs
-
-
-def _unpack_package(target: Path) -> None:
-    assert shutil.which("apt-get"), "there is no promtool: install Prometheus so that it is on PATH"
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir()
-    if _run(["apt-get", "download", "prometheus"], target).returncode != 0:
-        _run(["apt-get", "update", "--quiet=2"], target)
-        downloaded = _run(["apt-get", "download", "prometheus"], target)
-        assert downloaded.returncode == 0, downloaded.stdout
-    (package,) = target.glob("*.deb")
-    unpacked = _run(["dpkg-deb", "--extract", str(package), str(target)], target)
-    assert unpacked.returncode == 0, unpacked.stdout
-    package.unlink()
-
-
-def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=GET_SECONDS,
-    )
+    return unpacked("prometheus") / "usr" / "bin"
 
 
 def promtool(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run promtool in this folder."""
-    return _run([str(prometheus_folder() / "promtool"), *arguments], folder)
+    return run([str(prometheus_folder() / "promtool"), *arguments], folder)
 
 
 class Prometheus:
