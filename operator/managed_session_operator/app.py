@@ -9,7 +9,6 @@ import os
 import socket
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -18,35 +17,16 @@ from managed_session_api import names
 from managed_session_api.conditions import Reason
 from managed_session_api.credentials import Credential
 from managed_session_api.names import resource_name
-from managed_session_api.resource import ManagedSession
 from managed_session_runtime.credentials import CredentialDirectory, CredentialError
 from managed_session_runtime.kubernetes_client import open_session
 
-from managed_session_operator.capacity.class_shares import class_name_of
-from managed_session_operator.capacity.creation_rate import CreationRate
-from managed_session_operator.capacity.slots import Capacity
-from managed_session_operator.clients.anthropic.work_queue import WorkQueue
-from managed_session_operator.clients.anthropic.workspace_sessions import WorkspaceSessions
-from managed_session_operator.clients.audit_sink import open_sink
-from managed_session_operator.clients.clock import SystemClock
 from managed_session_operator.clients.e2b.open_calls import OPEN_SECONDS
-from managed_session_operator.clients.e2b.sandbox_cleaning import SandboxCleaning
-from managed_session_operator.clients.e2b.sandbox_preparation import SandboxPreparations
-from managed_session_operator.clients.e2b.sandbox_skills import SandboxSkills
-from managed_session_operator.clients.e2b.sandboxes import Sandboxes
-from managed_session_operator.clients.e2b.worker_streams import WorkerStreams
 from managed_session_operator.clients.kubernetes.access_events import AccessEvents
 from managed_session_operator.clients.kubernetes.calls import kubernetes_call
 from managed_session_operator.clients.kubernetes.classes import Classes
 from managed_session_operator.clients.kubernetes.events import EventRecorder
 from managed_session_operator.clients.kubernetes.leadership import Leadership
-from managed_session_operator.clients.kubernetes.managed_sandboxes import ManagedSandboxes
-from managed_session_operator.clients.kubernetes.referenced_values import ReferencedValues
-from managed_session_operator.clients.kubernetes.resources import Resources
-from managed_session_operator.clients.kubernetes.session_tokens import SessionTokens
 from managed_session_operator.clients.kubernetes.watch import Watch
-from managed_session_operator.clients.rotating_key import RotatingKey
-from managed_session_operator.clients.skill_cache.archives import cached
 from managed_session_operator.controller.access_audit import AccessAudit
 from managed_session_operator.controller.class_changes import ClassChanges
 from managed_session_operator.controller.class_feed import ClassFeed
@@ -56,25 +36,18 @@ from managed_session_operator.controller.reconcile_queue import ReconcileQueue
 from managed_session_operator.controller.reconciler import Reconciler
 from managed_session_operator.controller.tasks import run_until_first_exit
 from managed_session_operator.controller.work_poller import WorkPoller
-from managed_session_operator.cost_metrics import CostMetrics
 from managed_session_operator.domain import user_wait
-from managed_session_operator.domain.cost import Added, SandboxPrices
 from managed_session_operator.domain.errors import ConflictError, OperationError, ResourceGoneError
-from managed_session_operator.domain.offer import OfferInbox
 from managed_session_operator.domain.ports import SpanSink
-from managed_session_operator.domain.resource_cache import ResourceCache, version_of
+from managed_session_operator.domain.resource_cache import version_of
 from managed_session_operator.domain.shared_environment import SharedEnvironmentDetector
 from managed_session_operator.domain.webhook_silence import WebhookSilence
 from managed_session_operator.metrics import AnnouncementMetrics, Metrics
 from managed_session_operator.resync.loop import Resync
 from managed_session_operator.resync.session_end_checks import SessionEndChecks
+from managed_session_operator.serving_parts import ServingParts
 from managed_session_operator.settings import OperatorSettings
-from managed_session_operator.steps.audit_trail import AuditTrail
-from managed_session_operator.steps.context import Context
-from managed_session_operator.steps.session_records import SessionRecords
-from managed_session_operator.steps.sharing import Sharing
-from managed_session_operator.steps.skill_delivery import SkillDelivery
-from managed_session_operator.steps.turn_traces import RECENT, TurnTraces
+from managed_session_operator.steps.turn_traces import RECENT
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +87,6 @@ class OperatorApp:
         spans: SpanSink | None = None,
     ) -> None:
         self._settings = settings
-        self._spans = spans
         self._credentials = CredentialDirectory(settings.credentials_dir)
         self.liveness = Liveness()
         self._progress = WatchProgress()
@@ -127,25 +99,25 @@ class OperatorApp:
         )
         self.leadership = self._new_leadership(lease_client)
         self._queue = ReconcileQueue(concurrency=settings.reconcile_concurrency)
-        self._cost_metrics = CostMetrics(self.metrics.registry, settings.metrics_agents)
-        self._sandboxes = Sandboxes(
-            self._key(Credential.E2B_API_KEY),
-            fence=self.leadership.fence,
-            request_timeout=settings.request_timeout_seconds,
-            create_timeout=settings.create_timeout_seconds,
-            on_kill=self._sandbox_killed,
-        )
         timeout = settings.kubernetes_timeout_seconds
         self._own_events = EventRecorder(api_client, settings.system_namespace, timeout=timeout)
-        self._events = EventRecorder(api_client, settings.namespace, timeout=timeout)
-        self._cache = ResourceCache()
-        self._audit = self._new_audit()
+        parts = ServingParts(
+            settings,
+            api_client,
+            installation_id,
+            self._credentials,
+            self.leadership,
+            self.metrics,
+            self._silence,
+            self._queue.add,
+            spans,
+        )
+        self._events, self._cache, self._audit = parts.events, parts.cache, parts.audit
+        self._sandboxes, self._work_queue, self._context = parts.sandboxes, parts.work_queue, parts.context
         self._shared_environment = SharedEnvironmentDetector(
             self.metrics.environment_shared.set,
             partial(self._warn, Reason.ENVIRONMENT_SHARED),
         )
-        self._work_queue = self._new_work_queue(installation_id)
-        self._context = self._new_context(api_client, installation_id)
         self._class_changes = ClassChanges(self._cache.summaries, self._enqueue)
         self._classes = Classes(api_client, settings.namespace, fence=self.leadership.fence, timeout=timeout)
         self._class_feed = ClassFeed(
@@ -169,135 +141,6 @@ class OperatorApp:
             on_acquired=self._silence.take_over,
             annotations=self._silence.annotations,
         )
-
-    def _new_audit(self) -> AuditTrail | None:
-        """Return the audit; None if it is off.
-
-        Raises:
-            OSError: its file cannot be opened.
-        """
-        if self._settings.audit == "off":
-            return None
-        leadership = self.leadership
-        sink = open_sink(
-            self._settings.audit,
-            SystemClock(),
-            lambda: {"operator": leadership.identity, "epoch": leadership.epoch},
-            self.metrics.audit_lost.inc,
-        )
-        return AuditTrail(sink, self._cache.get)
-
-    def _sandbox_killed(self, sandbox_id: str) -> None:
-        if self._audit is not None:
-            self._audit.killed(sandbox_id)
-
-    def _new_work_queue(self, installation_id: str) -> WorkQueue:
-        return WorkQueue(
-            lambda: self._credentials.require(Credential.ANTHROPIC_ENVIRONMENT_ID).get_secret_value(),
-            self._key(Credential.ANTHROPIC_ENVIRONMENT_KEY),
-            worker_id=f"managed-sessions-{installation_id}",
-            fence=self.leadership.fence,
-            timeout=self._settings.request_timeout_seconds,
-            skill_downloads=self._settings.skill_downloads,
-        )
-
-    def _new_context(self, api_client: ApiClient, installation_id: str) -> Context:
-        settings, fence, clock = self._settings, self.leadership.fence, SystemClock()
-        timeout = settings.kubernetes_timeout_seconds
-        work_queue, sandboxes = self._work_queue, self._sandboxes
-        capacity = Capacity(
-            settings.max_active_sandboxes,
-            settings.prewarm_capacity_percent,
-            offers_ahead=settings.offers_ahead,
-            wake=self._queue.add,
-            scale=settings.retry_scale,
-        )
-        runs = WorkerStreams(
-            sandboxes,
-            on_change=self._queue.add,
-            accept_timeout=settings.worker_start_timeout_seconds,
-            on_call=self._audit.called if self._audit is not None else None,
-        )
-        traces = TurnTraces(self._spans, clock, runs.get) if self._spans is not None else None
-        return Context(
-            settings=settings,
-            installation_id=installation_id,
-            clock=clock,
-            queue=work_queue,
-            sessions=work_queue,
-            api_key=WorkspaceSessions(
-                self._key(Credential.ANTHROPIC_API_KEY, required=False),
-                fence=fence,
-                timeout=settings.request_timeout_seconds,
-            ),
-            sandboxes=sandboxes,
-            snapshots=sandboxes.snapshots,
-            cleaning=SandboxCleaning(sandboxes),
-            runs=runs,
-            traces=traces,
-            audit=self._audit,
-            skills=SkillDelivery(
-                cached(
-                    work_queue.skills,
-                    settings.skill_cache_folder,
-                    mebibytes=settings.skill_cache_mib,
-                    deliveries=settings.skill_downloads,
-                    metrics=self.metrics.skill_cache,
-                ),
-                lambda sandbox: SandboxSkills(sandboxes, sandbox),
-                settings,
-                self.metrics,
-            ),
-            preparations=SandboxPreparations(sandboxes, settings.create_timeout_seconds),
-            values=ReferencedValues(api_client, settings.namespace, timeout=timeout),
-            records=SessionRecords(
-                Resources(api_client, settings.namespace, fence=fence, timeout=timeout),
-                self._cache,
-                self._events,
-                clock,
-                self.metrics.status_writes.inc,
-                self._cost_added,
-                SandboxPrices(
-                    settings.sandbox_price_per_second,
-                    settings.sandbox_price_per_vcpu_second,
-                    settings.sandbox_price_per_gib_second,
-                ),
-                [each for each in (traces, self._audit) if each is not None],
-            ),
-            sharing=Sharing(
-                ManagedSandboxes(api_client, settings.namespace, fence=fence, timeout=timeout), clock
-            ),
-            tokens=SessionTokens(api_client, settings.namespace, fence=fence, timeout=timeout),
-            events=self._events,
-            inbox=OfferInbox(),
-            capacity=capacity,
-            creation=CreationRate(
-                settings.sandbox_creation_rate,
-                settings.sandbox_creation_burst,
-                self._wants_sandbox,
-                capacity.standing,
-            ),
-            metrics=self.metrics,
-            silence=self._silence,
-            epoch=lambda: self.leadership.epoch,
-        )
-
-    def _key(self, credential: Credential, *, required: bool = True) -> RotatingKey:
-        read = self._credentials.require_all if required else self._credentials.get_all
-        line = self.metrics.credential_line
-        return RotatingKey(
-            credential.value,
-            lambda: read(credential),
-            lambda number: line.labels(credential.value).set(number),
-        )
-
-    def _wants_sandbox(self, name: str) -> bool:
-        """Return whether the resource has a slot, but no running sandbox yet."""
-        cache = self._context.caches.get(name)
-        return self._context.capacity.holds(name) and (cache is None or cache.sandbox is None)
-
-    def _cost_added(self, resource: ManagedSession, added: Added) -> None:
-        self._cost_metrics.add(class_name_of(resource), resource.spec.agent_id or "", **asdict(added))
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Return the probe's answer. A process is ready, also as a standby, once the watch runs.
