@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,11 @@ def newest_by(label: str, metric: str) -> str:
 def named(label: str, nothing: str, query: str) -> str:
     """Return the query with a word for the label where that is empty."""
     return f'label_replace({query}, "{label}", "{nothing}", "{label}", "")'
+
+
+def by_class(query: Callable[[str, str], str], metric: str) -> dict[str, str]:
+    """Return the queries of a panel that shows each class, and what has none."""
+    return {"{{session_class}}": named("session_class", "no class", query("session_class", metric))}
 
 
 def rate_by(label: str, metric: str) -> str:
@@ -149,22 +154,14 @@ SECTIONS: dict[str, list[Panel]] = {
             "Slots in use, by class",
             "Which class uses the slots.",
             "short",
-            {
-                "{{session_class}}": named(
-                    "session_class", "no class", newest_by("session_class", "class_slots_used")
-                )
-            },
+            by_class(newest_by, "class_slots_used"),
             stacked=True,
         ),
         Panel(
             "Waiting for a slot, by class",
             "Which class waits.",
             "short",
-            {
-                "{{session_class}}": named(
-                    "session_class", "no class", newest_by("session_class", "class_waiting_resources")
-                )
-            },
+            by_class(newest_by, "class_waiting_resources"),
             stacked=True,
         ),
         Panel(
@@ -246,11 +243,7 @@ SECTIONS: dict[str, list[Panel]] = {
             "List cost in 24 hours, by class",
             "What the sessions of each class cost at Anthropic's list prices.",
             "currencyUSD",
-            {
-                "{{session_class}}": named(
-                    "session_class", "no class", last_day("session_class", "list_cost_dollars_total")
-                )
-            },
+            by_class(last_day, "list_cost_dollars_total"),
             stacked=True,
         ),
         Panel(
@@ -264,11 +257,7 @@ SECTIONS: dict[str, list[Panel]] = {
             "Running time of sandboxes in 24 hours, by class",
             "What E2B bills, before its price for the size of the sandboxes.",
             "s",
-            {
-                "{{session_class}}": named(
-                    "session_class", "no class", last_day("session_class", "sandbox_seconds_total")
-                )
-            },
+            by_class(last_day, "sandbox_seconds_total"),
             stacked=True,
         ),
     ],

@@ -224,13 +224,6 @@ class ResourceCache:
         """Return whether there is a resource called `name`, parsed or not."""
         return name in self._kept
 
-    def all(self) -> Iterator[ManagedSession]:
-        """Yield all resources that can be parsed. Each may have to be parsed for it: prefer `summaries`."""
-        for name in list(self._kept):
-            resource = self.get(name)
-            if resource is not None:
-                yield resource
-
     def serving_name(self, session_id: str) -> str | None:
         """Return the name of the resource that serves the session: the oldest one.
 

@@ -187,6 +187,7 @@ def test_suspension_stops_a_worker_that_waits_for_its_user_where_other_sessions_
     shared = {"i1": view(paused=not runs)}
     compared = comparison.compare(listing, [], Owners(cache), cache, shared)
     assert compared.running_unneeded == ({NAME} if runs else set())
-    resource = next(cache.all())
+    resource = cache.get(NAME)
+    assert resource is not None
     step = decide(resource, seen(running_unexpectedly=bool(compared.running_unneeded))).step
     assert step is (Step.SUSPEND if runs else Step.WAIT)
