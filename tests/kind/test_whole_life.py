@@ -7,11 +7,14 @@ import json
 import tarfile
 from pathlib import Path
 
+import httpx
 import pytest
+from managed_session_api import names
 from managed_session_api.credentials import Credential
 
 from .command_line import managed_sessions
 from .installation import SYSTEM, WEBHOOK_URL, Installation
+from .port_forward import port_forward
 
 
 @pytest.fixture
@@ -25,7 +28,22 @@ async def nothing_installed(installed: Installation) -> Installation:
     return installed
 
 
-async def test_install_smoke_doctor_logs_bundle_and_uninstall(
+async def dashboard_shows(installation: Installation, session_id: str) -> None:
+    """The dashboard's pod shows the session to who has signed in, and nothing to others."""
+    name, resource = "managed-session-dashboard", names.resource_name(session_id)
+    token = await installation.kubectl("create", "token", f"{name}-viewer", f"--namespace={SYSTEM}")
+    async with (
+        port_forward(installation.kubectl, SYSTEM, name, 8000) as url,
+        httpx.AsyncClient(base_url=url, timeout=30.0, trust_env=False) as client,
+    ):
+        assert (await client.get(f"/api/sessions/{resource}")).status_code == 401
+        assert (await client.post("/sign-in", data={"token": token.strip()})).status_code == 303
+        assert "<html" in (await client.get("/")).text
+        shown = await client.get(f"/api/sessions/{resource}")
+        assert (shown.status_code, session_id in shown.text) == (200, True)
+
+
+async def test_install_smoke_dashboard_doctor_logs_bundle_and_uninstall(
     nothing_installed: Installation, tmp_path: Path
 ) -> None:
     installation, clouds = nothing_installed, nothing_installed.clouds
@@ -35,7 +53,7 @@ async def test_install_smoke_doctor_logs_bundle_and_uninstall(
     credentials = {Credential(name).variable: value for name, value in installation.credentials().items()}
 
     await managed_sessions(
-        installation, "install", f"--image={installation.image}", "--yes",
+        installation, "install", f"--image={installation.image}", "--yes", "--dashboard",
         ANTHROPIC_WEBHOOK_SIGNING_KEY=endpoint.secret, **credentials,
     )  # fmt: skip
     assert {restarts for _, restarts in await installation.lives()} == {0}
@@ -48,7 +66,9 @@ async def test_install_smoke_doctor_logs_bundle_and_uninstall(
 
     (sandbox,) = await clouds.alive()
     session_id = sandbox.metadata["managedagents.dev/session"]
-    await managed_sessions(installation, "doctor")
+    await dashboard_shows(installation, session_id)
+    examined = await managed_sessions(installation, "doctor")
+    assert "with tokens of the cluster; open it with `managed-sessions dashboard`" in examined
     assert "posted result" in await managed_sessions(installation, "logs", session_id, "--wake")
 
     await managed_sessions(installation, "bundle", f"--file={tmp_path}/support.tar.gz")
