@@ -262,3 +262,11 @@ async def test_session_that_is_not_queued_at_creation_is_queued_by_its_first_mes
     assert await api.poll() is None
     await api.say(session.id, "hello")
     assert (await api.claim()).id == session.id
+
+
+async def test_an_environments_metadata_is_merged_and_null_removes_a_name(api: Api) -> None:
+    update = api.admin.beta.environments.update
+    await update(api.environment_id, metadata={"one": "1", "two": "2"})
+    changed = await update(api.environment_id, metadata={"one": None, "two": "3"})
+    assert changed.metadata == {"two": "3"}
+    assert (await api.admin.beta.environments.retrieve(api.environment_id)).metadata == {"two": "3"}
