@@ -245,7 +245,7 @@ class OperatorApp:
         live = self.liveness
         live.expect("claims", _CLAIMS_SECONDS)
         live.expect("resync", _RESYNC_SECONDS + self._settings.resync_interval_seconds)
-        resync = Resync(context, self._shared_environment, queue.add, lambda: live.beat("resync"))
+        resync = Resync(context, self._shared_environment, queue.add_behind, lambda: live.beat("resync"))
         checks = SessionEndChecks(context, self._shared_environment, queue.add)
         claims = WorkPoller(
             context.queue,
@@ -300,7 +300,8 @@ class OperatorApp:
         if self._audit is not None:
             self._audit.leads()
         for summary in self._cache.summaries():
-            self._queue.add(summary.name)
+            add = self._queue.add_behind if summary.at_rest else self._queue.add
+            add(summary.name)
             ended = summary.idle_since is not None and summary.idle_since > recently
             resource = self._cache.get(summary.name) if summary.claim_active or ended else None
             if resource is None:

@@ -1,7 +1,8 @@
 """Queues the names of resources to reconcile.
 
 A name is in the queue at most once, and at most one task reconciles it at a time. It may be added with a
-delay. The number of concurrent tasks is limited.
+delay. The number of concurrent tasks is limited. What changes goes before what is only looked at again, so
+that offered work need not wait until a new leader has looked at thousands of resources at rest.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ logger = logging.getLogger(__name__)
 Reconcile = Callable[[str], Awaitable[float | None]]
 """Reconciles the named resource. Returns the seconds after which to reconcile it again, if any."""
 
+_MOST_PASSED = 10
+"""How many keys in a row may go before one that is only looked at again, so that its turn comes too."""
+
 
 class ReconcileQueue:
     """The queue, and the tasks that work on it. Belongs to one event loop.
@@ -28,6 +32,8 @@ class ReconcileQueue:
     def __init__(self, *, concurrency: int) -> None:
         self._concurrency = concurrency
         self._ready: deque[str] = deque()
+        self._behind: dict[str, None] = {}
+        self._passed = 0
         self._waiting: set[str] = set()
         self._active: dict[str, float] = {}
         self._again: set[str] = set()
@@ -35,7 +41,7 @@ class ReconcileQueue:
         self._wake = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._ready)
+        return len(self._ready) + len(self._behind)
 
     @property
     def active(self) -> int:
@@ -48,9 +54,8 @@ class ReconcileQueue:
 
     def add(self, key: str) -> None:
         """Have `key` reconciled as soon as possible."""
-        timer = self._timers.pop(key, None)
-        if timer is not None:
-            timer.cancel()
+        self._cancel_timer(key)
+        self._behind.pop(key, None)
         if key in self._active:
             self._again.add(key)
         elif key not in self._waiting:
@@ -58,9 +63,23 @@ class ReconcileQueue:
             self._ready.append(key)
             self._wake.set()
 
+    def add_behind(self, key: str) -> None:
+        """Have `key` reconciled after those that were added by `add`, but for one in ten of those."""
+        if key in self._active:
+            self._again.add(key)
+        elif key not in self._waiting:
+            self._cancel_timer(key)
+            self._behind[key] = None
+            self._wake.set()
+
+    def _cancel_timer(self, key: str) -> None:
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+
     def add_after(self, key: str, delay: float) -> None:
         """Have `key` reconciled in `delay` seconds, unless it is due earlier."""
-        if key in self._waiting or key in self._again:
+        if key in self._waiting or key in self._again or key in self._behind:
             return
         loop = asyncio.get_running_loop()
         due = loop.time() + delay
@@ -81,6 +100,7 @@ class ReconcileQueue:
             timer.cancel()
         self._timers.clear()
         self._ready.clear()
+        self._behind.clear()
         self._waiting.clear()
         self._again.clear()
 
@@ -88,13 +108,23 @@ class ReconcileQueue:
         """Reconcile until cancelled, which also cancels running reconciliations."""
         async with asyncio.TaskGroup() as tasks:
             while True:
-                while self._ready and len(self._active) < self._concurrency:
-                    key = self._ready.popleft()
-                    self._waiting.discard(key)
+                while len(self) and len(self._active) < self._concurrency:
+                    key = self._next()
                     self._active[key] = time.monotonic()
                     tasks.create_task(self._work(key, reconcile), name=f"reconcile-{key}")
                 self._wake.clear()
                 await self._wake.wait()
+
+    def _next(self) -> str:
+        self._passed += 1
+        if self._ready and not (self._behind and self._passed > _MOST_PASSED):
+            key = self._ready.popleft()
+            self._waiting.discard(key)
+            return key
+        self._passed = 0
+        key = next(iter(self._behind))
+        del self._behind[key]
+        return key
 
     async def _work(self, key: str, reconcile: Reconcile) -> None:
         delay: float | None = None

@@ -141,6 +141,41 @@ async def test_a_change_does_not_wait_for_the_timer_and_uses_it_up() -> None:
     assert probe.reconciles["a"] == 1
 
 
+async def test_what_changes_goes_before_what_is_only_looked_at_again() -> None:
+    queue, order, done = ReconcileQueue(concurrency=1), list[str](), asyncio.Event()
+
+    async def reconcile(key: str) -> None:
+        order.append(key)
+        if key == "rests-1":
+            queue.add("changed")
+            queue.add("rests-3")
+        if not len(queue):
+            done.set()
+
+    for number in range(1, 5):
+        queue.add_behind(f"rests-{number}")
+    assert len(queue) == 4
+    async with _running(queue, reconcile):
+        await done.wait()
+    assert order == ["rests-1", "changed", "rests-3", "rests-2", "rests-4"]
+
+
+async def test_a_flood_of_changes_lets_the_others_have_a_turn() -> None:
+    queue, order, done = ReconcileQueue(concurrency=1), list[str](), asyncio.Event()
+
+    async def reconcile(key: str) -> None:
+        order.append(key)
+        if not len(queue):
+            done.set()
+
+    queue.add_behind("rests")
+    for number in range(100):
+        queue.add(f"changed-{number}")
+    async with _running(queue, reconcile):
+        await done.wait()
+    assert order.index("rests") < 20
+
+
 async def test_an_unexpected_error_of_one_key_is_retried_and_stops_no_other() -> None:
     queue, reconciled = ReconcileQueue(concurrency=2), list[str]()
     done = asyncio.Event()
