@@ -191,7 +191,10 @@ class ExitReason(StrEnum):
     @classmethod
     def named(cls, name: object) -> "ExitReason | None":
         """Return the reason of this name; None if this version does not know it."""
-        return next((reason for reason in cls if reason.value == name), None)
+        try:
+            return cls(name)
+        except ValueError:
+            return None
 
 
 def lease_given_back(name: object) -> bool:

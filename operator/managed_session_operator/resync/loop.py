@@ -73,7 +73,8 @@ class Resync:
         return cache is not None and cache.sandbox is not None
 
     async def run(self) -> None:
-        """Resync until cancelled."""
+        """Resync until cancelled. The new leader has just read all resources."""
+        self._relists.note(len(self._context.records.cache))
         while True:
             self._on_turn()
             try:

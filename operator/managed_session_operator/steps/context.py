@@ -89,7 +89,10 @@ class Context:
 
     def cache(self, name: str) -> SessionCache:
         """Return this process's cache for the resource called `name`."""
-        return self.caches.setdefault(name, SessionCache())
+        known = self.caches.get(name)
+        if known is None:
+            known = self.caches[name] = SessionCache()
+        return known
 
     def policy(self, resource: ManagedSession) -> EffectiveStatus:
         """Return the values of the policy in force for the resource."""
