@@ -191,10 +191,10 @@ class ExitReason(StrEnum):
     @classmethod
     def named(cls, name: object) -> "ExitReason | None":
         """Return the reason of this name; None if this version does not know it."""
-        try:
-            return cls(name)
-        except ValueError:
-            return None
+        return _BY_NAME.get(str(name))
+
+
+_BY_NAME = {str(reason): reason for reason in ExitReason}
 
 
 def lease_given_back(name: object) -> bool:

@@ -24,7 +24,6 @@ from managed_session_operator.domain.observe import Process, observe
 from managed_session_operator.domain.step import Decision, Step
 from managed_session_operator.domain.user_wait import is_paused
 from managed_session_operator.steps import (
-    acknowledgement,
     class_policy,
     kept_snapshots,
     late_serving,
@@ -82,7 +81,7 @@ _STEPS: dict[Step, Callable[[Context, ManagedSession], Awaitable[float | None]]]
     Step.CLAIM: offers.claim,
     Step.REFRESH_TOKEN: offers.refresh_token,
     Step.DROP_OFFER: offers.drop_offer,
-    Step.ACKNOWLEDGE: acknowledgement.acknowledge,
+    Step.ACKNOWLEDGE: offers.acknowledge,
     Step.AWAIT_SLOT: waiting.await_slot,
     Step.PROVISION: sandbox.provision,
     Step.PREPARE: preparation.prepare,
@@ -139,7 +138,6 @@ class Reconciler:
             if resource is None:
                 self._drop(name)
                 return None
-            resource = context.records.shown(resource)
             await self._forget_predecessor(resource)
             if (resting := self._failures.resting(resource)) is not None:
                 return resting
@@ -185,8 +183,6 @@ class Reconciler:
         if settled:
             self._settle(resource, decision)
             delay = await report_conditions(context, resource, decision)
-            held_for = await context.records.write_held(resource)
-            delay = min((each for each in (delay, held_for) if each is not None), default=None)
         else:
             delay = await self._effect(resource, decision.step)
         self._failures.succeeded(resource, decision.step, settled=settled)

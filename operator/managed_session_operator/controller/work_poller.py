@@ -111,13 +111,15 @@ class WorkPoller:
 
             def more() -> None:
                 nonlocal polling
-                if polling < min(self._settings.poll_concurrency, self._room()):
+                if polling < min(self._settings.poll_concurrency, self._room() + self._polling):
                     polling += 1
                     tasks.create_task(poll_until_empty())
 
             async def poll_until_empty() -> None:
+                nonlocal polling
                 while self._room() > 0 and not self._resting() and await self._poll(1):
                     more()
+                polling -= 1
 
             more()
             more()

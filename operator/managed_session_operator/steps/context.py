@@ -181,14 +181,12 @@ class Context:
         self.inbox.forget(name)
         self.sharing.attach(name)
         self.caches.pop(name, None)
-        self.records.drop_held(name)
         if self.traces is not None:
             self.traces.forget(name)
 
     def forget_all(self) -> None:
         """Drop everything, because this process no longer leads."""
         self.caches.clear()
-        self.records.drop_held()
         self.capacity.clear()
         self.creation.clear()
         self.sharing.forget_all()

@@ -1,4 +1,4 @@
-"""Claims offers of the queue, refreshes their tokens, or returns them unserved."""
+"""Claims and acknowledges offers of the queue, refreshes their tokens, or returns them unserved."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ from managed_session_operator.steps.waiting import wait_for_slot
 logger = logging.getLogger(__name__)
 
 NO_CREDENTIAL = "The work has no session token, and sandboxes do not get the environment key."
+_TAKEN = (
+    "The work was stopped, or another worker took it, before the session's worker had started. Send another "
+    "message, or `user.interrupt` if the session accepts none."
+)
 _MESSAGE_SECONDS = (0.1, 0.2, 0.4, 1.0)
 
 
@@ -94,7 +98,7 @@ async def release_unused(context: Context, resource: ManagedSession) -> float | 
         # arrived.
         resource = await context.records.write_status(resource, recovery={"suspectedAt": context.now()})
         await context.queue.stop(offer.work_id)
-    if await is_stopped_in_a_turn(context, resource, offer.work_id):
+    if await _is_stopped_in_a_turn(context, resource, offer.work_id):
         cache.message_known = True
         return await _claim_stopped(context, resource, offer)
     now = context.now()
@@ -110,7 +114,7 @@ async def release_unused(context: Context, resource: ManagedSession) -> float | 
     return None
 
 
-async def is_stopped_in_a_turn(context: Context, resource: ManagedSession, work_id: str) -> bool:
+async def _is_stopped_in_a_turn(context: Context, resource: ManagedSession, work_id: str) -> bool:
     """Return whether the item is stopped although the session needs a worker, so that no other will come."""
     turn = await context.sessions.turn(resource.spec.session_id)
     return turn is not None and turn.needs_worker and await context.queue.state(work_id) == "stopped"
@@ -289,6 +293,32 @@ async def drop_offer(context: Context, resource: ManagedSession) -> float | None
     offer = context.inbox.get(resource.spec.session_id)
     if offer is not None:
         context.inbox.remove(offer)
+    return None
+
+
+async def acknowledge(context: Context, resource: ManagedSession) -> float | None:
+    """Take the item off the queue, now that the sandbox is ready. From here on the operator must serve it.
+
+    An item that somebody has stopped is served too, if its session's turn is open.
+    """
+    work = resource.status.work
+    if work.claim is not None and await held_token(context, resource.metadata.name, work.claim) is None:
+        # The work is not acknowledged yet, so the queue offers it again with a token.
+        message = "The session token was deleted before the work was acknowledged."
+        return await give_up(context, resource, ExitReason.TOKEN_MISSING, Reason.AWAITING_CLAIM, message)
+    ours = work.id is not None and (
+        await context.queue.acknowledge(work.id) or await _is_stopped_in_a_turn(context, resource, work.id)
+    )
+    if not ours:
+        return await give_up(context, resource, ExitReason.WORK_LOST, Reason.WORK_LOST, _TAKEN)
+    now = context.now()
+    await context.records.write_status(
+        resource,
+        phase=phase_of(Reason.STARTING_WORKER),
+        conditions=conditions_of(Reason.STARTING_WORKER, "", SandboxState.RUNNING),
+        work={"acknowledgedAt": now, "startedAt": now, "attempts": 1},
+        sandbox={"state": str(SandboxState.RUNNING)},
+    )
     return None
 
 

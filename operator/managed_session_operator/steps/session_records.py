@@ -11,7 +11,6 @@ from managed_session_api.resource import CostStatus, ManagedSession
 from managed_session_operator.domain.conditions import ConditionUpdate
 from managed_session_operator.domain.cost import NO_PRICES, Added, SandboxPrices, added
 from managed_session_operator.domain.errors import ConflictError, ResourceGoneError
-from managed_session_operator.domain.held_status import HeldStatus, composed
 from managed_session_operator.domain.ports import Body, Clock, EventSink, SessionStore
 from managed_session_operator.domain.resource_cache import ResourceCache
 from managed_session_operator.domain.status_patch import status_patch
@@ -19,8 +18,6 @@ from managed_session_operator.domain.usage import Usage
 
 _MOST_WRITES = 5
 """How often a write is sent again because the resource changed in fields that do not affect the decision."""
-_HELD_SECONDS = 2.0
-"""How long a change of the status may wait for another one, so that both are one write."""
 
 
 class Follower(Protocol):
@@ -69,44 +66,6 @@ class SessionRecords:
         self._on_cost = on_cost
         self._prices = prices
         self._followers = followers
-        self._held: dict[str, HeldStatus] = {}
-
-    def shown(self, resource: ManagedSession) -> ManagedSession:
-        """Return the resource with the change of its status that is held back, if there is one."""
-        held = self._held_for(resource)
-        return held.shown(resource) if held is not None else resource
-
-    def _held_for(self, resource: ManagedSession) -> HeldStatus | None:
-        held = self._held.get(resource.metadata.name)
-        if held is not None and not held.applies_to(resource):
-            return self._held.pop(resource.metadata.name) and None
-        return held
-
-    def hold_status(
-        self, resource: ManagedSession, *, phase: Phase, conditions: list[ConditionUpdate], **fields: Any
-    ) -> None:
-        """Change the status for this process, and write the change with the next one, or when it is due."""
-        patch = self._patch_of(resource, phase, conditions, None, self._followed(resource, fields))
-        work, name = resource.status.work, resource.metadata.name
-        self._held[name] = HeldStatus(resource.metadata.uid, work.claim, self._clock.monotonic(), patch)
-
-    async def write_held(self, resource: ManagedSession) -> float | None:
-        """Write the change that is held back, if it is due. Return in how many seconds it will be due."""
-        held = self._held_for(resource)
-        if held is None:
-            return None
-        due = held.since + _HELD_SECONDS - self._clock.monotonic()
-        if due <= 0:
-            await self._write(resource, held.patch, held)
-            return None
-        return due
-
-    def drop_held(self, name: str | None = None) -> None:
-        """Forget the change of this resource, or of all of them, that is held back."""
-        if name is None:
-            self._held.clear()
-        else:
-            self._held.pop(name, None)
 
     async def write_status(
         self,
@@ -126,63 +85,39 @@ class SessionRecords:
             ConflictError: someone else wrote the operator's part of the status, or the UID changed.
             ResourceGoneError: the resource no longer exists.
         """
-        fields = self._followed(resource, fields)
+        for follower in self._followers:
+            if "work" in fields:
+                fields["work"] = follower.work_fields(resource, fields["work"])
         for _ in range(_MOST_WRITES):
-            patch = self._patch_of(resource, phase, conditions, usage, fields)
+            patch = status_patch(
+                resource,
+                self._clock.now(),
+                phase=phase,
+                conditions=conditions,
+                usage=usage,
+                prices=self._prices,
+                **fields,
+            )
             if not patch:
                 return resource
-            held = self._held_for(resource)
             try:
-                written = await self._write(resource, patch, held)
+                body = await self._store.patch_status(resource, patch)
             except ConflictError:
-                newest = self.shown(await self.refresh(resource))
+                newest = await self.refresh(resource)
                 if not _same_basis(resource, newest):
                     raise
                 resource = newest
                 continue
+            self._on_status_write()
+            self._on_cost(resource, _added(resource, patch, body))
+            written = self.note(body)
+            for follower in self._followers:
+                follower.written(resource, written)
             for each in conditions or ():
                 if each.announced:
                     self._events.record(written, each.reason, each.message, warning=True)
             return written
         raise ConflictError("status")
-
-    def _followed(self, resource: ManagedSession, fields: dict[str, Any]) -> dict[str, Any]:
-        """Return the fields with what the followers add to them."""
-        for follower in self._followers:
-            if "work" in fields:
-                fields = {**fields, "work": follower.work_fields(resource, fields["work"])}
-        return fields
-
-    def _patch_of(
-        self,
-        resource: ManagedSession,
-        phase: Phase | None,
-        conditions: list[ConditionUpdate] | None,
-        usage: Usage | None,
-        fields: Mapping[str, Any],
-    ) -> Body:
-        return status_patch(
-            resource,
-            self._clock.now(),
-            phase=phase,
-            conditions=conditions,
-            usage=usage,
-            prices=self._prices,
-            **fields,
-        )
-
-    async def _write(self, resource: ManagedSession, patch: Body, held: HeldStatus | None) -> ManagedSession:
-        """Send a patch once, with what is held back (raises ConflictError, ResourceGoneError)."""
-        if held is not None:
-            patch = composed(held.patch, patch)
-        body = await self._store.patch_status(resource, patch)
-        self.drop_held(resource.metadata.name)
-        self._on_status_write()
-        self._on_cost(resource, _added(resource, patch, body))
-        written = self.note(body)
-        for follower in self._followers:
-            follower.written(resource, written)
-        return written
 
     async def patch(self, resource: ManagedSession, body: Body) -> ManagedSession:
         """Change metadata or spec (raises as `SessionStore.patch`)."""

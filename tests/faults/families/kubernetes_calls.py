@@ -21,6 +21,7 @@ WRITES = [
     "create secrets",
     "status: claim",
     "status: sandbox ID",
+    "status: acknowledged",
     "status: heartbeat",
     "delete secrets",
     "identity",

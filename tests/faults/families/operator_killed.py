@@ -44,6 +44,7 @@ FIRST_TURN = [
     _e2b("create"),
     _kubernetes("status: sandbox ID"),
     _anthropic("work.ack"),
+    _kubernetes("status: acknowledged"),
     _e2b("files_write"),
     _e2b("process_start"),
     _kubernetes("delete secrets"),

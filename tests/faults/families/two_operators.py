@@ -32,6 +32,7 @@ FIRST_TURN = [
     Effect("e2b", "create"),
     _kubernetes("status: sandbox ID"),
     Effect("anthropic", "work.ack"),
+    _kubernetes("status: acknowledged"),
     Effect("e2b", "files_write"),
     Effect("e2b", "process_start"),
     _kubernetes("delete secrets"),

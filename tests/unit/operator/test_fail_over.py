@@ -47,10 +47,10 @@ class Installation:
         self.leader.context.inbox.put(offer)
 
     def settle(self) -> None:
-        """Reconcile until the leader has nothing to do at once, and has written what it holds back."""
+        """Reconcile until the leader has nothing to do at once."""
         for _ in range(20):
             again = self.leader.reconcile()
-            if again is None or again > 2:
+            if again is None or again > 1:
                 return
             self.world.now += timedelta(seconds=again)
         raise AssertionError("no end of steps")

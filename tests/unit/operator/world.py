@@ -415,8 +415,7 @@ class World(WorldWithClasses):
             raise BusyError
         had_heartbeat = self.part("work").get("firstHeartbeatAt") is not None
         assert self.late or not had_heartbeat, "a claim with a heartbeat was started"
-        # The acknowledgement is written with the heartbeat.
-        acknowledged = self.part("work").get("acknowledgedAt") is not None or self.item != "queued"
+        acknowledged = self.part("work").get("acknowledgedAt") is not None
         assert self.late or acknowledged, "a worker of a claim that was not acknowledged"
         others = [each for each in self.sandboxes if each.knows(claim)]
         assert not any(each.alive for each in others), "a claim got workers in two sandboxes"
