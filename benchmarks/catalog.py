@@ -147,7 +147,7 @@ BENCHMARKS = (
                 ("rest-cpu",),
                 "sessions at rest",
                 "CPU of the operator at rest",
-                "A resync looks at every resource up to 500, and beyond that at 250 of those at rest. So it "
+                "A resync looks at every resource up to 500, and beyond that at 100 of those at rest. So it "
                 "grows only with what is listed whole, which happens less often the longer the lists are.",
                 ("operator",),
             ),
