@@ -10,7 +10,10 @@ from managed_session_cli.cluster import Object, Permission
 from managed_session_cli.diagnosis import Check, CheckResult
 from managed_session_cli.installation import DASHBOARD
 
-_APPLY = "Run `managed-sessions install --image REF --dashboard` again, or apply deploy/dashboard/."
+_APPLY = (
+    "Run `managed-sessions install --image REF --dashboard` again, or apply deploy/dashboard/. "
+    "With the chart, set `dashboard.enabled`."
+)
 _OPEN = "open it with `managed-sessions dashboard`"
 _REVIEWS = ("tokenreviews", "subjectaccessreviews")
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
 import httpx2
@@ -25,9 +25,18 @@ class Listener(Protocol):
 
 
 class EventReader(SDKMiddleware):
-    """Passes events to listeners, and adds results of interrupted calls to the history that the SDK reads."""
+    """Passes events to listeners, and adds results of interrupted calls to the history that the SDK reads.
 
-    def __init__(self, interrupted: InterruptedCalls, *others: Listener) -> None:
+    Args:
+        interrupted: Finds the interrupted calls.
+        others: Further listeners.
+        on_more: Called after a page of the history that another page follows.
+    """
+
+    def __init__(
+        self, interrupted: InterruptedCalls, *others: Listener, on_more: Callable[[], None] = lambda: None
+    ) -> None:
+        self._on_more = on_more
         self._interrupted = interrupted
         self._listeners: tuple[Listener, ...] = (interrupted, *others)
 
@@ -43,6 +52,8 @@ class EventReader(SDKMiddleware):
             if isinstance(events, list):
                 for listener in self._listeners:
                     listener.read(events)
+                if document.get("next_page"):
+                    self._on_more()
                 response.http_response = with_results(response.http_response, document, self._interrupted)
         elif _STREAM.search(path):
             self._listen(response.http_response)

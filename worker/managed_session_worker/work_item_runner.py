@@ -112,7 +112,11 @@ class WorkItemRunner:
         self._thawed = asyncio.Event()
         """Set while it is not known who serves the session, after a pause that the lease did not survive."""
         self._event_reader = EventReader(
-            interrupted, self._user_wait, self._idle_watch, self._earlier_commands
+            interrupted,
+            self._user_wait,
+            self._idle_watch,
+            self._earlier_commands,
+            on_more=self._idle_watch.pause,
         )
         self.suspend_detector = SuspendDetector(self._lease_expired, on_resume=self._resumed)
         self._tracker = OutcomeTracker(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class ReconcileQueue:
     def __init__(self, *, concurrency: int) -> None:
         self._concurrency = concurrency
         self._ready: deque[str] = deque()
-        self._behind: dict[str, None] = {}
+        self._behind: OrderedDict[str, None] = OrderedDict()
         self._passed = 0
         self._waiting: set[str] = set()
         self._active: dict[str, float] = {}
@@ -68,7 +68,7 @@ class ReconcileQueue:
         if key in self._active:
             self._again.add(key)
         elif key not in self._waiting:
-            self._cancel_timer(key)
+            # A timer of the key stays: it may be due earlier.
             self._behind[key] = None
             self._wake.set()
 
@@ -122,8 +122,8 @@ class ReconcileQueue:
             self._waiting.discard(key)
             return key
         self._passed = 0
-        key = next(iter(self._behind))
-        del self._behind[key]
+        key, _ = self._behind.popitem(last=False)
+        self._cancel_timer(key)
         return key
 
     async def _work(self, key: str, reconcile: Reconcile) -> None:

@@ -55,10 +55,12 @@ def _balance(before: int | None, soon: bool | None) -> int | None:
 def balance_at_end(resource: ManagedSession, record: ExitRecord | None) -> int | None:
     """Return the balance with the returns that the worker which has ended had waited for.
 
-    Without a record, nothing is known about them.
+    Without a record, nothing is known about them. Those within a short wait say nothing about a longer one.
     """
     balance = resource.status.work.return_balance
     if record is None:
+        return balance
+    if balance is not None and balance < 0 and record.returns is not None:
         return balance
     return None if record.returns is None else min((balance or 0) + max(0, record.returns), _MOST_BALANCE)
 

@@ -132,13 +132,19 @@ async def reject_offer(context: Context, resource: ManagedSession) -> float | No
 
 def _since(context: Context, resource: ManagedSession, offer: Offer) -> datetime:
     """Return since when the offered work has been waiting. Its message may be younger than the offer."""
-    event, inbox = resource.status.last_event, context.inbox
+    event = resource.status.last_event
     if is_paused(resource) and resource.status.work.offered_at is not None:
         # It gave its slot back while it waited for its user. Nobody who came since then goes first.
         return resource.status.work.offered_at
-    earlier = (inbox.waiting_since(offer.session_id), inbox.left_since(offer.session_id))
-    offered_at = min(offer.offered_at, *(each for each in earlier if each is not None))
+    offered_at = _first_offered(context, offer)
     return max(offered_at, event.created_at) if event is not None else offered_at
+
+
+def _first_offered(context: Context, offer: Offer) -> datetime:
+    """Return when the work was first offered. An offer that waits for a slot is replaced by newer ones."""
+    inbox, session_id = context.inbox, offer.session_id
+    earlier = (inbox.waiting_since(session_id), inbox.left_since(session_id))
+    return min(offer.offered_at, *(each for each in earlier if each is not None))
 
 
 def _active_before(resource: ManagedSession, now: datetime) -> dict[str, Any]:
@@ -208,7 +214,7 @@ async def _write_claim(
     following = next_policy(context, resource)
     if not (claim_active(resource) or following.decided):
         return
-    work = _work(offer, claim_id) | returns(resource, following.policy.values, offer.offered_at)
+    work = _work(offer, claim_id) | returns(resource, following.policy.values, _first_offered(context, offer))
     sandbox: dict[str, object] = {}
     requests: dict[str, str] = {}
     state = status.sandbox.state

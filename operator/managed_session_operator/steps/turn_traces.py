@@ -107,8 +107,11 @@ class TurnTraces:
             step: the step.
             delay: seconds until it is tried again; None if it is done.
         """
-        stages, now = self._turn(resource).stages, self._clock.now()
-        name = _stage(resource, step)
+        turn, now = self._turns.get(resource.metadata.name), self._clock.now()
+        if turn is None:
+            # The step has ended the turn.
+            return
+        stages, name = turn.stages, _stage(resource, step)
         if delay is not None and step in _WAITS:
             since, _ = stages.begun.pop(name or "", (now, now))
             stages.begin(turn_trace.SLOT, now, since=since)

@@ -160,6 +160,30 @@ async def test_what_changes_goes_before_what_is_only_looked_at_again() -> None:
     assert order == ["rests-1", "changed", "rests-3", "rests-2", "rests-4"]
 
 
+async def test_a_timer_is_not_put_off_by_what_is_only_looked_at_again() -> None:
+    queue, order, done = ReconcileQueue(concurrency=1), list[str](), asyncio.Event()
+
+    async def reconcile(key: str) -> None:
+        order.append(key)
+        # As long as the timer is not due, there is always something at rest to look at.
+        if key != "timed" and len(order) < 500:
+            queue.add_behind(f"rests-{len(order)}")
+            await asyncio.sleep(0.01)
+        else:
+            done.set()
+
+    queue.add_behind("rests-0")
+    queue.add_after("timed", 0.05)
+    queue.add_behind("rests-1")
+    queue.add_behind("timed")
+    for number in range(100):
+        queue.add_behind(f"first-{number}")
+    async with _running(queue, reconcile):
+        await done.wait()
+    assert order[-1] == "timed"
+    assert len(order) < 100
+
+
 async def test_a_flood_of_changes_lets_the_others_have_a_turn() -> None:
     queue, order, done = ReconcileQueue(concurrency=1), list[str](), asyncio.Event()
 

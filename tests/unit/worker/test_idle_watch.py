@@ -78,6 +78,15 @@ def test_the_record_tells_how_often_the_session_went_on_while_the_worker_waited(
     assert (record["reason"], record["toolCalls"], record["returns"]) == ("Idle", 3, 2)
 
 
+def test_pages_of_the_history_are_no_returns(sandbox: Sandbox, wire: Wire) -> None:
+    for _ in range(3):
+        wire.say()
+        wire.end_turn()
+    # The first page ends with a turn's end, and the next one begins with a message.
+    wire.page_size = next(at for at, event in enumerate(wire.events, 1) if event["type"].endswith("_idle"))
+    assert sandbox.start(maxIdleSeconds=0.5).record()["returns"] == 0
+
+
 def idle(number: int, kind: str = "end_turn") -> dict[str, Any]:
     return {"id": f"sevt_{number}", "type": "session.status_idle", "stop_reason": {"type": kind}}
 

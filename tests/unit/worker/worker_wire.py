@@ -35,6 +35,7 @@ class Wire:
         """How many results are refused. None: all."""
         self.severed = 0
         self.unreadable_histories = 0
+        self.page_size = 1000
         self.lease_seconds = 300
         self.skills: list[Event] = []
         self.stores = WireStores()
@@ -196,9 +197,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.state.unreadable_histories -= 1
             self._answer(503, {"type": "error", "error": {"type": "api_error", "message": "not now"}})
         elif path == "/v1/sessions/sesn_1/events":
-            order = parse_qs(urlsplit(self.path).query).get("order", ["asc"])[0]
+            query = parse_qs(urlsplit(self.path).query)
+            order, start = query.get("order", ["asc"])[0], int(query.get("page", ["0"])[0])
             data = list(self.state.events)
-            self._answer(200, {"data": data[::-1] if order == "desc" else data, "next_page": None})
+            end = start + self.state.page_size
+            page = (data[::-1] if order == "desc" else data)[start:end]
+            self._answer(200, {"data": page, "next_page": str(end) if end < len(data) else None})
         elif path.startswith(MEMORIES):
             self._answer(*self.state.stores.read(path))
         elif path == "/v1/sessions/sesn_1/events/stream":
