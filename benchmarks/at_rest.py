@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 
 import psutil
-from managed_session_devkit.system.local_system import LocalSystem
-from managed_session_devkit.system.settled_sessions import add_settled_sessions, restart_operator
+from managed_session_devkit.system.settled_sessions import restart_operator
 
 from benchmarks.figures import Figure
-from benchmarks.sessions import begin, cpu_seconds, rest_one
+from benchmarks.sessions import cpu_seconds, settled_system
 
 SCALES = (1000, 3000, 10_000)
 REST_SECONDS = 60.0
@@ -24,13 +23,7 @@ MEGABYTE = 1e6
 
 async def rest(sessions: int) -> list[Figure]:
     """Create the sessions, restart the operator, and let it rest."""
-    async with (
-        LocalSystem(operator_settings={"max_idle_seconds": "1"}, delete_sessions_at_exit=False) as system,
-        begin(system) as conversation,
-    ):
-        await rest_one(system, conversation)
-        await system.operator.process.stop()
-        await add_settled_sessions(system, conversation.session_id, sessions - 1)
+    async with settled_system(sessions) as system:
         restart = await restart_operator(system)
         if restart.written:
             raise RuntimeError(f"the restart has changed {len(restart.written)} resources")
@@ -64,7 +57,4 @@ async def rest(sessions: int) -> list[Figure]:
 
 async def measure() -> list[Figure]:
     """Measure every scale."""
-    found: list[Figure] = []
-    for sessions in SCALES:
-        found += await rest(sessions)
-    return found
+    return [figure for sessions in SCALES for figure in await rest(sessions)]

@@ -8,12 +8,10 @@ import time
 
 import httpx
 from managed_session_devkit.system.dashboard import dashboard_pod
-from managed_session_devkit.system.local_system import LocalSystem
 from managed_session_devkit.system.pod import Pod
-from managed_session_devkit.system.settled_sessions import add_settled_sessions
 
 from benchmarks.figures import Figure
-from benchmarks.sessions import begin, metric, rest_one
+from benchmarks.sessions import metric, settled_system
 
 MIB = 2**20
 SCALES = (500, 1500, 5000)
@@ -24,13 +22,7 @@ TOKEN = "token-of-the-benchmark"
 
 async def watch(sessions: int) -> list[Figure]:
     """Create the sessions, start the dashboard, and load it as a viewer does."""
-    async with (
-        LocalSystem(operator_settings={"max_idle_seconds": "1"}, delete_sessions_at_exit=False) as system,
-        begin(system) as conversation,
-    ):
-        await rest_one(system, conversation)
-        await system.operator.process.stop()
-        await add_settled_sessions(system, conversation.session_id, sessions - 1)
+    async with settled_system(sessions) as system:
         pod, url = await dashboard_pod(
             system.control_plane, system.namespace, system.system_namespace, system.folder, settings={}
         )
@@ -82,7 +74,4 @@ async def load(pod: Pod, url: str, sessions: int) -> list[Figure]:
 
 async def measure() -> list[Figure]:
     """Measure every scale."""
-    found: list[Figure] = []
-    for sessions in SCALES:
-        found += await watch(sessions)
-    return found
+    return [figure for sessions in SCALES for figure in await watch(sessions)]

@@ -91,7 +91,4 @@ async def read_whole(paused: int) -> list[Figure]:
 
 async def measure() -> list[Figure]:
     """Measure every scale."""
-    found: list[Figure] = []
-    for paused in SCALES:
-        found += await read_whole(paused)
-    return found
+    return [figure for paused in SCALES for figure in await read_whole(paused)]

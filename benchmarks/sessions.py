@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import httpx
@@ -14,6 +14,7 @@ import psutil
 from managed_session_api.names import PLURAL, resource_name
 from managed_session_cli.conversation import Conversation
 from managed_session_devkit.system.local_system import LocalSystem
+from managed_session_devkit.system.settled_sessions import add_settled_sessions
 
 MESSAGE = "Run: true; echo ok"
 SETTLE_SECONDS = 120
@@ -85,11 +86,21 @@ async def heartbeats(system: LocalSystem, conversations: list[Conversation], num
     return times
 
 
-async def rest_one(system: LocalSystem, conversation: Conversation) -> None:
-    """Play a turn, and wait until the session's sandbox is paused."""
-    await conversation.say("Run: true")
-    name = resource_name(conversation.session_id)
-    await system.kubectl("wait", "--for=jsonpath={.status.phase}=Idle", "--timeout=60s", f"{PLURAL}/{name}")
+@asynccontextmanager
+async def settled_system(sessions: int) -> AsyncIterator[LocalSystem]:
+    """Run a system with this many sessions at rest. Its operator is stopped."""
+    async with (
+        LocalSystem(operator_settings={"max_idle_seconds": "1"}, delete_sessions_at_exit=False) as system,
+        begin(system) as conversation,
+    ):
+        await conversation.say("Run: true")
+        name = resource_name(conversation.session_id)
+        await system.kubectl(
+            "wait", "--for=jsonpath={.status.phase}=Idle", "--timeout=60s", f"{PLURAL}/{name}"
+        )
+        await system.operator.process.stop()
+        await add_settled_sessions(system, conversation.session_id, sessions - 1)
+        yield system
 
 
 async def status_writes(system: LocalSystem) -> float:

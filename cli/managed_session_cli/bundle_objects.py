@@ -24,14 +24,8 @@ _METADATA = frozenset(
 )
 _POLICY_FIELDS = (
     *("template", "timeoutSeconds", "maxIdleSeconds", "minIdleSeconds", "attachTimeoutSeconds"),
-    *(
-        "pauseWhileWaitingSeconds",
-        "maxParallelCalls",
-        "logLevel",
-        "idleTTLSeconds",
-        "ttlSecondsAfterEnd",
-        "onSandboxLost",
-    ),
+    *("pauseWhileWaitingSeconds", "maxParallelCalls", "logLevel"),
+    *("idleTTLSeconds", "ttlSecondsAfterEnd", "onSandboxLost"),
     *("deletionPolicy", "snapshots", "scope", "autoResume", "allowPublicTraffic", "fromSnapshot", "origins"),
 )
 _WORK_FIELDS = (

@@ -66,16 +66,17 @@ def cost_fields(
         usage: what Anthropic reports, if that was read.
         prices: what running sandboxes cost.
     """
-    if usage is None and not fields.get("sandbox"):
+    sandbox = fields.get("sandbox") or {}
+    if usage is None and not sandbox:
         return {}
     before = resource.status.cost or CostStatus()
     after = before.model_copy(deep=True)
     if usage is not None:
         _take_over(after, usage)
-    period = ended_period(resource, fields.get("sandbox") or {}, now)
+    period = ended_period(resource, sandbox, now)
     if period is not None and period[1] > period[0]:
         seconds = round((period[1] - period[0]).total_seconds())
-        _add_period(after, seconds, _size(resource, fields.get("sandbox") or {}))
+        _add_period(after, seconds, _size(resource, sandbox))
         after.counted_until = period[1]
     if after == before:
         return {}

@@ -60,9 +60,11 @@ def balance_at_end(resource: ManagedSession, record: ExitRecord | None) -> int |
     balance = resource.status.work.return_balance
     if record is None:
         return balance
-    if balance is not None and balance < 0 and record.returns is not None:
+    if record.returns is None:
+        return None
+    if balance is not None and balance < 0:
         return balance
-    return None if record.returns is None else min((balance or 0) + max(0, record.returns), _MOST_BALANCE)
+    return min((balance or 0) + max(0, record.returns), _MOST_BALANCE)
 
 
 def idle_seconds(resource: ManagedSession, policy: EffectiveStatus) -> int:
